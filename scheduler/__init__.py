@@ -1,0 +1,1 @@
+"""Which step of replication, when, and by whom."""

@@ -1,0 +1,1 @@
+"""Each step of replication as a Celery task: unpack, call replication/, report."""
