@@ -1,0 +1,46 @@
+"""Fixtures for all rooms. Servers are real; where CI=true a missing tool fails the test, elsewhere it skips it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+pytest_plugins = ["tests.redis_server"]
+
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+def missing(reason: str) -> None:
+    """What a test needs is not here: that fails in CI, where everything is installed, and skips elsewhere."""
+    if IN_CI:
+        pytest.fail(f"{reason} (CI=true: nothing may be skipped for want of a tool)", pytrace=False)
+    pytest.skip(reason)
+
+
+def need(*tools: str) -> None:
+    """Each of ``tools`` is in PATH, or the test ends here (see ``missing``)."""
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin"
+    absent = [tool for tool in tools if shutil.which(tool, path=path) is None]
+    if absent:
+        missing(f"not installed: {', '.join(absent)}")
+
+
+@pytest.fixture(autouse=True)
+def _fail_without_root(request):
+    if request.node.get_closest_marker("root") and os.geteuid() != 0:
+        missing("needs root")
