@@ -22,6 +22,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from replication.errors import SeamarkError
 
@@ -130,8 +132,9 @@ class EmbeddedRedis:
             return False
 
     def client(self, socket_timeout: float = 10.0) -> redis.Redis:
-        """A new connection to the server. The caller closes it."""
-        return redis.Redis(unix_socket_path=self.socket_path, socket_timeout=socket_timeout)
+        """A new connection to the server, without redis-py's own retries. The caller closes it."""
+        no_retry = Retry(NoBackoff(), 0)
+        return redis.Redis(unix_socket_path=self.socket_path, socket_timeout=socket_timeout, retry=no_retry)
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
