@@ -63,8 +63,9 @@ def test_restart_is_told_and_keeps_the_address(tmp_path):
         url = server.url
         assert not server.ensure()
         os.kill(server.pid, signal.SIGKILL)
-        assert _wait_until_gone(server.pid)
-        assert not server.is_running()
+        deadline = time.monotonic() + 10  # the leader is a zombie before its threads are gone
+        while server.is_running() and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert server.ensure()
         assert server.url == url
         with server.client() as client:
