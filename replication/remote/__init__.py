@@ -1,0 +1,1 @@
+"""The far side: what it is called, how it is reached and trusted, and the program we start there."""
