@@ -18,7 +18,7 @@ class RunOptions:
     state_dir: str  # absolute; sessions have their own directories in it
     once: bool = False  # end when all that existed at the start is on the secondary
     sync_method: str = "auto"
-    jobs: int = 3  # data tasks at the same time
+    jobs: int = 2  # data tasks at the same time
     ssh_port: int | None = None  # None: what ~/.ssh/config says, else 22
     identity: str | None = None  # absolute path of a private key
     change_detector: str = "auto"

@@ -1,7 +1,12 @@
-"""How far a session is, at one moment. Made by the monitor, shown by seamark.progress."""
+"""How far a session is, at one moment. Made by the monitor, shown by seamark.progress.
+
+``scheduler.run.run(options, show)`` calls ``show`` a few times a second, from its main thread; what is
+shown how often, and where, is decided there. Everything else that a person should know goes to logging.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,3 +70,6 @@ class ProgressSnapshot:
         if not parts:
             return None
         return min(sum(parts) / len(parts), 1.0)
+
+
+Show = Callable[[ProgressSnapshot], None]

@@ -1,0 +1,128 @@
+"""`seamark run`: replicate one directory to one secondary, with everything that this needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from replication.errors import ExitCode, SeamarkError, UsageError
+from replication.remote.target import parse_target
+from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions, default_state_dir
+from seamark.logs import setup_logging
+from seamark.progress import make_display
+
+FLOWER_PORT = 5555
+_BROKERS = ("redis://", "rediss://", "redis+socket://")
+
+
+class _RunCommand(click.Command):
+    """`--flower` may stand before a path: only a number after it is its port."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for at, word in enumerate(args):
+            if word == "--":
+                break
+            if word == "--flower" and not (at + 1 < len(args) and args[at + 1].isdecimal()):
+                args[at] = f"--flower={FLOWER_PORT}"
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_RunCommand, no_args_is_help=True)
+@click.argument("primary", type=click.Path(path_type=str))
+@click.argument("secondary", type=str)
+@click.option("--once", is_flag=True, help="End when all that existed at the start is on the secondary.")
+@click.option(
+    "--sync-method",
+    type=click.Choice(SYNC_METHODS),
+    default="auto",
+    show_default=True,
+    help="How data travels; auto decides for each file.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Data tasks at the same time.",
+)
+@click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
+@click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
+@click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
+@click.option(
+    "--change-detector",
+    type=click.Choice(CHANGE_DETECTORS),
+    default="auto",
+    show_default=True,
+    help="How changes are noticed: fanotify needs privileges, scan nothing.",
+)
+@click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
+@click.option("--name", metavar="NAME", help="Name of the session; by default made from both paths.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=str),
+    envvar="SEAMARK_STATE_DIR",
+    metavar="DIR",
+    help="Where sessions are kept. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
+)
+@click.option("--broker", metavar="URL", help="A Redis to use, instead of starting one.")
+@click.option(
+    "--flower",
+    "flower_port",
+    is_flag=False,
+    flag_value=FLOWER_PORT,
+    type=click.IntRange(1, 65535),
+    metavar="[PORT]",
+    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option(
+    "-P", "--progress/--no-progress", default=None, help="Show how far it is (--no-progress: only warnings)."
+)
+@click.option("--log-json", is_flag=True, help="One JSON object a line on standard output.")
+def run(**words: Any) -> int:
+    """Replicate the directory PRIMARY to SECONDARY, a directory or [user@]host:/path, until told to stop."""
+    options = _options(**words)
+    with make_display(options, sys.stderr, sys.stdout) as display:
+        try:
+            setup_logging(options, display)
+            from scheduler.run import run as run_session  # Celery is loaded only here: usage errors are quick
+
+            code: int = run_session(options, display.update)
+        except SeamarkError as error:
+            display.error(error.message, error.exit_code)
+            raise
+        except Exception as error:
+            display.error(f"unexpected {type(error).__name__}: {error}", ExitCode.ERROR)
+            raise
+        display.summary(code)
+    return code
+
+
+def _options(
+    primary: str, secondary: str, state_dir: str | None, identity: str | None, **rest: Any
+) -> RunOptions:
+    """The command line as RunOptions. Raises UsageError for what can be seen to be wrong by itself."""
+    broker = rest["broker"]
+    if broker is not None and not broker.startswith(_BROKERS):
+        raise UsageError(f"--broker must begin with one of {', '.join(_BROKERS)}")
+    if not primary:
+        raise UsageError("the primary is empty: give a directory")
+    if identity is not None and not os.path.isfile(identity):
+        raise UsageError(f"--identity {identity}: no such file")
+    if rest["name"] is not None:
+        from pathlib import Path
+
+        from replication.session import SessionDir
+
+        SessionDir(Path("/"), rest["name"])
+    return RunOptions(
+        primary=os.fsencode(os.path.abspath(primary)),
+        secondary=str(parse_target(secondary)),
+        state_dir=os.path.abspath(state_dir or default_state_dir()),
+        identity=None if identity is None else os.path.abspath(identity),
+        **rest,
+    )
