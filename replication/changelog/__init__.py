@@ -1,0 +1,1 @@
+"""What changed on a brick: records, the segments they are kept in, and the recorder that makes them."""
