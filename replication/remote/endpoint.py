@@ -96,7 +96,9 @@ def known_hosts_files(config: dict[str, list[str]], options: SshOptions) -> tupl
     """Every file that may vouch for a host: the session's, the user's, the system's."""
     files: list[str] = []
     for key in ("userknownhostsfile", "globalknownhostsfile"):
-        files += [name for line in config.get(key, []) for name in shlex.split(line)]
+        for line in config.get(key, []):
+            # ssh prints the names without quotes: one with a space cannot be told from two.
+            files += [line] if Path(line).exists() else line.split()
     if not config:
         files = list(_DEFAULT_KNOWN_HOSTS)
     own = (options.known_hosts_file,) if options.known_hosts_file else ()
@@ -121,7 +123,7 @@ def _ssh_config(target: Target, options: SshOptions) -> dict[str, list[str]]:
             "'ssh -G' did not finish in 20 s: look at Match exec in the ssh configuration"
         ) from None
     if done.returncode:
-        reason = done.stderr.decode("utf-8", "replace").strip().replace("\n", "; ")
+        reason = "; ".join(line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines())
         raise UsageError(f"ssh does not accept its configuration for {target.host}: {reason}")
     config: dict[str, list[str]] = {}
     for line in done.stdout.decode("utf-8", "surrogateescape").splitlines():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import threading
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -13,33 +11,34 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
+    from typing import Self
 
     from replication.remote.endpoint import Endpoint
 
 
-def candidates(endpoint: Endpoint) -> Iterator[tuple[str, paramiko.PKey | str]]:
+def candidates(endpoint: Endpoint) -> Generator[tuple[str, paramiko.PKey | str]]:
     """(name, key) in the order to try them; in place of a key, why it cannot be used.
 
     The agent's copy of a key file comes before the file, which may be encrypted. A key named by its
-    .pub file alone is looked for in the agent.
+    .pub file alone is looked for in the agent. Close the iterator: it holds a connection to the agent.
     """
-    agent = _agent_keys(endpoint.agent_socket)
-    done: set[bytes] = set()
-    for path in endpoint.identities:
-        blob = _public_part(path)
-        if blob is not None and blob in agent and blob not in done:
-            done.add(blob)
-            yield f"{path} (ssh-agent)", agent[blob]
-    if endpoint.use_agent_keys:
-        for blob, key in agent.items():
+    with _SocketAgent(endpoint.agent_socket) as agent:
+        keys = {key.blob: key for key in agent.get_keys()}
+        done: set[bytes | None] = set()
+        for path in endpoint.identities:
+            blob = _public_part(path)
+            if blob in keys and blob not in done:
+                done.add(blob)
+                yield f"{path} (ssh-agent)", keys[blob]
+        for blob, key in keys.items() if endpoint.use_agent_keys else ():
             if blob not in done:
                 done.add(blob)
                 yield f"{key.comment or key.get_name()} (ssh-agent)", key
-    for path in endpoint.identities:
-        if path.exists() and _public_part(path) not in done:
-            yield str(path), load_key(path)
+        for path in endpoint.identities:
+            if path.exists() and _public_part(path) not in done:
+                yield str(path), load_key(path)
 
 
 def load_key(path: Path) -> paramiko.PKey | str:
@@ -64,29 +63,23 @@ def _public_part(path: Path) -> bytes | None:
     return None
 
 
-def _agent_keys(path: str | None) -> dict[bytes, paramiko.AgentKey]:
-    """The keys that the agent behind a socket holds; none where there is no agent that answers."""
-    if not path:
-        return {}
-    agent = _SocketAgent()
-    try:
-        agent.attach(path)
-    except (OSError, paramiko.SSHException, EOFError):
-        return {}
-    return {key.blob: key for key in agent.get_keys()}
-
-
 class _SocketAgent(paramiko.agent.AgentSSH):
-    """paramiko's agent looks at SSH_AUTH_SOCK only; this one takes any socket (IdentityAgent)."""
+    """paramiko's agent looks at SSH_AUTH_SOCK only; this one takes any socket (IdentityAgent), or none.
 
-    _lock = threading.Lock()
+    An agent that does not answer has no keys.
+    """
 
-    def attach(self, path: str) -> None:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(10)
-        try:
-            connection.connect(os.fspath(path))
-            self._connect(connection)  # type: ignore[attr-defined]
-        except BaseException:
-            connection.close()
-            raise
+    def __init__(self, path: str | None) -> None:
+        super().__init__()
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(10)
+        if path:
+            with contextlib.suppress(OSError, paramiko.SSHException, EOFError):
+                self._connection.connect(path)
+                self._connect(self._connection)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._connection.close()

@@ -28,6 +28,8 @@ from replication.remote.identities import candidates
 from replication.remote.known_hosts import Verdict, fingerprint, judge, known_keys, lookup_name, pin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from replication.remote.target import Target
 
 # paramiko reports its own threads' errors as tracebacks in the log; ours says them in one line.
@@ -202,8 +204,15 @@ def _negotiate(sock: socket.socket, endpoint: Endpoint, options: SshOptions) -> 
 
 def _log_in(transport: paramiko.Transport, endpoint: Endpoint) -> None:
     """Try our keys one after the other. Raises AuthFailed, which lists them."""
+    with contextlib.closing(candidates(endpoint)) as keys:
+        _try_keys(transport, endpoint, keys)
+
+
+def _try_keys(
+    transport: paramiko.Transport, endpoint: Endpoint, keys: Iterable[tuple[str, paramiko.PKey | str]]
+) -> None:
     tried: list[str] = []
-    for name, key in candidates(endpoint):
+    for name, key in keys:
         if isinstance(key, str):  # why this one cannot be used
             tried.append(f"{name} ({key})")
             continue

@@ -145,16 +145,19 @@ def test_account_that_runs_something_else(ssh_server, echo_agent, command, words
 def test_no_python(ssh_server, echo_agent, tmp_path):
     old = tmp_path / "bin" / "python3"
     old.parent.mkdir()
-    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.6.8\nexit 1\n')
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.6.8 && exit\nexit 1\n')
     old.chmod(0o755)
     for tool in ("sh", "env"):
         (tmp_path / "bin" / tool).symlink_to(f"/bin/{tool}")
     command = shell_command(make_bundle(b""), [b"serve", b"/x"])
     assert "/usr/bin/python3" in command
     # Whatever this machine has in /usr/bin must not be found either.
-    hide = 's,/usr[^ ]*/bin/python3,/nonexistent/python3,g'
     forced = tmp_path / "forced"
-    forced.write_text(f'#!/bin/sh\nc=$(echo "$SSH_ORIGINAL_COMMAND" | sed '{hide}')\nPATH={tmp_path}/bin exec sh -c "$c"\n')
+    forced.write_text(
+        "#!/bin/sh\n"
+        "c=$(echo \"$SSH_ORIGINAL_COMMAND\" | sed 's,/usr[^ ]*/bin/python3,/nonexistent/python3,g')\n"
+        f'PATH={tmp_path}/bin exec sh -c "$c"\n'
+    )
     forced.chmod(0o755)
     ssh_server.settings["ForceCommand"] = str(forced)
     ssh_server.restart()
@@ -238,7 +241,9 @@ def test_child_ends_when_its_parent_is_killed(echo_agent, tmp_path):
         "link = launch.open_secondary(Target(b'/x'))\n"
         "print(int(link.reader.read(9)), flush=True)\ntime.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     with parent:
         pid = int(parent.stdout.readline())
         parent.kill()
