@@ -68,7 +68,15 @@ class TerminalProgress(Display):
             except OSError:
                 discard(self.stream)
 
+    def summary(self, exit_code: int) -> None:
+        self._stop()
+        super().summary(exit_code)
+
     def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """Leave the last block standing."""
         if not self._live.is_started:
             return
         self._draw()  # the last snapshot may have come too soon after the one before it
