@@ -35,7 +35,7 @@ class Display:
         """Show ``snapshot``. May be called as often as one likes."""
         self.last = snapshot
 
-    def log(self, line: str, level: str, _logger: str, created: float) -> None:
+    def log(self, line: str, level: str, source: str, created: float) -> None:
         """Show one message of the program. ``created``: seconds since the epoch."""
         self._write(text.log_line(line, level, created))
 

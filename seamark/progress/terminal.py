@@ -61,7 +61,7 @@ class TerminalProgress(Display):
             except OSError:  # the terminal is gone
                 discard(self.stream)
 
-    def log(self, line: str, level: str, _logger: str, created: float) -> None:
+    def log(self, line: str, level: str, source: str, created: float) -> None:
         with self._lock:
             try:
                 self.console.print(Text(text.log_line(line, level, created), style=_LEVELS.get(level, "")))
