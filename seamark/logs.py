@@ -36,12 +36,19 @@ class DisplayHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = " ".join(record.getMessage().split("\n"))
-            if record.exc_info and record.exc_info[1] is not None:
-                line += f" ({_reason(record.exc_info[1])})"
-            self.display.log(line, record.levelname, record.name, record.created)
+            self.display.log(one_line(record), record.levelname, record.name, record.created)
         except Exception:
             self.handleError(record)
+
+
+def one_line(record: logging.LogRecord) -> str:
+    """The message, and of a traceback (of this process, or sent as text by another) only the reason."""
+    message, _, trace = record.getMessage().partition("\nTraceback (most recent call last):")
+    reason = trace.strip().rsplit("\n", 1)[-1]
+    if record.exc_info and record.exc_info[1] is not None:
+        reason = _reason(record.exc_info[1])
+    line = f"{message} ({reason})" if reason else message
+    return " ".join(part.strip() for part in line.splitlines())
 
 
 def _reason(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 import types
 
 import pytest
@@ -212,12 +213,14 @@ def test_libraries_are_not_heard_and_tracebacks_stay_in_the_log(asked, capsys, t
             raise ValueError("why")
         except ValueError:
             logging.getLogger("scheduler.x").exception("it failed")
+            logging.getLogger("tasks.x").error("worse\n%s", traceback.format_exc())
         return 0
 
     asked.end = end
     assert main(["run", "/a", "/b", "--no-progress"]) == 0
     err = capsys.readouterr().err
     assert "it failed (ValueError: why)" in err
+    assert "worse (ValueError: why)" in err
     assert "Traceback" not in err
     (path,) = (tmp_path / "state" / "logs").iterdir()
     assert "Traceback of a library" in path.read_text()
