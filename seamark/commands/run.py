@@ -68,7 +68,9 @@ class _RunCommand(click.Command):
     metavar="DIR",
     help="Where sessions are kept. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
 )
-@click.option("--broker", metavar="URL", help="A Redis to use, instead of starting one.")
+@click.option(
+    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
+)
 @click.option(
     "--flower",
     "flower_port",

@@ -46,6 +46,7 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "scheduler.run", types.SimpleNamespace(run=run))
     monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("SEAMARK_BROKER", raising=False)
     monkeypatch.delenv("SEAMARK_DEBUG", raising=False)
     return note
 
