@@ -1,1 +1,1 @@
-"""Each step of replication as a Celery task: unpack, call replication/, report."""
+"""Each step of replication as a Celery task. Thin: unpack, call replication/, report."""

@@ -1,0 +1,61 @@
+"""Celery's settings, each with its reason. Loaded by every worker, beat and Flower of the fleet."""
+
+from __future__ import annotations
+
+import os
+
+# Where the queues are. `seamark run` passes the socket of its own Redis; a fleet sets it per host.
+broker_url = os.environ.get("SEAMARK_BROKER", "redis://127.0.0.1:6379/0")
+result_backend = broker_url.replace("redis+socket://", "socket://")
+
+imports = ("tasks.entry", "tasks.metadata", "tasks.data", "tasks.mark", "tasks.crawl", "scheduler.jobs")
+
+# JSON only: a message can be read by a person, and never runs code when it is loaded.
+task_serializer = "json"
+result_serializer = "json"
+event_serializer = "json"
+accept_content = ["json"]
+
+# A task is acknowledged when it is done, and handed out again when the process doing it died. Every
+# task is written to be run twice.
+task_acks_late = True
+task_reject_on_worker_lost = True
+# A task that raised is acknowledged: the sweeper, which looks at the ledger, decides about another try.
+task_acks_on_failure_or_timeout = True
+# One task at a time for each process: a long transfer must not sit on others that could run elsewhere.
+worker_prefetch_multiplier = 1
+# Deduplication by task id keeps a redelivered chord member from being counted, and the chord sticks.
+worker_deduplicate_successful_tasks = False
+# On a lost broker connection tasks go on; cancelling them would fail the chord on a 2 s restart of Redis.
+worker_cancel_long_running_tasks_on_connection_loss = False
+# On SIGTERM or Ctrl-C: this long for the running tasks to finish, then they are given back.
+worker_soft_shutdown_timeout = 10.0
+worker_enable_soft_shutdown_on_idle = True
+
+broker_transport_options = {
+    # A message whose worker vanished is handed out again after this; a running task renews it each second.
+    "visibility_timeout": 120,
+    # How often that is looked at (kombu's own default is 100 s).
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "queue_order_strategy": "priority",
+    "socket_keepalive": True,
+    "retry_on_timeout": True,
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # Redis may be away for any time
+
+# Results carry nothing that matters; they exist for chords and for people, and expire.
+result_expires = 3600
+result_chord_expires = 86400  # longer than the slowest member of a chord
+
+task_default_queue = "control"
+task_create_missing_queues = True
+task_track_started = True  # Flower shows what runs, not only what ended
+worker_send_task_events = True
+task_send_sent_event = True
+worker_hijack_root_logger = False
+worker_proc_alive_timeout = 30
+worker_max_tasks_per_child = 5000  # a slow leak in a library cannot grow for years
+enable_utc = True
+timezone = "UTC"

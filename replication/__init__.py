@@ -1,0 +1,1 @@
+"""How a change is replicated. Knows nothing of Celery, Redis or the command line."""

@@ -1,0 +1,65 @@
+"""Reading the metadata of objects on the primary, for the secondary to set."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from replication.progress import Failure
+from replication.volume.directory import settled
+from replication.volume.handle import open_beneath
+from replication.volume.identity import ROOT_GFID, identify
+from replication.volume.xattrs import read_xattrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from replication.volume.directory import DirectoryVolume
+
+_ROWS = 500
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
+
+
+def attribute_rows(
+    volume: DirectoryVolume, objects: Iterable[tuple[bytes, bytes]]
+) -> Iterator[tuple[list[list[Any]], list[Failure]]]:
+    """Rows for the `metadata` operation, at most 500 at a time, with what could not be read.
+
+    Objects are (gfid, path). One that is no longer there under that gfid is left out: its change is
+    recorded elsewhere.
+    """
+    rows: list[list[Any]] = []
+    bad: list[Failure] = []
+    for gfid, path in objects:
+        try:
+            row = _row(volume, gfid, path)
+        except OSError as error:
+            if error.errno not in _GONE:
+                text = f"cannot read attributes of {os.fsdecode(path)}: {error.strerror}"
+                bad.append(
+                    Failure(step="metadata", gfid=gfid.hex(), path=os.fsdecode(path), code="io", error=text)
+                )
+            continue
+        if row is not None:
+            rows.append(row)
+        if len(rows) >= _ROWS:
+            yield rows, bad
+            rows, bad = [], []
+    if rows or bad:
+        yield rows, bad
+
+
+def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
+    directory, name = os.path.split(path)
+    dir_fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        found, stat = identify(dir_fd, name)
+        if found != gfid and gfid != ROOT_GFID:
+            return None
+        where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
+        xattrs = read_xattrs(where if name else volume.root)
+        ctime = settled(stat.ctime_ns) if identify(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
+    finally:
+        os.close(dir_fd)
+    return [gfid.hex(), stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime, stat.ino, xattrs]

@@ -1,0 +1,218 @@
+"""Looking at the primary and telling the secondary: all three crawls end here.
+
+An Observer gathers observations of names and directories, sends them in bounded requests, and
+gathers what the secondary answers: which files it needs, whose metadata, which directories to list.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from replication.observation import Change, Entry, Listing
+from replication.progress import Failure
+from replication.transfer.item import FileItem
+from replication.volume.directory import VanishedError
+from replication.volume.identity import ROOT_GFID, identify_fd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from replication.remote.client import SecondaryClient
+    from replication.volume.directory import DirectoryVolume
+
+PART_NAMES = 2000  # names in one request: bounds memory at both ends, and the secondary's transaction
+_WINDOW = 4  # requests under way
+
+
+@dataclass(slots=True)
+class Findings:
+    """What looking brought to light."""
+
+    needs: list[FileItem] = field(default_factory=list)
+    meta: list[tuple[bytes, bytes]] = field(default_factory=list)  # (gfid, path)
+    unlisted: list[tuple[bytes, bytes]] = field(default_factory=list)  # directories: (gfid, path)
+    failures: list[Failure] = field(default_factory=list)
+    names: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Sent:
+    future: Any
+    listings: list[Listing]
+    paths: dict[bytes, bytes]  # parent gfid -> its path
+    where: dict[bytes, tuple[bytes, Entry]]  # gfid -> path, entry
+
+
+class Observer:
+    """Observations of one unit of work: one segment's part, or one unit of a hybrid crawl."""
+
+    def __init__(
+        self,
+        volume: DirectoryVolume,
+        client: SecondaryClient,
+        *,
+        position: int | None = None,
+        crawl: str | None = None,
+    ) -> None:
+        self._volume = volume
+        self._client = client
+        self._position = position
+        self._crawl = crawl
+        self._listings: list[Listing] = []
+        self._paths: dict[bytes, bytes] = {}
+        self._where: dict[bytes, tuple[bytes, Entry]] = {}
+        self._pending = 0
+        self._sent: deque[_Sent] = deque()
+        self._ancestors_sent: set[bytes] = set()
+        self.findings = Findings()
+
+    # ---- looking
+
+    def look(self, dir_fd: int, parent: bytes, path: bytes, names: Mapping[bytes, Change]) -> None:
+        """Observe some names of an open directory."""
+        entries = []
+        for name, change in names.items():
+            try:
+                entries.append(self._volume.observe(dir_fd, name, change))
+            except OSError as error:
+                self.fail("entry", os.path.join(path, name), error)
+        # A changelog says D of a directory when something below it changed that it could not record.
+        below = [e.inode.gfid for e in entries if e.inode and e.inode.is_dir and e.change is Change.DATA]
+        if below:
+            self.flush()
+            self._client.unlist(below)
+        self._add(Listing(parent, entries), path)
+
+    def list_directory(
+        self, dir_fd: int, parent: bytes, path: bytes, names: list[bytes]
+    ) -> list[tuple[bytes, bytes]]:
+        """Observe a whole directory; its subdirectories (gfid, path) on the same file system.
+
+        If any of it cannot be read, nothing is called absent.
+        """
+        complete = True
+        below: list[tuple[bytes, bytes]] = []
+        for start in range(0, max(len(names), 1), PART_NAMES):
+            entries = []
+            for name in names[start : start + PART_NAMES]:
+                try:
+                    entries.append(self._volume.observe(dir_fd, name, Change.UNKNOWN))
+                except OSError as error:
+                    complete = False
+                    self.fail("entry", os.path.join(path, name), error)
+            last = start + PART_NAMES >= len(names)
+            whole = start == 0 and last
+            below += [
+                (e.inode.gfid, os.path.join(path, e.name)) for e in entries if e.inode and e.inode.is_dir
+            ]
+            self._add(Listing(parent, entries, complete, start // PART_NAMES, last), path, at_once=not whole)
+        return below
+
+    def fail(self, step: str, path: bytes, error: OSError) -> None:
+        """Note something of the primary that could not be read."""
+        code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
+        self.findings.failures.append(
+            Failure(
+                step=step, gfid=None, path=os.fsdecode(path), code=code,
+                error=f"cannot read {os.fsdecode(path)}: {error.strerror}",
+            )
+        )  # fmt: skip
+
+    # ---- sending
+
+    def _add(self, listing: Listing, path: bytes, *, at_once: bool = False) -> None:
+        self._listings.append(listing)
+        self._paths[listing.parent] = path
+        prefix = path + b"/" if path else b""
+        for entry in listing.entries:
+            if entry.inode is not None:
+                self._where[entry.inode.gfid] = (prefix + entry.name, entry)
+        self._pending += len(listing.entries) + 1
+        self.findings.names += len(listing.entries)
+        if at_once or self._pending >= PART_NAMES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is gathered, without waiting for the answer."""
+        if not self._listings:
+            return
+        future = self._client.submit_observe(
+            self._listings, position=self._position, crawl=self._crawl, limbo_until=time.time_ns(), final=True
+        )
+        self._sent.append(_Sent(future, self._listings, self._paths, self._where))
+        self._listings, self._paths, self._where, self._pending = [], {}, {}, 0
+        self.collect(leave=_WINDOW)
+
+    def collect(self, leave: int = 0) -> None:
+        """Take in answers until at most ``leave`` are outstanding. Raises SecondaryError, LinkLost."""
+        while len(self._sent) > leave:
+            self._take(self._sent.popleft())
+
+    def finish(self) -> Findings:
+        """Send the rest, wait for every answer."""
+        self.flush()
+        self.collect()
+        return self.findings
+
+    def _take(self, sent: _Sent) -> None:
+        answer = sent.future.result()
+        found = self.findings
+        where = sent.where
+        for gfid_hex, how in answer.need:
+            path, entry = where.get(gfid := bytes.fromhex(gfid_hex), (None, None))
+            if entry is None or entry.inode is None or path is None:
+                continue
+            i = entry.inode
+            found.needs.append(FileItem(gfid, path, how, i.ino, i.ctime_ns, i.size, i.nlink))
+        for gfid_hex in answer.meta:
+            if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
+                found.meta.append((bytes.fromhex(gfid_hex), at[0]))
+        for gfid_hex in answer.list:
+            if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
+                found.unlisted.append((bytes.fromhex(gfid_hex), at[0]))
+        for gfid_hex, code, message in answer.errors:
+            found_at = where.get(bytes.fromhex(gfid_hex))
+            text = os.fsdecode(found_at[0]) if found_at else None
+            found.failures.append(Failure(step="entry", gfid=gfid_hex, path=text, code=code, error=message))
+        for name, amount in answer.counts.items():
+            found.counts[name] = found.counts.get(name, 0) + amount
+        if answer.unknown:
+            self._send_with_ancestors(sent, {bytes.fromhex(gfid) for gfid in answer.unknown})
+
+    def _send_with_ancestors(self, sent: _Sent, unknown: set[bytes]) -> None:
+        """Parents which the index does not have: observe the way down to them, then those names again."""
+        again = [listing for listing in sent.listings if listing.parent in unknown]
+        for listing in again:
+            if listing.parent in self._ancestors_sent:
+                continue  # told once already: it vanished in between, and that is recorded elsewhere
+            self._ancestors_sent.add(listing.parent)
+            path = sent.paths[listing.parent]
+            try:
+                self._observe_way(path, listing.parent)
+            except (OSError, VanishedError):
+                continue
+            self._add(listing, path)
+
+    def _observe_way(self, path: bytes, target: bytes) -> None:
+        parent, at = ROOT_GFID, b""
+        for component in path.split(b"/"):
+            fd = self._volume.open_dir(at, parent)
+            try:
+                self.look(fd, parent, at, {component: Change.NONE})
+            finally:
+                os.close(fd)
+            at = os.path.join(at, component)
+            self.flush()
+            fd = self._volume.open_dir_unchecked(at)
+            try:
+                parent = identify_fd(fd)[0]
+            finally:
+                os.close(fd)
+        if parent != target:
+            raise VanishedError(path)

@@ -1,0 +1,253 @@
+"""Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
+
+One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
+statements stand in _SCHEMA and in the methods below; each method is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replication.errors import ExitCode, SeamarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_SCHEMA = """
+-- One row: the brick's state. Positions are changelog segment numbers, times nanoseconds.
+CREATE TABLE IF NOT EXISTS brick (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL,          -- fence of the latest holder; only ever grows
+    front INTEGER NOT NULL,          -- last segment whose batch is applied and durable
+    front_ns INTEGER NOT NULL,       -- time of that position
+    stime_ns INTEGER NOT NULL,       -- the mark: min(front_ns, oldest unresolved failure)
+    crawl TEXT,                      -- id of the hybrid crawl that is open, or NULL
+    crawl_position INTEGER NOT NULL, -- where the changelog stood when that crawl began
+    crawl_ns INTEGER NOT NULL,       -- and when that was
+    crawl_swept INTEGER NOT NULL,    -- 1 once the whole tree was looked at; what is left is data that was missed
+    crawl_ended INTEGER NOT NULL,    -- epoch in which a hybrid crawl last finished
+    complete INTEGER NOT NULL        -- 1 once a hybrid crawl has ever finished
+);
+INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0);
+-- The frontier of the open hybrid crawl: units of directories still to be looked at.
+CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
+-- What could not be replicated, until it is. first_ns bounds the mark.
+CREATE TABLE IF NOT EXISTS failure (
+    key TEXT PRIMARY KEY,            -- step and gfid or path: one row for one thing that fails
+    step TEXT NOT NULL, gfid TEXT, path TEXT, code TEXT NOT NULL, error TEXT NOT NULL,
+    tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+_RETRY_FIRST_S = 5
+_RETRY_MOST_S = 600
+
+
+class ProgressError(SeamarkError):
+    """The progress database cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brick:
+    """The one row of durable state; see the schema for units."""
+
+    epoch: int
+    front: int
+    front_ns: int
+    stime_ns: int
+    crawl: str | None
+    crawl_position: int
+    crawl_ns: int
+    crawl_swept: bool
+    crawl_ended: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One thing that could not be replicated. Times are nanoseconds since the epoch."""
+
+    step: str
+    gfid: str | None
+    path: str | None
+    code: str
+    error: str
+    tries: int = 1
+    first_ns: int = 0
+    last_ns: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.step}:{self.gfid or self.path}"
+
+
+class Progress:
+    """The progress database of one session; open one per process."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        except sqlite3.Error as error:
+            raise ProgressError(
+                f"{path} cannot be used ({error}); move it away: a full comparison then starts, "
+                "and what is right on the secondary is not sent again",
+                ExitCode.USAGE,
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def brick(self) -> Brick:
+        row = self._db.execute(
+            "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, "
+            "crawl_swept, crawl_ended, complete FROM brick"
+        ).fetchone()
+        *rest, swept, ended, complete = row
+        return Brick(*rest, crawl_swept=bool(swept), crawl_ended=ended, complete=bool(complete))
+
+    def new_epoch(self, at_least: int) -> int:
+        """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""
+        with self._write() as db:
+            db.execute("UPDATE brick SET epoch = max(epoch + 1, ?)", (at_least,))
+            return int(db.execute("SELECT epoch FROM brick").fetchone()[0])
+
+    # ---- the front and the mark
+
+    def advance(self, epoch: int, front: int, front_ns: int) -> Brick:
+        """Move the front (never back, never under an older epoch) and recompute the mark."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE brick SET front = ?, front_ns = max(front_ns, ?) WHERE front <= ? AND epoch = ?",
+                (front, front_ns, front, epoch),
+            )
+            self._recompute_mark(db)
+        return self.brick()
+
+    @staticmethod
+    def _recompute_mark(db: sqlite3.Connection) -> None:
+        # Monotone: a failure found later about something older holds the mark where it is, it never
+        # moves it back, because it was true when it was given.
+        db.execute(
+            "UPDATE brick SET stime_ns = max(stime_ns, "
+            "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns))) WHERE complete = 1"
+        )
+
+    # ---- the hybrid crawl
+
+    def begin_crawl(self, crawl: str, position: int, time_ns: int, units: dict[str, str]) -> None:
+        """Open a hybrid crawl with its first units; the changelog stood at ``position``."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE brick SET crawl = ?, crawl_position = ?, crawl_ns = ?, crawl_swept = 0",
+                (crawl, position, time_ns),
+            )
+            db.execute("DELETE FROM frontier")
+            db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
+
+    def frontier(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
+
+    def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> None:
+        """One unit of the crawl is done and discovered others: one durable step."""
+        with self._write() as db:
+            if db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
+                db.execute("DELETE FROM frontier WHERE unit = ?", (unit,))
+                db.executemany("INSERT OR IGNORE INTO frontier VALUES (?, ?)", found.items())
+
+    def crawl_swept(self, crawl: str) -> None:
+        """Every directory was looked at, and the data of what was found then is there."""
+        with self._write() as db:
+            db.execute("UPDATE brick SET crawl_swept = 1 WHERE crawl = ?", (crawl,))
+
+    def end_crawl(self, epoch: int, crawl: str) -> None:
+        """The open crawl is complete and durable: the front is where the changelog stood when it began."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE brick SET front = max(front, crawl_position), front_ns = max(front_ns, crawl_ns), "
+                "crawl = NULL, complete = 1, crawl_ended = epoch WHERE crawl = ? AND epoch = ?",
+                (crawl, epoch),
+            )
+            db.execute("DELETE FROM frontier")
+            # The whole tree was looked at: what could not be read then, and can now, has been seen.
+            db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
+            self._recompute_mark(db)
+
+    # ---- failures
+
+    def record(self, failures: Iterable[Failure], resolved: Iterable[str]) -> None:
+        """Add or renew failures, and drop those whose keys are resolved."""
+        now = time.time_ns()
+        with self._write() as db:
+            db.executemany("DELETE FROM failure WHERE key = ?", ((key,) for key in resolved))
+            for failure in failures:
+                first = failure.first_ns or now
+                db.execute(
+                    "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "
+                    "tries = tries + 1, last_ns = excluded.last_ns",
+                    (failure.key, failure.step, failure.gfid, failure.path, failure.code, failure.error,
+                     first, now, now + _RETRY_FIRST_S * 10**9),
+                )  # fmt: skip
+            self._recompute_mark(db)
+
+    def failures(self, limit: int = 1000) -> list[Failure]:
+        rows = self._db.execute(
+            "SELECT step, gfid, path, code, error, tries, first_ns, last_ns FROM failure "
+            "ORDER BY first_ns LIMIT ?",
+            (limit,),
+        )
+        return [
+            Failure(step=s, gfid=g, path=p, code=c, error=e, tries=t, first_ns=f, last_ns=n)
+            for s, g, p, c, e, t, f, n in rows
+        ]
+
+    def failure_count(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM failure").fetchone()[0])
+
+    def due(self, limit: int, *, at_once: bool = False) -> list[Failure]:
+        """Failures whose next try is due; their next one is put off, doubling up to ten minutes."""
+        now = time.time_ns()
+        with self._write() as db:
+            rows = db.execute(
+                "SELECT key, step, gfid, path, code, error, tries, first_ns, last_ns FROM failure "
+                "WHERE next_ns <= ? OR ? ORDER BY next_ns LIMIT ?",
+                (now, at_once, limit),
+            ).fetchall()
+            for row in rows:
+                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 10), _RETRY_MOST_S)
+                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + wait * 10**9, row[0]))
+        return [
+            Failure(step=r[1], gfid=r[2], path=r[3], code=r[4], error=r[5], tries=r[6], first_ns=r[7],
+                    last_ns=r[8])
+            for r in rows
+        ]  # fmt: skip
+
+
+def encode_dirs(dirs: list[tuple[bytes, bytes]]) -> str:
+    """Directories of a crawl unit, (gfid, path relative to the volume), as JSON text."""
+    from os import fsdecode
+
+    return json.dumps([[gfid.hex(), fsdecode(path)] for gfid, path in dirs])
+
+
+def decode_dirs(text: str) -> list[tuple[bytes, bytes]]:
+    """What encode_dirs wrote. Raises ValueError."""
+    from os import fsencode
+
+    return [(bytes.fromhex(gfid), fsencode(path)) for gfid, path in json.loads(text)]

@@ -1,0 +1,1 @@
+"""How content travels: stream, rsync, tar, and which file goes by which."""

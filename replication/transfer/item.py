@@ -1,0 +1,71 @@
+"""What a data task is asked to send, and what became of it."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from json import dumps, loads
+from typing import Literal, NamedTuple
+
+How = Literal["new", "data", "compare"]
+
+
+class FileItem(NamedTuple):
+    """One regular file whose content is wanted on the secondary.
+
+    ``path`` (relative to the volume root) is a hint of where it was; the gfid decides. ``how``:
+    "new" (nothing there), "data" (another content there), "compare" (perhaps the same content).
+    ino, ctime_ns, size (bytes) and nlink are as observed.
+    """
+
+    gfid: bytes
+    path: bytes
+    how: How
+    ino: int
+    ctime_ns: int
+    size: int
+    nlink: int
+
+
+class ItemResult(NamedTuple):
+    """``status``: "ok", "changed" (sent, but it changed meanwhile: a later record or scan sees it),
+    "vanished" (not there any more under that gfid), "error" (``code`` and ``message`` say which).
+    """
+
+    gfid: bytes
+    status: Literal["ok", "changed", "vanished", "error"]
+    code: str = ""
+    message: str = ""
+    bytes_sent: int = 0
+
+
+def encode_items(items: list[FileItem]) -> bytes:
+    """Items as compressed JSON, each directory named once."""
+    directories: dict[bytes, int] = {}
+    rows = []
+    for item in items:
+        directory, name = os.path.split(item.path)
+        index = directories.setdefault(directory, len(directories))
+        rows.append(
+            [
+                item.gfid.hex(),
+                index,
+                os.fsdecode(name),
+                item.how,
+                item.ino,
+                item.ctime_ns,
+                item.size,
+                item.nlink,
+            ]
+        )
+    return zlib.compress(dumps([[os.fsdecode(d) for d in directories], rows]).encode(), 1)
+
+
+def decode_items(packed: bytes) -> list[FileItem]:
+    """What encode_items wrote. Raises ValueError or zlib.error on anything else."""
+    directories, rows = loads(zlib.decompress(packed))
+    where = [os.fsencode(d) for d in directories]
+    return [
+        FileItem(bytes.fromhex(g), os.path.join(where[d], os.fsencode(n)), how, ino, ctime, size, nlink)
+        for g, d, n, how, ino, ctime, size, nlink in rows
+    ]

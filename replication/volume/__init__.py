@@ -1,0 +1,1 @@
+"""A primary volume: look up a name, stat and open by gfid, scan."""

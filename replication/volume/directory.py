@@ -1,0 +1,203 @@
+"""A directory volume: any POSIX tree on one file system, looked at through descriptors.
+
+Everything is opened beneath the root without following symlinks, and an object is what its gfid
+says, never what its path says. Reading leaves access times alone where the system allows it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat as st
+import time
+from hashlib import blake2b
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from replication.errors import ExitCode, SeamarkError
+from replication.observation import Change, Entry, Inode
+from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
+from replication.volume.identity import ROOT_GFID, identify, identify_fd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("seamark.volume")
+RESERVED = b".seamark"
+# Kernels before multigrain timestamps (6.13) stamp changes with the time of the last tick: two
+# changes within one tick look alike. Younger than this, a state is not taken for final.
+_RACY_NS = 20_000_000
+_CTIME = Struct("<QQ")
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
+_O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class VolumeError(SeamarkError):
+    """The primary is not there, or is not what it was."""
+
+
+class VanishedError(Exception):
+    """The object asked for is no longer where it was, or no longer itself."""
+
+
+class Summary(NamedTuple):
+    """One directory, for comparison with a secondary: digest of its names, and where to go on."""
+
+    digest: bytes
+    names: int
+    subdirs: list[tuple[bytes, bytes]]  # (gfid, name)
+
+
+class DirectoryVolume:
+    """The primary directory. One per process; holds a descriptor of the root."""
+
+    def __init__(self, root: bytes) -> None:
+        self.root = os.path.realpath(root)
+        try:
+            self.root_fd = os.open(self.root, _O_DIR)
+        except OSError as error:
+            raise VolumeError(
+                f"primary {os.fsdecode(root)}: {error.strerror}; give a directory that exists and is readable",
+                ExitCode.NOT_FOUND if error.errno == errno.ENOENT else ExitCode.USAGE,
+            ) from None
+        # O_NOATIME is for owners and CAP_FOWNER; without it reading is still right, it only leaves a trace.
+        self._noatime = os.O_NOATIME
+
+    def close(self) -> None:
+        os.close(self.root_fd)
+
+    # ---- opening
+
+    def open_dir(self, path: bytes, gfid: bytes) -> int:
+        """Open the directory ``gfid`` at ``path`` (relative, b"" = root).
+
+        Raises VanishedError when that path is not (or no longer) that directory, OSError when it cannot be read.
+        """
+        fd = self.open_dir_unchecked(path)
+        if path and identify_fd(fd)[0] != gfid:
+            os.close(fd)
+            raise VanishedError(path)
+        return fd
+
+    def open_dir_unchecked(self, path: bytes) -> int:
+        """Open whatever directory is at ``path`` now. Raises VanishedError, OSError."""
+        try:
+            return open_beneath(self.root_fd, path, _O_DIR)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                log.warning("%s is another file system: it is not replicated", os.fsdecode(path))
+            if error.errno in _GONE:
+                raise VanishedError(path) from None
+            raise
+
+    def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
+        """Open a directory wherever it is now; its descriptor and present path in the volume.
+
+        Raises VanishedError when it is gone or outside of the volume, PermissionError without the
+        capability that handles need.
+        """
+        try:
+            fd = open_by_handle(self.root_fd, handle, _O_DIR)
+        except PermissionError:
+            raise
+        except OSError:
+            raise VanishedError(handle) from None
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
+        if path == self.root:
+            return fd, b""
+        if not path.startswith(self.root.rstrip(b"/") + b"/") or path.endswith(b" (deleted)"):
+            os.close(fd)
+            raise VanishedError(path)
+        return fd, path[len(self.root.rstrip(b"/")) + 1 :]
+
+    def open_file(self, dir_fd: int, name: bytes, expect: tuple[int, int], gfid: bytes) -> tuple[int, Stat]:
+        """Open a regular file for reading, if it still is ``gfid``; its descriptor and stat.
+
+        ``expect`` is (inode number, ctime_ns) as observed: while both hold it is the same inode, and
+        its handle need not be asked for. Raises VanishedError, OSError.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            try:
+                fd = os.open(name, flags | self._noatime, dir_fd=dir_fd)
+            except PermissionError:
+                fd = os.open(name, flags, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise VanishedError(name) from None
+            raise
+        try:
+            stat = stat_at(fd, b"")
+            if (stat.ino, stat.ctime_ns) != expect and identify_fd(fd)[0] != gfid:
+                raise VanishedError(name)
+            if not st.S_ISREG(stat.mode):
+                raise VanishedError(name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, stat
+
+    # ---- looking
+
+    def observe(self, dir_fd: int, name: bytes, change: Change) -> Entry:
+        """What ``name`` is in a directory now. Raises OSError when that cannot be told."""
+        try:
+            gfid, s = identify(dir_fd, name)
+        except OSError as error:
+            if error.errno in _GONE:
+                return Entry(name, None)
+            raise
+        inode = Inode(
+            gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns,
+            settled(s.ctime_ns),
+        )  # fmt: skip
+        if not st.S_ISLNK(s.mode):
+            return Entry(name, inode, None, change)
+        try:
+            return Entry(name, inode, os.readlink(name, dir_fd=dir_fd), change)
+        except OSError as error:
+            if error.errno in _GONE or error.errno == errno.EINVAL:
+                return Entry(name, None)
+            raise
+
+    def observe_root(self) -> Inode:
+        """The root itself."""
+        s = stat_at(self.root_fd, b"")
+        return Inode(
+            ROOT_GFID, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns,
+            settled(s.ctime_ns),
+        )  # fmt: skip
+
+    def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
+        """The names in a directory, sorted by bytes; at the root without our own. Raises OSError."""
+        names = [os.fsencode(name) for name in os.listdir(dir_fd)]
+        if is_root and RESERVED in names:
+            names.remove(RESERVED)
+        names.sort()
+        return names
+
+    def summarise(self, dir_fd: int, names: Iterable[bytes]) -> Summary:
+        """Digest one directory as the secondary's index does. Raises OSError on what cannot be read."""
+        digest = blake2b(digest_size=16)
+        subdirs: list[tuple[bytes, bytes]] = []
+        count = 0
+        update, pack = digest.update, _CTIME.pack
+        for name in names:
+            try:
+                s = stat_at(dir_fd, name)
+            except FileNotFoundError:
+                continue
+            count += 1
+            update(name + b"\0" + pack(s.ino, s.ctime_ns))
+            if st.S_ISDIR(s.mode):
+                try:
+                    subdirs.append((identify(dir_fd, name)[0], name))
+                except FileNotFoundError:
+                    continue
+        return Summary(digest.digest(), count, subdirs)
+
+
+def settled(ctime_ns: int) -> int:
+    """A ctime that may stand for a version, or 0 when a change could still hide behind it."""
+    return ctime_ns if time.time_ns() - ctime_ns > _RACY_NS else 0

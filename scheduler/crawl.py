@@ -1,0 +1,225 @@
+"""The crawler: decides what to replicate next, cuts it into batches and enqueues each as a chord.
+
+It alone opens batches, one tick at a time under one lock. Everything that it decides follows from
+durable state (progress, changelog); the ledger only says what is still under way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from replication.changelog.agent_client import AgentAway, agent_call
+from replication.changelog.index import State
+from replication.errors import SeamarkError
+from replication.progress import encode_dirs
+from replication.transfer.item import FileItem
+from replication.volume.handle import open_beneath
+from replication.volume.identity import ROOT_GFID, identify
+from scheduler.batches import open_batch
+from scheduler.epoch import start_over
+from tasks.canvas import mark_signature
+from tasks.ledger import OutOfOrder, StaleFence
+from tasks.metadata import data_units, send_metadata_now
+
+if TYPE_CHECKING:
+    from replication.changelog.index import SegmentInfo
+    from replication.progress import Brick
+    from tasks.context import Context
+    from tasks.ledger import OpenBatch, Standing
+
+log = logging.getLogger("seamark.crawl")
+
+BATCH_RECORDS = 20_000
+BATCH_SEGMENTS = 64
+WINDOW = 4  # batches under way at the same time
+_DIRTY_PAGE = 2000
+
+
+class Crawler:
+    """One look at a session: what is there to do, and is there room to start it?"""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.brick = ctx.progress.brick()
+        self.epoch = self.brick.epoch
+        self.name = ctx.session.name
+
+    def tick(self) -> str:
+        """Open what can be opened. Returns what was done, for people. Raises SeamarkError."""
+        ledger = self.ctx.ledger
+        if ledger.fence() != self.epoch:
+            return start_over(self.ctx, self.epoch, "the ledger is gone")
+        try:
+            standing = ledger.standing(self.epoch)
+            if standing.front > ledger.forgotten():
+                mark_signature(self.name, self.epoch, standing.front).apply_async()
+            if self.brick.crawl is not None:
+                return self._go_on_with_hybrid(standing)
+            if (why := self._hybrid_wanted()) is not None:
+                return self._begin_hybrid(standing, why)
+            return self._changelog(standing)
+        except (OutOfOrder, StaleFence):
+            return "somebody else is at work"
+
+    # ---- hybrid crawl
+
+    def _hybrid_wanted(self) -> str | None:
+        if not self.brick.complete:
+            return "no mark yet"
+        if self._scanning():
+            return "scan" if self.ctx.ledger.scan_due() else None
+        following = self._following(self.brick.front)
+        if following and following[0].state is State.GAP:
+            return f"gap in the changelog: {following[0].reason}"
+        return "periodic look for what was not recorded" if self.ctx.ledger.scan_due() else None
+
+    def _scanning(self) -> bool:
+        return self.ctx.place.detector() == "scan"
+
+    def _begin_hybrid(self, standing: Standing, why: str) -> str:
+        if standing.opened > self.ctx.ledger.forgotten():
+            return f"waiting for batches under way before a hybrid crawl ({why})"
+        now = time.time_ns()
+        position = self.brick.front
+        if not self._scanning():
+            try:
+                position = int(agent_call(self.ctx.place.changelog, "barrier")["position"])
+            except AgentAway:
+                return "waiting for the agent"
+        self._refuse_emptied()
+        crawl = uuid.uuid4().hex
+        self.ctx.secondary(self.epoch).client.begin_crawl(crawl)
+        root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
+        self.ctx.progress.begin_crawl(crawl, position, now, root)
+        log.info("%s: hybrid crawl begins: %s", self.name, why)
+        self.brick = self.ctx.progress.brick()
+        return self._go_on_with_hybrid(standing)
+
+    def _refuse_emptied(self) -> None:
+        """A root that is empty where it was full is taken for a primary that is not there. Raises SeamarkError."""
+        volume = self.ctx.volume
+        if volume.names(volume.root_fd, is_root=True):
+            return
+        if self.brick.complete and (held := self.ctx.secondary(self.epoch).client.stat().entries):
+            self.ctx.ledger.trouble(
+                "empty-primary", f"the primary is empty, but the secondary holds {held} names"
+            )
+            raise SeamarkError("the primary is empty where it was full: nothing is deleted")
+
+    def _go_on_with_hybrid(self, standing: Standing) -> str:
+        if standing.opened > self.ctx.ledger.forgotten():
+            return "hybrid crawl under way"
+        brick = self.brick
+        manifest = {
+            "kind": "hybrid", "crawl": brick.crawl, "start_ns": brick.crawl_ns, "end_ns": brick.crawl_ns,
+            "final": brick.crawl_swept,
+        }  # fmt: skip
+        if brick.crawl is not None:
+            # After a restart of anything the secondary may not have this crawl open any more.
+            self.ctx.secondary(self.epoch).client.begin_crawl(brick.crawl)
+        if not brick.crawl_swept:
+            send_metadata_now(self.ctx, self.epoch, [(ROOT_GFID, b"")])
+            return open_batch(
+                self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
+            )
+        units, says = data_units(self._still_dirty(), self.ctx.session.sync_method, f"{brick.crawl}:")
+        return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
+
+    def _still_dirty(self) -> list[FileItem]:
+        """Files whose content the secondary still lacks after the whole tree was looked at.
+
+        They moved while they were looked at, or the ledger was lost: found by the names that the
+        secondary has for them. What failed for a reason is on the failure list, and not tried here.
+        """
+        failing = {failure.gfid for failure in self.ctx.progress.failures(limit=100_000)}
+        client = self.ctx.secondary(self.epoch).client
+        items: list[FileItem] = []
+        after = None
+        while True:
+            page, after = client.dirty(after, _DIRTY_PAGE)
+            for gfid, path in page:
+                if gfid.hex() not in failing and (item := self._item(gfid, path)) is not None:
+                    items.append(item)
+            if after is None:
+                return items
+
+    def _item(self, gfid: bytes, path: bytes) -> FileItem | None:
+        directory, name = os.path.split(path)
+        try:
+            fd = open_beneath(self.ctx.volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            found, stat = identify(fd, name)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        if found != gfid:
+            return None
+        return FileItem(gfid, path, "data", stat.ino, stat.ctime_ns, stat.size, stat.nlink)
+
+    # ---- changelog crawl
+
+    def _following(self, after: int) -> list[SegmentInfo]:
+        return self.ctx.store.segments(after)
+
+    def _changelog(self, standing: Standing) -> str:
+        if self._scanning():
+            return "idle"
+        opened = 0
+        while standing.opened - self.ctx.ledger.forgotten() < WINDOW:
+            under_way = self._under_way(standing)
+            if any(unit.startswith("E:") for batch in under_way for unit in batch.units):
+                break  # entries are serial: the next batch's come after these
+            after = max([self.brick.front, *(batch.manifest.get("last", 0) for batch in under_way)])
+            segments = self._cut(self._following(after))
+            if not segments:
+                if standing.opened == standing.front == self.ctx.ledger.forgotten():
+                    self._idle()
+                break
+            units = {f"E:{s.number}:0": _segment_todo(s.number) for s in segments if s.state is State.DATA}
+            manifest = {
+                "kind": "changelog", "first": segments[0].number, "last": segments[-1].number,
+                "start_ns": segments[0].start_ns, "end_ns": segments[-1].end_ns,
+            }  # fmt: skip
+            says = {name: f"{s.records} records" for name, s in zip(units, segments, strict=False)}
+            open_batch(self.ctx, self.epoch, standing, manifest, units, says)
+            standing = self.ctx.ledger.standing(self.epoch)
+            opened += 1
+        return f"{opened} batches opened" if opened else "idle"
+
+    def _under_way(self, standing: Standing) -> list[OpenBatch]:
+        numbers = range(self.ctx.ledger.forgotten() + 1, standing.opened + 1)
+        return [batch for number in numbers if (batch := self.ctx.ledger.batch(number)) is not None]
+
+    @staticmethod
+    def _cut(segments: list[SegmentInfo]) -> list[SegmentInfo]:
+        """Consecutive segments for one batch; a gap ends it."""
+        batch: list[SegmentInfo] = []
+        records = 0
+        for segment in segments:
+            if segment.state is State.GAP or len(batch) >= BATCH_SEGMENTS:
+                break
+            if batch and records + segment.records > BATCH_RECORDS:
+                break
+            batch.append(segment)
+            records += segment.records
+        return batch
+
+    def _idle(self) -> None:
+        """Nothing is under way: the newest tick may have grown, and time with it."""
+        last = self.ctx.store.last_closed()
+        if last is not None and last.number == self.brick.front and last.state is State.TICK:
+            brick: Brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
+            if self.ctx.ledger.once_in(5, "purge"):
+                self.ctx.secondary(self.epoch).client.purge(brick.front_ns)
+
+
+def _segment_todo(number: int) -> str:
+    return json.dumps({"segment": number, "part": 0, "at": 0, "dirs": "[]"})

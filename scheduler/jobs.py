@@ -1,0 +1,92 @@
+"""The scheduled jobs and the tick, as Celery tasks on the control queue."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery.schedules import schedule
+
+from replication.errors import SeamarkError
+from replication.remote.client import SecondaryError
+from scheduler.crawl import Crawler
+from scheduler.epoch import start_over as begin_again
+from scheduler.retry import retry_failures as retry
+from scheduler.sweep import sweep as sweep_once
+from tasks.app import app
+from tasks.canvas import control_queue
+from tasks.context import context
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from tasks.context import Context
+
+log = logging.getLogger("seamark.jobs")
+_EVERY_S = 5
+
+
+@app.task(bind=True, name="scheduler.jobs.crawl_tick", ignore_result=True)
+def crawl_tick(_task: Task[..., Any], session: str) -> str:
+    """Look what there is to do next. One at a time; ticks that meet a running one make it look again."""
+    ctx = context(session)
+    ledger = ctx.ledger
+    ledger.ask("tick")
+    says = "another tick is at it"
+    while (asked := ledger.asked("tick")) and ledger.try_lock("tick", 60):
+        try:
+            says = _tick(ctx)
+        finally:
+            ledger.unlock("tick")
+        if ledger.asked("tick") == asked:
+            break
+    return says
+
+
+@app.task(bind=True, name="scheduler.jobs.sweep", ignore_result=True)
+def sweep(_task: Task[..., Any], session: str) -> str:
+    """Submit again what has stopped moving."""
+    return sweep_once(context(session))
+
+
+@app.task(bind=True, name="scheduler.jobs.retry_failures", ignore_result=True)
+def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -> str:
+    """Try again what failed and is due."""
+    ctx = context(session)
+    if not ctx.progress.failure_count():
+        return "nothing failed"
+    try:
+        return retry(ctx, at_once=at_once)
+    except (SeamarkError, SecondaryError) as error:
+        return f"not now: {error}"
+
+
+@app.task(bind=True, name="scheduler.jobs.start_over", ignore_result=True)
+def start_over(_task: Task[..., Any], session: str, epoch: int) -> str:
+    """Leave an epoch behind and begin again from the durable front."""
+    says = begin_again(context(session), epoch, "the secondary restarted before a batch was durable")
+    crawl_tick.apply_async(kwargs={"session": session}, queue=control_queue())
+    return says
+
+
+def _tick(ctx: Context) -> str:
+    try:
+        return Crawler(ctx).tick()
+    except (SeamarkError, SecondaryError) as error:
+        ctx.ledger.trouble(str(getattr(error, "code", "unreachable")), str(error))
+        log.warning("%s: %s", ctx.session.name, error)
+        return f"not now: {error}"
+
+
+def beat_schedule(sessions: list[str]) -> dict[str, dict[str, Any]]:
+    """What beat sends for these sessions. Each message expires before the next: a backlog never builds up."""
+    entries: dict[str, dict[str, Any]] = {}
+    for name in sessions:
+        for job in ("crawl_tick", "sweep", "retry_failures"):
+            entries[f"{job} of {name}"] = {
+                "task": f"scheduler.jobs.{job}",
+                "schedule": schedule(_EVERY_S),
+                "kwargs": {"session": name},
+                "options": {"queue": control_queue(), "expires": _EVERY_S},
+            }
+    return entries

@@ -1,0 +1,119 @@
+"""Before anything starts: is the primary there, is the secondary ours, and do they not contain each other?
+
+Looking at a remote secondary needs ssh, whose threads must not live in the process that forks all
+the others: it is done in a short-lived child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from replication.errors import ExitCode, SeamarkError, UsageError
+from replication.remote.client import SecondaryError
+from replication.volume.directory import DirectoryVolume
+from replication.volume.identity import identify_fd
+from tasks.context import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replication.session import Session, SessionDir
+
+_CODES = {
+    "owned": ExitCode.LOCKED, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
+    "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
+}  # fmt: skip
+
+
+def check_primary(session: Session) -> str:
+    """The identity of the primary's root. Raises SeamarkError when it is not there, or not what it was."""
+    volume = DirectoryVolume(os.fsencode(session.primary))
+    try:
+        try:
+            os.listdir(volume.root_fd)
+        except OSError as error:
+            raise UsageError(f"primary {session.primary}: cannot be read: {error.strerror}") from None
+        identity = identify_fd(volume.root_fd)[0].hex()
+    finally:
+        volume.close()
+    if session.root and session.root != identity and not session.adopt:
+        raise SeamarkError(
+            f"primary {session.primary} is not the directory that this session replicated before (not mounted? "
+            "restored?); mount it, or if it is the right one now, start once with --adopt: it is then compared "
+            "with the secondary, and what is right there is not sent again"
+        )
+    return identity
+
+
+def check_nesting(session: Session) -> None:
+    """Refuse a secondary inside of the primary, and the other way round. Raises UsageError."""
+    if ":" in session.secondary.split("/", 1)[0]:
+        return
+    primary, secondary = os.path.realpath(session.primary), os.path.realpath(session.secondary)
+    if primary == secondary:
+        raise UsageError("primary and secondary are the same directory")
+    for outer, inner, words in (
+        (primary, secondary, "the secondary is inside of the primary"),
+        (secondary, primary, "the primary is inside of the secondary"),
+    ):
+        if inner.startswith(outer.rstrip("/") + "/"):
+            raise UsageError(
+                f"{words} ({inner} in {outer}): choose directories that do not contain each other"
+            )
+
+
+def check_secondary(place: SessionDir, session: Session, *, look_only: bool) -> dict[str, Any]:
+    """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError."""
+    return in_child(lambda: _hello(Context(place, session), look_only=look_only))
+
+
+def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
+    """A primary that is empty where it was full is not there: stop instead of emptying the secondary."""
+    names = [name for name in os.listdir(session.primary) if name != ".seamark"]
+    if not names and hello.get("entries", 0) > 0:
+        raise SeamarkError(
+            f"primary {session.primary} is empty, but its secondary holds {hello['entries']} names: is it mounted? "
+            "If you emptied it on purpose, put any file into it and start again"
+        )
+
+
+def _hello(ctx: Context, *, look_only: bool) -> dict[str, Any]:
+    try:
+        return ctx.look(read_only=look_only)
+    except SecondaryError as error:
+        words = str(error)
+        if error.code == "not-empty":
+            words += "; give --adopt to take it over: what is right there is kept, and not sent again"
+        raise SeamarkError(
+            f"secondary {ctx.session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR)
+        ) from None
+
+
+def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run ``work`` in a forked child and return what it returned. Raises the SeamarkError that it raised."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        answer: dict[str, Any]
+        try:
+            answer = {"value": work()}
+        except SeamarkError as error:
+            answer = {"error": error.message, "code": int(error.exit_code)}
+        except BaseException as error:
+            answer = {"error": f"unexpected {type(error).__name__}: {error}", "code": 1}
+        with os.fdopen(write, "w") as pipe:
+            pipe.write(json.dumps(answer))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    if not text:
+        raise SeamarkError("the look at the secondary ended without an answer")
+    answer = json.loads(text)
+    if "error" in answer:
+        raise SeamarkError(answer["error"], ExitCode(answer["code"]))
+    value: dict[str, Any] = answer["value"]
+    return value

@@ -1,0 +1,71 @@
+"""Trying again what failed, with back-off, beside everything else that goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from replication.changelog.agent_client import AgentAway, agent_call
+from replication.transfer.item import FileItem, encode_items
+from replication.transfer.units import cut
+from scheduler.batches import open_batch
+from tasks.ledger import OutOfOrder, StaleFence
+
+if TYPE_CHECKING:
+    from replication.progress import Failure
+    from tasks.context import Context
+
+_AT_ONCE = 1000
+
+
+def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
+    """Enqueue what is due of the failure list; ``at_once``: whatever its back-off says."""
+    due = ctx.progress.due(_AT_ONCE, at_once=at_once)
+    data = [failure for failure in due if failure.step == "data" and failure.gfid]
+    looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
+    try:
+        sent = _send_again(ctx, data) if data else 0
+    except (StaleFence, OutOfOrder):
+        sent = 0  # the crawler opened a batch at the same moment: the next round takes them
+    return f"{sent} files, {_look_again(ctx, looks)} names"
+
+
+def _send_again(ctx: Context, failures: list[Failure]) -> int:
+    """A batch of data units for these. Their names are asked of the secondary: they may have moved."""
+    epoch = ctx.progress.brick().epoch
+    known = ctx.secondary(epoch).client.names([bytes.fromhex(f.gfid or "") for f in failures])
+    items = []
+    gone = []
+    for failure in failures:
+        gfid = bytes.fromhex(failure.gfid or "")
+        paths = known.get(gfid)
+        if not paths:
+            gone.append(failure.key)  # no name has it any more on the secondary: nothing to send
+            continue
+        # ino 0: identified by its handle, whatever it is by now; "compare" sends nothing that is right.
+        items.append(FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
+    if gone:
+        ctx.progress.record([], gone)
+    units = {
+        f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
+        for n, (engine, members) in enumerate(cut(items, "stream"))
+    }
+    if units:
+        now = time.time_ns()
+        manifest = {"kind": "retry", "start_ns": now, "end_ns": now}
+        open_batch(ctx, epoch, ctx.ledger.standing(epoch), manifest, units, {})
+    return len(items)
+
+
+def _look_again(ctx: Context, failures: list[Failure]) -> int:
+    """Names and attributes go through the changelog, so that they stay in order; in scan mode each scan looks."""
+    if ctx.place.detector() == "scan":
+        return 0
+    for failure in failures:
+        directory, name = os.path.split(failure.path or "")
+        try:
+            agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds="EM")
+        except AgentAway:
+            return 0
+    return len(failures)

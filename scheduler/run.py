@@ -1,0 +1,238 @@
+"""`seamark run`: one session with everything that it needs, in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replication.changelog.agent_client import AgentAway, agent_call
+from replication.errors import ExitCode, LockedError, SeamarkError
+from replication.session import Session, SessionDir, SshSettings
+from scheduler import services
+from scheduler.epoch import take_over
+from scheduler.logpipe import LogPipe
+from scheduler.preflight import check_nesting, check_not_emptied, check_primary, check_secondary
+from scheduler.redis_server import EmbeddedRedis
+from scheduler.snapshot import Phase
+from scheduler.status import Status, log_failures
+from scheduler.supervisor import Supervisor
+from tasks.app import app
+from tasks.canvas import tick_signature
+from tasks.context import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scheduler.options import RunOptions
+    from scheduler.snapshot import ProgressSnapshot
+
+log = logging.getLogger("seamark.run")
+_LOOK_EVERY_S = 0.25
+
+
+def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
+    """Replicate until told to stop, or with ``once`` until done. Returns an ExitCode; raises SeamarkError."""
+    place, session = configure(options)
+    check_nesting(session)
+    session = replace(session, root=check_primary(session))
+    if options.dry_run:
+        from scheduler.dry_run import dry_run
+
+        return dry_run(place, session, update)
+    with _locked(place, session):
+        place.save(session)
+        return Run(options, place, session, update).run()
+
+
+def configure(options: RunOptions) -> tuple[SessionDir, Session]:
+    """The session that these options mean, as stored, with what the options change of it."""
+    primary, secondary = os.fsdecode(options.primary), options.secondary
+    pair = os.fsencode(f"{os.path.realpath(primary)}\0{secondary}")
+    digest = hashlib.blake2b(pair, digest_size=16).hexdigest()
+    slug = "".join(c for c in os.path.basename(primary) if c.isascii() and c.isalnum()) or "root"
+    place = SessionDir(Path(options.state_dir), options.name or f"{slug[:40]}-{digest[:8]}")
+    stored = place.load() if place.config.exists() else None
+    if stored is not None and (stored.primary, stored.secondary) != (primary, secondary):
+        raise SeamarkError(
+            f"session {stored.name} replicates {stored.primary} to {stored.secondary}; choose another --name",
+            ExitCode.USAGE,
+        )
+    session = Session(
+        name=place.path.name, id=digest, primary=primary, secondary=secondary,
+        root=stored.root if stored else "", sync_method=options.sync_method, jobs=options.jobs,
+        change_detector=options.change_detector, adopt=options.adopt,
+        ssh=SshSettings(
+            port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key
+        ),
+    )  # fmt: skip
+    return place, session
+
+
+@contextlib.contextmanager
+def _locked(place: SessionDir, session: Session) -> Iterator[None]:
+    """One run for a pair on this host, whatever state directory it was given. Raises LockedError."""
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    try:
+        place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SeamarkError(
+            f"cannot write in {place.path}: {error.strerror}; choose another --state-dir", ExitCode.USAGE
+        ) from None
+    with contextlib.ExitStack() as stack:
+        for path in (place.run_lock, runtime / f"seamark-{os.geteuid()}-{session.id}.lock"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    f"session {session.name} is being run by another process on this host (lock {path})"
+                ) from None
+        yield
+
+
+class Run:
+    """One run: starts everything, watches it, and ends it."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        place: SessionDir,
+        session: Session,
+        update: Callable[[ProgressSnapshot], None],
+    ) -> None:
+        self.options = options
+        self.place = place
+        self.session = session
+        self.update = update
+        self.logs = LogPipe()
+        self.supervisor = Supervisor(self.logs, str(place.path / "services.log"))
+        self.redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
+        self.stopping = 0
+        self._target: int | None = None
+        self._crawled = False
+        self._epoch = 0
+
+    def run(self) -> int:
+        began = time.time_ns()
+        with self._signals(), self._broker() as broker:
+            os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
+            os.environ["SEAMARK_BROKER"] = broker
+            os.environ["SEAMARK_FLEET"] = self.session.name
+            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{self.session.name}"
+            app.conf.broker_url = broker
+            app.conf.result_backend = broker.replace("redis+socket://", "socket://")
+            hello = check_secondary(self.place, self.session, look_only=False)
+            check_not_emptied(self.session, hello)
+            ctx = Context(self.place, self.session)
+            self._epoch = take_over(ctx, hello["epoch"] + 1)
+            self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
+            try:
+                self._start(broker)
+                return self._watch(ctx, Status(ctx, began))
+            finally:
+                self._stop(ctx)
+
+    # ---- starting and ending
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def asked(_number: int, _frame: Any) -> None:
+            self.stopping += 1
+
+        before = {
+            number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _broker(self) -> Iterator[str]:
+        if self.redis is None:
+            yield self.options.broker or ""
+            return
+        with self.redis:
+            yield self.redis.url
+
+    def _start(self, broker: str) -> None:
+        session = self.session
+        if session.change_detector != "scan":
+            must = session.change_detector == "fanotify"
+            self.supervisor.add(services.agent_service(self.place, session, must_record=must))
+        self.supervisor.add(services.control_worker())
+        self.supervisor.add(services.data_worker(session.jobs))
+        tick_signature(session.name).apply_async()
+        self.supervisor.add(services.beat_service(session))
+        if self.options.flower_port is not None:
+            self.supervisor.add(services.flower_service(self.options.flower_port, broker))
+            log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
+
+    def _stop(self, ctx: Context) -> None:
+        self.supervisor.stop(self.logs.relay)
+        self.logs.relay()
+        with contextlib.suppress(SeamarkError, OSError):
+            ctx.keep_mark()
+
+    # ---- watching
+
+    def _watch(self, ctx: Context, status: Status) -> int:
+        next_look = 0.0
+        while True:
+            self.logs.wait(0.05)
+            self.logs.relay()
+            self._keep_redis(ctx)
+            self.supervisor.watch()
+            if time.monotonic() < next_look and not self.stopping:
+                continue
+            next_look = time.monotonic() + _LOOK_EVERY_S
+            snapshot = status.look()
+            self._refuse_takeover(ctx)
+            if self.stopping:
+                self.update(status.look(Phase.STOPPING))
+                return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
+            if self.options.once and self._done(ctx):
+                return self._finish(ctx, status)
+            self.update(snapshot)
+
+    def _keep_redis(self, ctx: Context) -> None:
+        if self.redis is not None and self.redis.ensure():
+            log.warning("Redis had ended and was started again: work resumes from the mark")
+            tick_signature(self.session.name).apply_async()
+
+    def _refuse_takeover(self, ctx: Context) -> None:
+        """A secondary that another run serves under a later epoch is not ours any more."""
+        trouble = ctx.trouble()
+        if trouble is not None and trouble[0] in ("taken-over", "empty-primary"):
+            raise LockedError(trouble[1])
+
+    def _done(self, ctx: Context) -> bool:
+        """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
+        brick = ctx.progress.brick()
+        if not brick.complete or brick.crawl is not None or brick.crawl_ended < self._epoch:
+            return False
+        if self.place.detector() == "scan":
+            return True
+        if self._target is None:
+            try:
+                self._target = int(agent_call(self.place.changelog, "barrier")["position"])
+            except AgentAway:
+                return False
+        return brick.front >= self._target
+
+    def _finish(self, ctx: Context, status: Status) -> int:
+        lines = log_failures(ctx)
+        for line in lines:
+            log.error("%s", line)
+        self.update(status.look(Phase.FINISHED if not lines else Phase.FAILED))
+        return ExitCode.PARTIAL if lines else ExitCode.OK

@@ -1,0 +1,104 @@
+"""What runs in each process of a run: the agent, workers, beat, Flower."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from replication.agent import AgentConfig, run_agent
+from replication.changelog.recorder import RecorderUnavailable
+from scheduler.jobs import beat_schedule
+from scheduler.supervisor import NOT_AGAIN, Service
+from tasks.app import app
+from tasks.canvas import ENGINES, control_queue, data_queue, tick_signature
+
+if TYPE_CHECKING:
+    from replication.changelog.index import SegmentInfo
+    from replication.session import Session, SessionDir
+
+log = logging.getLogger("seamark.services")
+CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
+_WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
+
+
+def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> Service:
+    """The recorder; with ``must_record`` its absence is an error, else scanning takes its place."""
+
+    def body() -> int:
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+        def tick(_segment: SegmentInfo | None = None) -> None:
+            try:
+                tick_signature(session.name).apply_async()
+            except Exception as error:
+                log.debug("no tick sent: %s", error)
+
+        def ready() -> None:
+            place.set_detector("fanotify")
+            tick()
+
+        config = AgentConfig(root=os.fsencode(session.primary), directory=place.changelog)
+        try:
+            run_agent(config, tick, stop, on_ready=ready)
+        except RecorderUnavailable as error:
+            if must_record:
+                log.critical("changes cannot be recorded: %s", error)
+                return NOT_AGAIN
+            log.warning("changes cannot be recorded (%s): scanning instead", error)
+            place.set_detector("scan")
+            tick()
+            return NOT_AGAIN
+        return 0
+
+    return Service("agent", body)
+
+
+def worker_service(name: str, queues: list[str], processes: int) -> Service:
+    """One Celery worker with a pool of processes."""
+
+    def body() -> int:
+        worker = app.Worker(
+            hostname=f"{name}@%h", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
+            without_gossip=True, without_mingle=True, quiet=True,
+        )  # fmt: skip
+        worker.start()
+        return int(worker.exitcode or 0)
+
+    return Service(f"worker {name}", body, stop_signals=_WORKER_STOP)
+
+
+def control_worker() -> Service:
+    return worker_service("control", [control_queue()], CONTROL_PROCESSES)
+
+
+def data_worker(jobs: int) -> Service:
+    return worker_service("data", [data_queue(engine) for engine in ENGINES], jobs)
+
+
+def beat_service(session: Session) -> Service:
+    """Celery beat with our schedule, in memory: its own file would be a pickle, and there is nothing to keep."""
+
+    def body() -> int:
+        app.conf.beat_schedule = beat_schedule([session.name])
+        app.Beat(scheduler_cls="celery.beat:Scheduler", quiet=True, loglevel="WARNING").run()
+        return 0
+
+    return Service("beat", body)
+
+
+def flower_service(port: int, broker: str) -> Service:
+    """Flower, on loopback only."""
+
+    def body() -> int:
+        arguments = [
+            sys.executable, "-m", "celery", "-A", "tasks.app", "flower",
+            "--address=127.0.0.1", f"--port={port}", "--logging=warning",
+        ]  # fmt: skip
+        os.execve(sys.executable, arguments, {**os.environ, "SEAMARK_BROKER": broker})
+
+    return Service("flower", body)

@@ -1,0 +1,108 @@
+"""How far a session is: put together from durable state and live counters."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import redis
+
+from replication.changelog.index import State
+from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+
+_RATE_WINDOW_S = 5.0
+
+
+class Status:
+    """Looks at one session again and again; rates are over the last few seconds."""
+
+    def __init__(self, ctx: Context, started_ns: int) -> None:
+        self._ctx = ctx
+        self._started_ns = started_ns
+        self._recent: deque[tuple[float, int, int]] = deque()
+        self.snapshot = ProgressSnapshot()
+
+    def look(self, phase: Phase | None = None, state: str = "") -> ProgressSnapshot:
+        """The present state. While Redis is away the last numbers stay."""
+        try:
+            self.snapshot = self._look(phase, state)
+        except redis.RedisError:
+            self.snapshot = ProgressSnapshot(
+                phase=phase or Phase.STARTING, state=state or "waiting for Redis"
+            )
+        return self.snapshot
+
+    def _look(self, phase: Phase | None, state: str) -> ProgressSnapshot:
+        ctx = self._ctx
+        brick = ctx.progress.brick()
+        counters = ctx.ledger.counters()
+        busy = ctx.ledger.opened() > ctx.ledger.forgotten()
+        pending = [s for s in ctx.store.segments(brick.front) if s.state is not State.TICK]
+        files, size = counters.get("files", 0), counters.get("bytes", 0)
+        rate, files_rate = self._rates(files, size)
+        total_files = max(counters.get("files_found", 0), files)
+        total_bytes = max(counters.get("bytes_found", 0), size)
+        trouble = ctx.ledger.current_trouble()
+        working = busy or bool(pending) or brick.crawl is not None or not brick.complete
+        return ProgressSnapshot(
+            phase=phase or (Phase.RUNNING if working else Phase.IDLE),
+            crawl=self._crawl(brick.crawl is not None or not brick.complete, pending[0].end_ns if pending else None),
+            state=state or (f"trouble: {trouble[1]}" if trouble else ""),
+            scanned=counters.get("scanned", 0),
+            entries_done=counters.get("entries", 0),
+            files_done=files, files_total=total_files, bytes_done=size, bytes_total=total_bytes,
+            rate_bytes_s=rate, files_s=files_rate,
+            eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
+            lag_s=self._lag(brick.complete, brick.stime_ns, pending[0].start_ns if pending else None, working=working),
+            failures=ctx.progress.failure_count(),
+            stime=brick.stime_ns / 1e9 if brick.stime_ns else None,
+        )  # fmt: skip
+
+    def _crawl(self, hybrid: bool, oldest_end_ns: int | None) -> Crawl:
+        if hybrid:
+            return Crawl.HYBRID
+        if oldest_end_ns is not None and oldest_end_ns < self._started_ns:
+            return Crawl.HISTORY
+        return Crawl.NONE if self._ctx.place.detector() == "scan" else Crawl.CHANGELOG
+
+    @staticmethod
+    def _lag(complete: bool, stime_ns: int, oldest_ns: int | None, *, working: bool) -> float | None:
+        """Age of the oldest change that is not on the secondary; None before there ever was a mark."""
+        if not complete:
+            return None
+        if not working:
+            return 0.0
+        since = oldest_ns if oldest_ns is not None else stime_ns
+        return max(0.0, time.time() - since / 1e9)
+
+    def _rates(self, files: int, size: int) -> tuple[float, float]:
+        now = time.monotonic()
+        self._recent.append((now, files, size))
+        while len(self._recent) > 2 and now - self._recent[0][0] > _RATE_WINDOW_S:
+            self._recent.popleft()
+        then, old_files, old_size = self._recent[0]
+        span = now - then
+        if span <= 0:
+            return 0.0, 0.0
+        return max(0.0, (size - old_size) / span), max(0.0, (files - old_files) / span)
+
+    @staticmethod
+    def _eta(bytes_left: int, rate: float, files_left: int, files_rate: float) -> float | None:
+        if bytes_left <= 0 and files_left <= 0:
+            return 0.0
+        if (bytes_left > 0 and rate <= 0) or (files_left > 0 and files_rate <= 0):
+            return None
+        return max(
+            bytes_left / rate if bytes_left > 0 else 0.0, files_left / files_rate if files_left > 0 else 0.0
+        )
+
+
+def log_failures(ctx: Context, most: int = 20) -> list[str]:
+    """One line for each failure, the oldest first."""
+    lines = [f"{failure.step}: {failure.error}" for failure in ctx.progress.failures(most)]
+    more = ctx.progress.failure_count() - len(lines)
+    return [*lines, f"and {more} more"] if more > 0 else lines

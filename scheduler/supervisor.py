@@ -1,0 +1,159 @@
+"""Keeping processes alive: started by fork, restarted with back-off when they die, ended in order.
+
+Everything was imported once by the parent, so a fork starts a worker in milliseconds where a new
+interpreter takes half a second; that is why no supervision library is used here. The parent stays
+single-threaded, or forking would not be safe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scheduler.logpipe import LogPipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("seamark.monitor")
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
+_LONG_ENOUGH_S = 30.0  # alive for so long: the next death is a new story
+_MOST_DELAY_S = 15.0
+
+NOT_AGAIN = 77  # a service that exits with this is not started again
+
+
+@dataclass(slots=True)
+class Service:
+    """One process to keep alive. ``stop_signals``: each is sent in turn, with so many seconds to obey."""
+
+    name: str
+    body: Callable[[], int]
+    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 10.0),)
+    pid: int = 0
+    started: float = 0.0
+    deaths: int = 0
+    not_before: float = 0.0
+    finished: bool = False
+    why: str = field(default="", compare=False)
+
+
+class Supervisor:
+    """Starts services, notices their deaths, restarts them; ``stop`` ends them in reverse order."""
+
+    def __init__(self, logs: LogPipe, output: str) -> None:
+        self._logs = logs
+        self._output = output
+        self.services: list[Service] = []
+
+    def add(self, service: Service) -> None:
+        self.services.append(service)
+        self._start(service)
+
+    def _start(self, service: Service) -> None:
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            service.pid, service.started = pid, time.monotonic()
+            return
+        code = 1
+        try:
+            _become_child(parent, self._logs, self._output)
+            code = service.body()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 0
+        except BaseException:
+            logging.getLogger("seamark.monitor").exception("%s failed", service.name)
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def watch(self) -> None:
+        """Reap what died, and start again what is due. Never blocks."""
+        for service in self.services:
+            if service.pid:
+                self._reap(service)
+            if not service.pid and not service.finished and time.monotonic() >= service.not_before:
+                log.info("starting %s again", service.name)
+                self._start(service)
+
+    def _reap(self, service: Service) -> None:
+        pid, status = os.waitpid(service.pid, os.WNOHANG)
+        if not pid:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        _kill_group(service.pid, signal.SIGKILL)  # pool processes that outlived their parent
+        service.pid = 0
+        if code == NOT_AGAIN:
+            service.finished = True
+            return
+        if time.monotonic() - service.started > _LONG_ENOUGH_S:
+            service.deaths = 0
+        service.deaths += 1
+        delay = min(0.2 * 2 ** (service.deaths - 1), _MOST_DELAY_S)
+        service.not_before = time.monotonic() + delay
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        service.why = how
+        log.warning("%s ended (%s); next start in %.1f s", service.name, how, delay)
+
+    def stop(self, keep_going: Callable[[], None]) -> None:
+        """End all services, last started first; ``keep_going`` is called while waiting."""
+        for service in reversed(self.services):
+            service.finished = True
+        for service in reversed(self.services):
+            for number, patience in service.stop_signals:
+                if not service.pid:
+                    break
+                os.kill(service.pid, number)
+                self._await(service, patience, keep_going)
+            if service.pid:
+                log.warning("%s did not end by itself", service.name)
+                _kill_group(service.pid, signal.SIGKILL)
+                self._await(service, 5.0, keep_going)
+
+    @staticmethod
+    def _await(service: Service, seconds: float, keep_going: Callable[[], None]) -> None:
+        until = time.monotonic() + seconds
+        while service.pid and time.monotonic() < until:
+            pid, _ = os.waitpid(service.pid, os.WNOHANG)
+            if pid:
+                _kill_group(pid, signal.SIGKILL)
+                service.pid = 0
+                return
+            keep_going()
+            time.sleep(0.02)
+
+
+def _become_child(parent: int, logs: LogPipe, output: str) -> None:
+    """A process group of its own (Ctrl-C is for the parent, which ends us in order), and no longer than it."""
+    os.setpgid(0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.close(null)
+    os.close(out)
+    logs.use_in_child()
+
+
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass

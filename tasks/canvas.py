@@ -1,0 +1,88 @@
+"""The canvas: how units of the ledger become Celery signatures, and how a chord extends itself.
+
+A unit's id says what it is: ``E:<segment>:<part>`` (entries and metadata), ``C:<n>`` (a piece of a
+hybrid crawl), ``D:<engine>:<n>`` (data), ``R:<engine>:<n>`` (data tried again). The message carries names and
+numbers only; what a unit is to do stands in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from celery import Signature, chain, signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery import Task
+
+ENGINES = ("stream", "rsync", "tar")
+
+
+def node() -> str:
+    """The name of this node: part of its control queue's name."""
+    return os.environ.get("SEAMARK_NODE") or socket.gethostname()
+
+
+def control_queue() -> str:
+    """The queue that only this node consumes: it holds the changelogs."""
+    return f"control.{node()}"
+
+
+def data_queue(engine: str) -> str:
+    """The queue of an engine's data tasks: shared by the workers of one fleet (SEAMARK_FLEET)."""
+    fleet = os.environ.get("SEAMARK_FLEET", "")
+    return f"{engine}.{fleet}" if fleet else engine
+
+
+def _sign(task: str, queue: str, says: str, **kwargs: Any) -> Signature:
+    made: Signature = signature(
+        task, kwargs=kwargs, immutable=True, queue=queue, kwargsrepr=says, argsrepr=""
+    )
+    return made
+
+
+def unit_signature(session: str, epoch: int, batch: int, unit: str, says: str = "") -> Signature:
+    """What runs one unit. ``says`` is shown to people in Flower. Raises ValueError on an unknown unit."""
+    kind, _, rest = unit.partition(":")
+    where = {"session": session, "epoch": epoch, "batch": batch, "unit": unit}
+    text = f"{session} batch {batch} {unit} {says}".rstrip()
+    if kind == "E":
+        made: Signature = chain(
+            _sign("tasks.entry.sync_entries", control_queue(), text, **where),
+            _sign("tasks.metadata.sync_metadata", control_queue(), text, **where),
+        )
+        return made
+    if kind == "C":
+        return _sign("tasks.crawl.crawl_subtree", control_queue(), text, **where)
+    engine = rest.partition(":")[0]
+    if kind in ("D", "R") and engine in ENGINES:
+        return _sign(f"tasks.data.sync_by_{engine}", data_queue(engine), text, **where)
+    raise ValueError(unit)
+
+
+def mark_signature(session: str, epoch: int, batch: int) -> Signature:
+    return _sign(
+        "tasks.mark.update_stime", control_queue(), f"{session} batch {batch}",
+        session=session, epoch=epoch, batch=batch,
+    )  # fmt: skip
+
+
+def tick_signature(session: str) -> Signature:
+    """The crawl tick: looks what there is to do next."""
+    made = _sign("scheduler.jobs.crawl_tick", control_queue(), session, session=session)
+    return made.set(expires=30)
+
+
+def extend(task: Task[..., Any], members: Iterable[Signature]) -> None:
+    """Add members to the chord that the running task belongs to; outside of one just send them.
+
+    A task that the sweeper submitted again is in no chord: the ledger alone then says when all is done.
+    """
+    for member in members:
+        if task.request.chord:
+            task.add_to_chord(member)
+        else:
+            member.apply_async()

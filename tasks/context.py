@@ -1,0 +1,161 @@
+"""What a task needs of its session, opened once per process and kept.
+
+Descriptors, database handles and ssh transports must not cross a fork: everything is keyed by the
+process id, and opened when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import redis
+
+from replication.changelog.store import ChangelogStore
+from replication.progress import Progress
+from replication.remote.client import SecondaryClient
+from replication.remote.endpoint import SshOptions
+from replication.remote.launch import open_secondary
+from replication.remote.pool import SecondaryPool
+from replication.remote.target import Target, parse_target
+from replication.session import Session, SessionDir, open_session
+from replication.volume.directory import DirectoryVolume
+from replication.volume.stime import store_mark
+from tasks.app import app
+from tasks.ledger import Ledger, StaleFence, connect
+
+if TYPE_CHECKING:
+    from replication.remote.client import Hello
+    from replication.remote.link import Link
+
+# Above this round trip a link counts as thin: compressing costs less than sending.
+_THIN_S = 0.01
+
+
+class Connection(NamedTuple):
+    """A greeted secondary agent. ``thin``: compress what is sent."""
+
+    client: SecondaryClient
+    boot_id: str
+    thin: bool
+    target: Target
+    options: SshOptions
+
+
+def _wrap(link: Link) -> SecondaryClient:
+    return SecondaryClient(link.reader, link.writer)
+
+
+_pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap)
+
+
+def ssh_options(place: SessionDir, session: Session) -> SshOptions:
+    """How this session's secondary is reached."""
+    place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SshOptions(
+        port=session.ssh.port,
+        identity=Path(session.ssh.identity) if session.ssh.identity else None,
+        accept_new_host_key=session.ssh.accept_new_host_key,
+        known_hosts_file=place.known_hosts,
+        run_dir=place.ssh_run,
+    )
+
+
+class Context:
+    """One session, as one process sees it."""
+
+    def __init__(self, place: SessionDir, session: Session) -> None:
+        self.place = place
+        self.session = session
+        self.target = parse_target(session.secondary)
+        self.options = ssh_options(place, session)
+        self._epoch = -1
+        self._boot_id = ""
+        self._thin = False
+
+    @cached_property
+    def volume(self) -> DirectoryVolume:
+        return DirectoryVolume(os.fsencode(self.session.primary))
+
+    @cached_property
+    def progress(self) -> Progress:
+        return Progress(self.place.progress)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(connect(app.conf.broker_url), self.session.id)
+
+    @cached_property
+    def store(self) -> ChangelogStore:
+        return ChangelogStore(self.place.changelog)
+
+    def secondary(self, epoch: int) -> Connection:
+        """The connection to the secondary on behalf of ``epoch``, opened or renewed as needed.
+
+        Raises SeamarkError when it cannot be had, StaleFence when that epoch is over.
+        """
+        if epoch < self._epoch:
+            raise StaleFence
+        if epoch > self._epoch:
+            self.drop_connection()
+        greet = partial(self._greet, epoch)
+        client = _pool.get(self.session.name, self.target, self.options, greet)
+        return Connection(client, self._boot_id, self._thin, self.target, self.options)
+
+    def _greet(self, epoch: int, client: SecondaryClient) -> Hello:
+        hello = client.hello(
+            session=self.session.id, volume=self.session.id, epoch=epoch, adopt=self.session.adopt
+        )
+        began = time.monotonic()
+        client.ping()
+        self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S
+        self._epoch, self._boot_id = epoch, hello.boot_id
+        return hello
+
+    def look(self, *, read_only: bool) -> dict[str, Any]:
+        """Say hello without an epoch, to see what the secondary is. Raises SeamarkError, SecondaryError."""
+        link = open_secondary(self.target, self.options)
+        try:
+            client = _wrap(link)
+            hello = client.hello(
+                session=self.session.id, volume=self.session.id, epoch=0, adopt=self.session.adopt,
+                create=not read_only, read_only=True,
+            )  # fmt: skip
+            return hello._asdict()
+        finally:
+            link.close()
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Why work is being given back at the moment; None also while Redis is away."""
+        try:
+            return self.ledger.current_trouble()
+        except redis.RedisError:
+            return None
+
+    def keep_mark(self) -> None:
+        """Write the mark to the volume's root now."""
+        brick = self.progress.brick()
+        store_mark(self.volume.root_fd, self.session.id, brick)
+
+    def drop_connection(self) -> None:
+        """Close the connection: the next task opens a new one."""
+        _pool.drop(self.session.name)
+
+
+_contexts: dict[tuple[int, str], Context] = {}
+_lock = threading.Lock()
+
+
+def context(name: str) -> Context:
+    """The context of a session in this process. Raises SessionError for one this host does not know."""
+    with _lock:
+        key = (os.getpid(), name)
+        if key not in _contexts:
+            for stale in [k for k in _contexts if k[0] != os.getpid()]:
+                del _contexts[stale]  # made before a fork: not ours to use
+            _contexts[key] = Context(*open_session(name))
+        return _contexts[key]

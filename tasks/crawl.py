@@ -1,0 +1,150 @@
+"""crawl_subtree: one piece of a hybrid crawl. Compare digests in bulk, observe what differs, go on."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from replication.observer import Observer
+from replication.progress import decode_dirs, encode_dirs
+from replication.volume.directory import VanishedError
+from tasks.app import app
+from tasks.metadata import data_units, send_metadata
+from tasks.unit import DONE, Unit, working
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    Dirs = list[tuple[bytes, bytes]]
+
+# One unit looks at this much, then hands the rest on: bounds time, memory and what a kill costs.
+_UNIT_NAMES = 6000
+_UNIT_S = 3.0
+_ASK_DIRS = 256  # directories whose digests are asked for together
+_ASK_NAMES = 4000
+_SPLIT = 4  # into how many units what is left is handed on, so that they run in parallel
+
+
+@app.task(bind=True, name="tasks.crawl.crawl_subtree")
+def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Look at some directories and below; settles the unit with the data and directories it found."""
+    with working(task, session, epoch, batch, unit) as work:
+        payload = work.payload()
+        manifest = work.ctx.ledger.batch(batch)
+        if payload is None or manifest is None:
+            return DONE
+        walk = _Walk(work, manifest.manifest["crawl"], decode_dirs(payload.decode()))
+        walk.run()
+        found = walk.observer.finish()
+        failures = found.failures + send_metadata(work, found.meta)
+        crawl_units = {
+            f"C:{unit[2:]}.{n}": encode_dirs(walk.queue[n::_SPLIT])
+            for n in range(min(_SPLIT, len(walk.queue)))
+        }
+        units, says = data_units(found.needs, work.ctx.session.sync_method, f"{unit}:")
+        work.ctx.progress.record(failures, [])
+        # Durable before the ledger: a crawl that is interrupted goes on with these.
+        work.ctx.progress.crawled(walk.crawl, unit, crawl_units)
+        boot = work.ctx.secondary(epoch).boot_id
+        if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):
+            return DONE
+        work.ctx.ledger.count(
+            scanned=walk.names, entries=sum(found.counts.values()), files_found=len(found.needs),
+            bytes_found=sum(item.size for item in found.needs),
+        )  # fmt: skip
+        work.outcome = (
+            f"{walk.directories} directories, {walk.names} names, {walk.different} differed; "
+            f"{len(found.needs)} files to send, {len(walk.queue)} directories handed on, {len(failures)} failed"
+        )
+    return work.outcome
+
+
+class _Walk:
+    """Depth first through some directories, until the unit's budget is used up; ``queue`` is what is left."""
+
+    def __init__(self, work: Unit, crawl: str, dirs: Dirs) -> None:
+        self.work = work
+        self.crawl = crawl
+        self.queue = dirs
+        self.client = work.ctx.secondary(work.epoch).client
+        self.volume = work.ctx.volume
+        self.observer = Observer(self.volume, self.client, crawl=crawl)
+        self.new: set[bytes] = set()  # directories that the secondary does not know: no use asking
+        self.names = self.directories = self.different = 0
+
+    def run(self) -> None:
+        until = time.monotonic() + _UNIT_S
+        while self.queue and self.names < _UNIT_NAMES and time.monotonic() < until:
+            self._group()
+            self.work.alive()
+
+    def _group(self) -> None:
+        """A few directories: summarise, ask which differ, observe those; their subdirectories come next."""
+        group: list[tuple[bytes, bytes, bytes]] = []
+        names = 0
+        while self.queue and len(group) < _ASK_DIRS and names < _ASK_NAMES:
+            gfid, path = self.queue.pop()
+            if gfid in self.new:
+                names += self._observe(gfid, path, descend=True)
+                continue
+            summary = self._summarise(gfid, path)
+            if summary is None:
+                continue
+            digest, count, subdirs = summary
+            names += count
+            group.append((gfid, path, digest))
+            prefix = path + b"/" if path else b""
+            self.queue += [(sub, prefix + name) for sub, name in subdirs]
+        self.names += names
+        if group:
+            for index in self.client.digests([(gfid, digest) for gfid, _, digest in group]):
+                self.different += 1
+                self._observe(group[index][0], group[index][1], descend=False)
+        self._note_new()
+
+    def _note_new(self) -> None:
+        self.observer.flush()
+        self.observer.collect()
+        self.new |= {gfid for gfid, _ in self.observer.findings.unlisted}
+        self.observer.findings.unlisted.clear()
+
+    def _summarise(self, gfid: bytes, path: bytes) -> tuple[bytes, int, Dirs] | None:
+        fd = self._open(gfid, path)
+        if fd is None:
+            return None
+        try:
+            summary = self.volume.summarise(fd, self.volume.names(fd, is_root=not path))
+        except OSError as error:
+            self.observer.fail("entry", path, error)
+            return None
+        finally:
+            os.close(fd)
+        return summary.digest, summary.names, summary.subdirs
+
+    def _observe(self, gfid: bytes, path: bytes, *, descend: bool) -> int:
+        fd = self._open(gfid, path)
+        if fd is None:
+            return 0
+        try:
+            names = self.volume.names(fd, is_root=not path)
+            below = self.observer.list_directory(fd, gfid, path, names)
+        except OSError as error:
+            self.observer.fail("entry", path, error)
+            return 0
+        finally:
+            os.close(fd)
+        if descend:
+            self.new |= {sub for sub, _ in below}
+            self.queue += below
+        return len(names)
+
+    def _open(self, gfid: bytes, path: bytes) -> int | None:
+        self.directories += 1
+        try:
+            return self.volume.open_dir(path, gfid)
+        except VanishedError:
+            return None  # moved or removed since: recorded, or seen by the next crawl
+        except OSError as error:
+            self.observer.fail("entry", path, error)
+            return None

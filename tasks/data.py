@@ -1,0 +1,127 @@
+"""sync_by_stream, sync_by_rsync, sync_by_tar: content of the files of one data unit."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from replication.progress import Failure
+from replication.transfer.item import FileItem, ItemResult, decode_items
+from replication.transfer.stream import StreamSender
+from tasks.app import app
+from tasks.unit import DONE, Unit, working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+    Sender = Callable[[Unit, list[FileItem]], list[ItemResult]]
+
+# Reported, not retried by itself: the whole unit is given back and tried again when there is room.
+_WHOLE_UNIT = {"no-space", "read-only"}
+
+
+@app.task(bind=True, name="tasks.data.sync_by_stream")
+def sync_by_stream(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Send the files of one unit through the receiver that stays up."""
+    return _sync(task, session, epoch, batch, unit, _stream)
+
+
+@app.task(bind=True, name="tasks.data.sync_by_rsync")
+def sync_by_rsync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Send the files of one unit by rsync: what differs of them."""
+    return _sync(task, session, epoch, batch, unit, _rsync)
+
+
+@app.task(bind=True, name="tasks.data.sync_by_tar")
+def sync_by_tar(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Send the files of one unit as a tar stream."""
+    return _sync(task, session, epoch, batch, unit, _tar)
+
+
+def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str, send: Sender) -> str:
+    with working(task, session, epoch, batch, unit) as work:
+        packed = work.payload()
+        if packed is None:
+            return DONE
+        items = decode_items(packed)
+        results = send(work, items)
+        results = _look_elsewhere(work, items, results, send)
+        stuck = next((r for r in results if r.status == "error" and r.code in _WHOLE_UNIT), None)
+        if stuck is not None:
+            work.ctx.ledger.trouble(stuck.code, stuck.message)
+            return f"given back: {stuck.message}"
+        paths = {item.gfid: os.fsdecode(item.path) for item in items}
+        failures = [
+            Failure(step="data", gfid=r.gfid.hex(), path=paths[r.gfid], code=r.code, error=r.message)
+            for r in results
+            if r.status == "error"
+        ]
+        good = [r for r in results if r.status != "error"]
+        resolved = [f"data:{r.gfid.hex()}" for r in good] if unit.startswith("R:") else []
+        boot = work.ctx.secondary(epoch).boot_id
+        if not work.finish(boot=boot, failures=failures, resolved=resolved):
+            return DONE
+        amount = sum(r.bytes_sent for r in results)
+        sizes = sum(item.size for item in items)
+        work.ctx.ledger.count(
+            files=len(items) - len(failures),
+            bytes_sent=amount,
+            bytes=sizes,
+            vanished=_count(results, "vanished"),
+        )
+        work.outcome = f"{len(items)} files, {amount} bytes sent, {len(failures)} failed"
+    return work.outcome
+
+
+def _count(results: list[ItemResult], status: str) -> int:
+    return sum(1 for r in results if r.status == status)
+
+
+def _look_elsewhere(
+    work: Unit, items: list[FileItem], results: list[ItemResult], send: Sender
+) -> list[ItemResult]:
+    """Files no longer where they were observed: try the names that the secondary has for them by now."""
+    vanished = {r.gfid for r in results if r.status == "vanished"}
+    if not vanished:
+        return results
+    known = work.ctx.secondary(work.epoch).client.names(sorted(vanished))
+    moved = []
+    for item in items:
+        if item.gfid in vanished:
+            others = [path for path in known.get(item.gfid, []) if path != item.path]
+            moved += [item._replace(path=path) for path in others[:1]]
+    if not moved:
+        return results
+    again = {r.gfid: r for r in send(work, moved)}
+    return [again.get(r.gfid, r) for r in results]
+
+
+def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+    connection = work.ctx.secondary(work.epoch)
+
+    def progress(_files: int, _size: int) -> None:
+        work.alive()
+
+    return StreamSender(work.ctx.volume, connection.client, compress=connection.thin, progress=progress).send(
+        items
+    )
+
+
+def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+    from replication.transfer.rsync import sync_by_rsync as send
+
+    connection = work.ctx.secondary(work.epoch)
+    return send(
+        items, work.ctx.volume, connection.client, connection.target, connection.options, alive=work.alive
+    )
+
+
+def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+    from replication.transfer.tar import sync_by_tar as send
+
+    connection = work.ctx.secondary(work.epoch)
+    return send(
+        items, work.ctx.volume, connection.client, connection.target, connection.options, alive=work.alive
+    )

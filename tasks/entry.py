@@ -1,0 +1,205 @@
+"""sync_entries: observe what a changelog segment says has changed, and tell the secondary."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from replication.changelog.record import Kind
+from replication.observation import Change
+from replication.observer import Observer
+from replication.progress import decode_dirs, encode_dirs
+from replication.transfer.item import encode_items
+from replication.volume.directory import VanishedError
+from replication.volume.identity import ROOT_GFID, identify_fd
+from tasks.app import app
+from tasks.unit import DONE, Unit, working
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from replication.changelog.record import Segment
+    from replication.observer import Findings
+
+# Names looked at in one part of a segment: bounds a task's time and memory, and lets data flow early.
+PART_NAMES = 4000
+
+
+@app.task(bind=True, name="tasks.entry.sync_entries")
+def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Entries of one part of a segment. What it finds is left in the ledger for sync_metadata."""
+    with working(task, session, epoch, batch, unit) as work:
+        raw = work.payload()
+        if raw is None or work.ctx.ledger.take_found(batch, unit) is not None:
+            return DONE
+        findings, more = _observe_part(work, json.loads(raw))
+        _report(work, findings)
+        items = encode_items(findings.needs).hex() if findings.needs else ""
+        text = json.dumps({"needs": items, "meta": encode_dirs(findings.meta), "more": more})
+        work.ctx.ledger.put_found(batch, unit, text)
+        work.ctx.ledger.count(scanned=findings.names, entries=sum(findings.counts.values()))
+        work.outcome = f"{findings.names} names, {findings.counts}, {len(findings.needs)} files need data"
+    return work.outcome
+
+
+def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str, Any] | None]:
+    """Look at this part; also what the next part has to do, None when there is none."""
+    ctx = work.ctx
+    observer = Observer(ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"])
+    queue = decode_dirs(todo["dirs"])
+    at = todo["at"]
+    if at is not None:
+        at = _look_at_records(work, observer, ctx.store.read(todo["segment"]), at)
+    while at is None:
+        _drain(observer, queue)
+        if not queue or observer.findings.names >= PART_NAMES:
+            break
+        _list(work, observer, *queue.pop())
+    observer.finish()
+    queue += observer.findings.unlisted
+    if at is None and not queue:
+        return observer.findings, None
+    more = {"segment": todo["segment"], "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue)}
+    return observer.findings, more
+
+
+def _drain(observer: Observer, queue: list[tuple[bytes, bytes]]) -> None:
+    """Move directories that turned out to be new into the queue; wait for answers only when it is empty."""
+    if not queue:
+        observer.flush()
+        observer.collect()
+    queue += observer.findings.unlisted
+    observer.findings.unlisted.clear()
+
+
+def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> None:
+    work.alive()
+    volume = work.ctx.volume
+    try:
+        fd = volume.open_dir(path, gfid)
+    except VanishedError:
+        return  # moved or removed since: that has a record of its own
+    except OSError as error:
+        observer.fail("entry", path, error)
+        return
+    try:
+        observer.list_directory(fd, gfid, path, volume.names(fd, is_root=not path))
+    except OSError as error:
+        observer.fail("entry", path, error)
+    finally:
+        os.close(fd)
+
+
+def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) -> int | None:
+    """Observe the names of records from ``at`` on; where the next part goes on, None at the end."""
+    wanted: dict[bytes, dict[bytes, Change]] = {}
+    nameless: dict[bytes, Kind] = {}
+    seen = 0
+    for seen, record in enumerate(segment.records, 1):
+        if seen <= at:
+            continue
+        if seen > at + PART_NAMES:
+            break
+        if record.parent is None or record.name is None:
+            if record.gfid is not None:
+                nameless.setdefault(record.gfid, record.kinds)
+            continue
+        names = wanted.setdefault(record.parent, {})
+        if record.kinds & Kind.D:
+            names[record.name] = Change.DATA
+        else:
+            names.setdefault(record.name, Change.NONE)
+    else:
+        seen = 0
+    _look_at_objects(work, observer, segment, nameless)
+    # Parents before what is in them: a shorter path first.
+    for parent in sorted(wanted, key=lambda gfid: _depth(segment, gfid)):
+        _look(work, observer, segment, parent, wanted[parent])
+    return at + PART_NAMES if seen else None
+
+
+def _look_at_objects(work: Unit, observer: Observer, segment: Segment, objects: dict[bytes, Kind]) -> None:
+    """Records that name no name: directories by their hint, the rest by the names that the index has."""
+    files = []
+    for gfid in objects:
+        hint = segment.dirs.get(gfid)
+        if hint is not None or gfid == ROOT_GFID:
+            observer.findings.meta.append((gfid, hint.path if hint else b""))
+        else:
+            files.append(gfid)
+    if not files:
+        return
+    known = work.ctx.secondary(work.epoch).client.names(files)
+    for gfid, paths in known.items():
+        change = Change.DATA if objects[gfid] & Kind.D else Change.NONE
+        for path in paths:
+            directory, name = os.path.split(path)
+            try:
+                fd = work.ctx.volume.open_dir_unchecked(directory)
+            except (OSError, VanishedError):
+                continue
+            try:
+                parent = identify_fd(fd)[0] if directory else ROOT_GFID
+                observer.look(fd, parent, directory, {name: change})
+            finally:
+                os.close(fd)
+
+
+def _depth(segment: Segment, gfid: bytes) -> int:
+    hint = segment.dirs.get(gfid)
+    return hint.path.count(b"/") + bool(hint.path) if hint else 0
+
+
+def _look(
+    work: Unit, observer: Observer, segment: Segment, parent: bytes, names: dict[bytes, Change]
+) -> None:
+    work.alive()
+    own = {name: names.pop(name) for name in (b"", b".") if name in names}
+    try:
+        fd, path = _open_parent(work, segment, parent)
+    except VanishedError:
+        return
+    except OSError as error:
+        observer.fail("entry", segment.dirs[parent].path, error)
+        return
+    try:
+        if own:
+            observer.findings.meta.append((parent, path))
+        if names:
+            observer.look(fd, parent, path, names)
+    finally:
+        os.close(fd)
+
+
+def _open_parent(work: Unit, segment: Segment, parent: bytes) -> tuple[int, bytes]:
+    """The directory of a record, wherever it is now: by its path, its handle, or the secondary's index."""
+    volume = work.ctx.volume
+    hint = segment.dirs.get(parent)
+    if parent == ROOT_GFID:
+        return volume.open_dir(b"", ROOT_GFID), b""
+    if hint is not None:
+        try:
+            return volume.open_dir(hint.path, parent), hint.path
+        except VanishedError:
+            pass
+        try:
+            return volume.open_dir_by_handle(hint.handle)
+        except PermissionError:
+            pass
+    client = work.ctx.secondary(work.epoch).client
+    for path in client.names([parent]).get(parent, []):
+        try:
+            return volume.open_dir(path, parent), path
+        except VanishedError:
+            continue
+    # Moved, and its new name is observed in a later segment: have it listed when it appears there.
+    client.unlist([parent])
+    raise VanishedError(parent)
+
+
+def _report(work: Unit, findings: Findings) -> None:
+    """Entry failures go straight into the durable list: this node holds it."""
+    progress = work.ctx.progress
+    if findings.failures:
+        progress.record(findings.failures, [])

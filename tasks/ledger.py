@@ -1,0 +1,244 @@
+"""The ledger: which batches are open and which units of them remain. Kept in Redis, and expendable.
+
+A batch is opened by the crawler alone, in order, before anything of it is enqueued. Each unit, when
+done, removes itself and adds the units that it discovered in one atomic step (ledger.lua); whoever
+empties the oldest batch moves the front past it. Chords, sweepers and twins may all ask again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from replication.progress import Failure
+
+_STALE, _OUT_OF_ORDER = -1, -2
+
+
+class StaleFence(Exception):
+    """The caller's epoch is over, or the ledger is gone: stop, somebody newer is at work."""
+
+
+class OutOfOrder(Exception):
+    """A batch number that is not the next one: somebody else opened it."""
+
+
+class Standing(NamedTuple):
+    """``done``: the unit was there and is removed now. Batches up to ``front`` are complete."""
+
+    done: bool
+    front: int
+    opened: int
+
+
+class OpenBatch(NamedTuple):
+    """One batch as the ledger has it. ``idle_s``: seconds since anything of it moved."""
+
+    number: int
+    manifest: dict[str, Any]
+    idle_s: float
+    boot: str
+    rebooted: bool
+    units: list[str]
+    units_done: bool  # whether any unit of it was done: if not, nothing needs to be made durable
+
+
+def connect(broker_url: str) -> redis.Redis:
+    """A client for the Redis that the broker URL means (kombu spells sockets in its own way)."""
+    url = broker_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
+    url = url.replace("virtual_host=", "db=")
+    client: redis.Redis = redis.Redis.from_url(url)
+    return client
+
+
+class Ledger:
+    """The ledger of one session's brick, on behalf of one epoch."""
+
+    def __init__(self, client: redis.Redis, session_id: str) -> None:
+        self.redis = client
+        self.prefix = f"seamark:{{{session_id}}}:"
+        self._script = client.register_script(files("tasks").joinpath("ledger.lua").read_text())
+
+    def _run(self, operation: str, epoch: int, batch: int, *rest: str | bytes) -> Standing:
+        now = str(time.time_ns() // 1_000_000)
+        status, front, opened = self._script(keys=[self.prefix], args=[operation, epoch, batch, now, *rest])
+        if status == _STALE:
+            raise StaleFence
+        if status == _OUT_OF_ORDER:
+            raise OutOfOrder
+        return Standing(status == 1, front, opened)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget everything of earlier epochs; from now on only ``epoch`` is served."""
+        pipe = self.redis.pipeline(transaction=True)
+        for key in self.redis.scan_iter(match=self.prefix.replace("[", "\\[") + "*", count=1000):
+            pipe.delete(key)
+        pipe.set(self.prefix + "fence", epoch)
+        pipe.execute()
+
+    def fence(self) -> int | None:
+        """The epoch that is served, None when the ledger is gone."""
+        value = self.redis.get(self.prefix + "fence")
+        return int(value) if value else None
+
+    def standing(self, epoch: int) -> Standing:
+        """Where the front is. Raises StaleFence."""
+        return self._run("settle", epoch, 0, "", "", "", "")
+
+    def open(
+        self, epoch: int, batch: int, manifest: dict[str, Any], units: Mapping[str, str | bytes]
+    ) -> Standing:
+        """Open the next batch. Raises StaleFence, OutOfOrder."""
+        pairs = [part for pair in units.items() for part in pair]
+        return self._run("open", epoch, batch, json.dumps(manifest), *pairs)
+
+    def settle(
+        self,
+        epoch: int,
+        batch: int,
+        unit: str,
+        *,
+        boot: str = "",
+        failures: list[Failure] | None = None,
+        resolved: list[str] | None = None,
+        found: Mapping[str, str | bytes] | None = None,
+    ) -> Standing:
+        """A unit is done and found others: one step. ``done`` is False when a twin was first.
+
+        Raises StaleFence.
+        """
+        pairs = [part for pair in (found or {}).items() for part in pair]
+        bad = json.dumps([_plain(failure) for failure in failures]) if failures else ""
+        good = json.dumps(resolved) if resolved else ""
+        return self._run("settle", epoch, batch, unit, boot, bad, good, *pairs)
+
+    def forget(self, epoch: int, upto: int) -> None:
+        """Drop what is kept of completed batches. Raises StaleFence."""
+        self._run("forget", epoch, upto)
+
+    def forgotten(self) -> int:
+        """Batches up to here are done with and dropped."""
+        value: bytes | None = self.redis.hget(self.prefix + "ledger", "forgotten")  # type: ignore[assignment]
+        return int(value or 0)
+
+    def opened(self) -> int:
+        """The last batch that was opened."""
+        value: bytes | None = self.redis.hget(self.prefix + "ledger", "opened")  # type: ignore[assignment]
+        return int(value or 0)
+
+    def once_in(self, seconds: int, what: str) -> bool:
+        """True at most once in so many seconds, over all processes."""
+        return bool(self.redis.set(f"{self.prefix}once:{what}", 1, nx=True, ex=seconds))
+
+    def ask(self, what: str) -> None:
+        """Count a request for something that is done by one process at a time."""
+        self.redis.incr(f"{self.prefix}asked:{what}")
+
+    def asked(self, what: str) -> int:
+        """How often it was asked for."""
+        value: bytes | None = self.redis.get(f"{self.prefix}asked:{what}")  # type: ignore[assignment]
+        return int(value or 0)
+
+    def try_lock(self, what: str, seconds: int) -> bool:
+        """A lock for efficiency only: order is kept by the fence and by batch numbers."""
+        return bool(self.redis.set(f"{self.prefix}lock:{what}", 1, nx=True, ex=seconds))
+
+    def unlock(self, what: str) -> None:
+        self.redis.delete(f"{self.prefix}lock:{what}")
+
+    def payload(self, batch: int, unit: str) -> bytes | None:
+        """What a unit is asked to do; None when it is done or forgotten."""
+        value: bytes | None = self.redis.hget(f"{self.prefix}units:{batch}", unit)  # type: ignore[assignment]
+        return value
+
+    def put_found(self, batch: int, unit: str, text: str) -> None:
+        """Keep what the first step of a unit found for its second, for a day."""
+        key = f"{self.prefix}found:{batch}:{unit}"
+        self.redis.set(key, text, ex=86400)
+
+    def take_found(self, batch: int, unit: str) -> str | None:
+        value: bytes | None = self.redis.get(f"{self.prefix}found:{batch}:{unit}")  # type: ignore[assignment]
+        return value.decode() if value is not None else None
+
+    def drop_found(self, batch: int, unit: str) -> None:
+        self.redis.delete(f"{self.prefix}found:{batch}:{unit}")
+
+    def claim(self, unit: str) -> None:
+        """A sign of life of the task that does this unit."""
+        self.redis.hset(self.prefix + "claims", unit, int(time.time() * 1000))
+
+    def claims(self) -> dict[str, float]:
+        """Seconds since the last sign of life, by unit."""
+        now = time.time() * 1000
+        found: dict[bytes, bytes] = self.redis.hgetall(self.prefix + "claims")  # type: ignore[assignment]
+        return {unit.decode(): (now - int(at)) / 1000 for unit, at in found.items()}
+
+    def batch(self, number: int) -> OpenBatch | None:
+        """One batch, None when it is not known (any more)."""
+        pipe = self.redis.pipeline()
+        pipe.hgetall(f"{self.prefix}batch:{number}")
+        pipe.hkeys(f"{self.prefix}units:{number}")
+        row, units = pipe.execute()
+        if not row:
+            return None
+        idle = time.time() - int(row[b"moved"]) / 1000
+        return OpenBatch(
+            number, json.loads(row[b"manifest"]), idle, row.get(b"boot", b"").decode(), b"rebooted" in row,
+            [unit.decode() for unit in units], b"worked" in row,
+        )  # fmt: skip
+
+    def reports(self, number: int) -> tuple[list[dict[str, Any]], list[str]]:
+        """Failures and resolved keys that units of this batch reported."""
+        bad, good = (
+            [
+                item
+                for text in self.redis.lrange(f"{self.prefix}{kind}:{number}", 0, -1)
+                for item in json.loads(text)
+            ]  # type: ignore[union-attr]
+            for kind in ("failures", "resolved")
+        )
+        return bad, good
+
+    # ---- when to look at the whole tree again; lost with Redis, and then it is looked at at once
+
+    def scan_due(self) -> bool:
+        """Whether the next comparison of the whole tree is due."""
+        return not self.redis.exists(self.prefix + "scanned")
+
+    def scanned(self, again_in_s: float) -> None:
+        """The whole tree was compared; the next time in so many seconds."""
+        self.redis.set(self.prefix + "scanned", 1, px=max(1, int(again_in_s * 1000)))
+
+    # ---- live counters, for people
+
+    def trouble(self, code: str, message: str) -> None:
+        """Why work is being given back at the moment (secondary full, unreachable, …); shown, then expires."""
+        self.redis.set(self.prefix + "trouble", json.dumps([code, message]), ex=30)
+
+    def current_trouble(self) -> tuple[str, str] | None:
+        value: bytes | None = self.redis.get(self.prefix + "trouble")  # type: ignore[assignment]
+        return tuple(json.loads(value)) if value else None
+
+    def count(self, **amounts: int) -> None:
+        """Add to counters (files, bytes, …) that status and progress show."""
+        pipe = self.redis.pipeline(transaction=False)
+        for name, amount in amounts.items():
+            if amount:
+                pipe.hincrby(self.prefix + "counters", name, amount)
+        pipe.execute()
+
+    def counters(self) -> dict[str, int]:
+        found: dict[bytes, bytes] = self.redis.hgetall(self.prefix + "counters")  # type: ignore[assignment]
+        return {name.decode(): int(value) for name, value in found.items()}
+
+
+def _plain(failure: Failure) -> dict[str, Any]:
+    return {"step": failure.step, "gfid": failure.gfid, "path": failure.path, "code": failure.code,
+            "error": failure.error}  # fmt: skip

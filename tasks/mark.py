@@ -1,0 +1,80 @@
+"""update_stime: make completed batches durable on the secondary, then move the front and the mark.
+
+The chord's body, and just as well the sweeper or a task outside of any chord: asked never, once or
+twice, the mark is the same. Nothing is trusted but the ledger and the secondary.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app
+
+from replication.pace import scan_interval
+from replication.progress import Failure
+from replication.volume.stime import store_mark
+from tasks.app import app
+from tasks.canvas import control_queue, tick_signature
+from tasks.unit import Unit, working
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from tasks.ledger import OpenBatch
+
+log = logging.getLogger("seamark.mark")
+_XATTR_EVERY_S = 30
+
+
+@app.task(bind=True, name="tasks.mark.update_stime")
+def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> str:
+    """Move the front over every batch that is complete. ``batch`` is the one that asks, for people."""
+    with working(task, session, epoch, batch, "") as work:
+        ledger = work.ctx.ledger
+        front = ledger.standing(epoch).front
+        done = [found for n in range(ledger.forgotten() + 1, front + 1) if (found := ledger.batch(n))]
+        if not done:
+            return "nothing to do"
+        connection = work.ctx.secondary(epoch)
+        if any(b.units_done for b in done):
+            boot = connection.client.sync().boot_id
+            if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
+                # What was applied before the restart may be lost: do it all again under a new epoch.
+                log.warning(
+                    "%s: the secondary's host restarted before a batch was durable: repeating it", session
+                )
+                current_app.signature(
+                    "scheduler.jobs.start_over", kwargs={"session": session, "epoch": epoch}, immutable=True
+                ).apply_async(queue=control_queue())
+                return "the secondary restarted: starting over"
+        for each in done:
+            _finish(work, each)
+        brick = work.ctx.progress.brick()
+        connection.client.purge(brick.front_ns)
+        work.ctx.store.retain(brick.front)
+        ledger.forget(epoch, done[-1].number)
+        # Seldom: it is a write to the primary.
+        if ledger.once_in(_XATTR_EVERY_S, "stime"):
+            store_mark(work.ctx.volume.root_fd, work.ctx.session.id, brick)
+        tick_signature(session).apply_async()
+        work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
+    return work.outcome
+
+
+def _finish(work: Unit, batch: OpenBatch) -> None:
+    progress, manifest = work.ctx.progress, batch.manifest
+    bad, good = work.ctx.ledger.reports(batch.number)
+    since = manifest["start_ns"]
+    progress.record([Failure(**row, first_ns=since) for row in bad], good)
+    if manifest["kind"] == "changelog":
+        progress.advance(work.epoch, manifest["last"], manifest["end_ns"])
+    elif manifest["kind"] == "hybrid" and manifest["final"]:
+        work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
+        progress.end_crawl(work.epoch, manifest["crawl"])
+        took = time.time() - manifest["start_ns"] / 1e9
+        recording = work.ctx.place.detector() != "scan"
+        work.ctx.ledger.scanned(scan_interval(took, recording=recording))
+    elif manifest["kind"] == "hybrid":
+        progress.crawl_swept(manifest["crawl"])

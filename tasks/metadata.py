@@ -1,0 +1,103 @@
+"""sync_metadata: attributes of what the entries step named; then data and the next segment are enqueued."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from replication.attributes import attribute_rows
+from replication.progress import Failure, decode_dirs
+from replication.transfer.item import decode_items, encode_items
+from replication.transfer.units import cut
+from tasks.app import app
+from tasks.canvas import extend, tick_signature
+from tasks.unit import DONE, Unit, working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+    from replication.transfer.item import FileItem
+    from tasks.context import Context
+
+
+@app.task(bind=True, name="tasks.metadata.sync_metadata")
+def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
+    """Metadata of one part of a segment; settles it, and extends the chord by what comes next."""
+    with working(task, session, epoch, batch, unit) as work:
+        text = work.ctx.ledger.take_found(batch, unit)
+        if work.payload() is None or text is None:
+            return DONE
+        found = json.loads(text)
+        meta = decode_dirs(found["meta"])
+        connection = work.ctx.secondary(epoch)
+        failures = send_metadata(work, meta)
+        if failures:
+            work.ctx.progress.record(failures, [])
+        items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
+        units, says = data_units(items, work.ctx.session.sync_method, f"{unit}:")
+        if found["more"]:
+            following = f"E:{found['more']['segment']}:{found['more']['part']}"
+            units[following] = json.dumps(found["more"]).encode()
+        if not work.finish(boot=connection.boot_id, found=units, says=says):
+            return DONE
+        work.ctx.ledger.drop_found(batch, unit)
+        work.ctx.ledger.count(files_found=len(items), bytes_found=sum(item.size for item in items))
+        if not found["more"]:
+            _next_segment(work, int(unit.split(":")[1]))
+        work.outcome = f"{len(meta)} objects, {len(failures)} failed; {len(items)} files to send"
+    return work.outcome
+
+
+def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
+    """Send owner, mode, times and xattrs of objects (gfid, path); what failed."""
+    return send_metadata_now(work.ctx, work.epoch, objects, work.alive)
+
+
+def send_metadata_now(
+    ctx: Context, epoch: int, objects: list[tuple[bytes, bytes]], alive: Callable[[], None] = lambda: None
+) -> list[Failure]:
+    """The same, for a caller that is no unit of work."""
+    failures: list[Failure] = []
+    futures = []
+    client = ctx.secondary(epoch).client
+    paths = {gfid.hex(): path for gfid, path in objects}
+    for rows, bad in attribute_rows(ctx.volume, objects):
+        alive()
+        failures += bad
+        if rows:
+            futures.append(client.submit("metadata", items=rows))
+    for future in futures:
+        for gfid, code, message in future.result().header["errors"]:
+            if code != "not-found":
+                path = paths[gfid].decode("utf-8", "surrogateescape")
+                failures.append(Failure(step="metadata", gfid=gfid, path=path, code=code, error=message))
+    return failures
+
+
+def data_units(
+    items: list[FileItem], method: str, after: str
+) -> tuple[dict[str, str | bytes], dict[str, str]]:
+    """Units for these files, and for each what a person reads of it. ``after`` makes their ids unique."""
+    units: dict[str, str | bytes] = {}
+    says = {}
+    for number, (engine, members) in enumerate(cut(items, method)):
+        name = f"D:{engine}:{after}{number}"
+        units[name] = encode_items(members)
+        first = members[0].path.decode("utf-8", "backslashreplace")
+        says[name] = f"{len(members)} files, {sum(m.size for m in members)} bytes, {first[-60:]} …"
+    return units, says
+
+
+def _next_segment(work: Unit, segment: int) -> None:
+    """Extend the chord by the next segment of the batch; after its last one, look for the next batch."""
+    batch = work.ctx.ledger.batch(work.batch)
+    waiting = sorted(
+        int(unit.split(":")[1]) for unit in (batch.units if batch else []) if unit.startswith("E:")
+    )
+    following = [number for number in waiting if number > segment]
+    if following:
+        extend(work.task, [work.signature(f"E:{following[0]}:0")])
+    else:
+        tick_signature(work.ctx.session.name).apply_async()

@@ -1,0 +1,110 @@
+"""What every unit of work does around its own work: claim, refuse what is stale, finish, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from replication.errors import SeamarkError
+from replication.remote.client import SecondaryError
+from replication.remote.errors import LinkLost
+from tasks.canvas import extend, mark_signature, unit_signature
+from tasks.context import Context, context
+from tasks.ledger import StaleFence
+from tasks.visibility import renew
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from celery import Signature, Task
+
+    from replication.progress import Failure
+
+log = logging.getLogger("seamark.tasks")
+STALE = "stale: another epoch is at work"
+DONE = "done already"
+
+
+class Unit:
+    """One unit being done by the running task."""
+
+    def __init__(self, task: Task[..., Any], ctx: Context, epoch: int, batch: int, unit: str) -> None:
+        self.task = task
+        self.ctx = ctx
+        self.epoch = epoch
+        self.batch = batch
+        self.name = unit
+        self._alive_at = 0.0
+        self.outcome = ""
+
+    def alive(self) -> None:
+        """A sign of life, at most once a second: the sweeper leaves this unit alone, and so does the broker."""
+        if time.monotonic() - self._alive_at >= 1:
+            self._alive_at = time.monotonic()
+            self.ctx.ledger.claim(self.name)
+            renew(self.task, self.ctx.ledger.redis)
+
+    def payload(self) -> bytes | None:
+        return self.ctx.ledger.payload(self.batch, self.name)
+
+    def signature(self, unit: str, says: str = "") -> Signature:
+        return unit_signature(self.ctx.session.name, self.epoch, self.batch, unit, says)
+
+    def finish(
+        self,
+        *,
+        boot: str,
+        found: Mapping[str, str | bytes] | None = None,
+        says: Mapping[str, str] | None = None,
+        failures: list[Failure] | None = None,
+        resolved: list[str] | None = None,
+    ) -> bool:
+        """Settle this unit with what it found, then enqueue that. False when a twin was first."""
+        standing = self.ctx.ledger.settle(
+            self.epoch, self.batch, self.name, boot=boot, failures=failures, resolved=resolved, found=found
+        )
+        if not standing.done:
+            return False
+        extend(self.task, [self.signature(name, (says or {}).get(name, "")) for name in found or {}])
+        if standing.front >= self.batch and not self.task.request.chord:
+            mark_signature(self.ctx.session.name, self.epoch, self.batch).apply_async()
+        return True
+
+
+@contextmanager
+def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> Iterator[Unit]:
+    """Run one unit. Stale epochs end quietly; a lost link or a full secondary leaves the unit to the sweeper.
+
+    The task never fails towards Celery for a reason that we know: a failed member would fail its chord, and the
+    unit stays in the ledger anyway.
+    """
+    ctx = context(session)
+    work = Unit(task, ctx, epoch, batch, unit)
+    try:
+        work.alive()
+        yield work
+    except StaleFence:
+        work.outcome = STALE
+    except LinkLost as error:
+        ctx.drop_connection()
+        work.outcome = f"given back: {error}"
+        log.warning("%s batch %d %s: link to the secondary lost: %s", session, batch, unit, error)
+    except SecondaryError as error:
+        if error.code == "stale-epoch":
+            work.outcome = STALE
+            if ctx.progress.brick().epoch == epoch:
+                ctx.ledger.trouble(
+                    "taken-over", "the secondary is served by another run of this session by now"
+                )
+        elif error.code in ("out-of-order", "crawl-closed"):
+            work.outcome = f"refused by the secondary: {error.code}"
+        else:
+            work.outcome = f"given back: {error}"
+            log.warning("%s batch %d %s: the secondary says: %s", session, batch, unit, error)
+            ctx.ledger.trouble(error.code, str(error))
+    except SeamarkError as error:
+        work.outcome = f"given back: {error.message}"
+        ctx.ledger.trouble("unreachable", error.message)
+        log.warning("%s batch %d %s: %s", session, batch, unit, error.message)
