@@ -1,0 +1,352 @@
+"""Talking to a secondary agent: pipelined requests, answers in order, one client for many threads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from replication.errors import ExitCode, SeamarkError
+from replication.observation import Entry, Listing
+from replication.remote.errors import LinkLost, RemoteError
+
+PROTOCOL = 1
+WINDOW = 32  # requests under way on one link
+_LENGTHS = struct.Struct(">II")
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+__all__ = ["PROTOCOL", "LinkLost", "Observed", "Reply", "SecondaryClient", "SecondaryError", "encode_listing"]
+
+_TEMPORARY = {"no-space", "io", "stale-epoch", "out-of-order", "crawl-closed"}
+
+
+class SecondaryError(RemoteError):
+    """The secondary agent refused or failed; ``code`` is one of the protocol's, ``path`` where it happened."""
+
+    def __init__(self, code: str, message: str, path: str | None = None) -> None:
+        where = f" ({path})" if path else ""
+        super().__init__(f"secondary: {message}{where} [{code}]")
+        self.code = code
+        self.reason = message
+        self.path = path
+        if code in _TEMPORARY:
+            self.exit_code = ExitCode.TEMPORARY
+        elif code == "owned":
+            self.exit_code = ExitCode.LOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: its header, and a payload (of which the operations of today have none)."""
+
+    header: dict[str, Any]
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the secondary makes of observations. gfids in hex, as they travel.
+
+    ``need``: (gfid, "new" | "data" | "compare"); ``meta``: gfids whose metadata is wanted; ``list``:
+    directories to be listed completely; ``unknown``: parents whose names were not applied;
+    ``errors``: (gfid, code, message).
+    """
+
+    need: list[tuple[str, str]]
+    meta: list[str]
+    list: list[str]
+    unknown: list[str]
+    errors: list[tuple[str, str, str]]
+    counts: dict[str, int] = field(default_factory=dict)
+    rebuilding: bool = False
+
+    @classmethod
+    def of(cls, header: dict[str, Any]) -> Observed:
+        return cls(
+            [(gfid, how) for gfid, how in header["need"]],
+            header["meta"],
+            header["list"],
+            header["unknown"],
+            [(e[0], e[1], f"{e[3]}: {e[2]}" if len(e) > 3 and e[3] else e[2]) for e in header["errors"]],
+            header["counts"],
+            header["rebuilding"],
+        )
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encode_entry(entry: Entry) -> list[Any]:
+    """An entry as it travels; one that is absent is just [name, null]."""
+    i = entry.inode
+    name = entry.name.decode("utf-8", "surrogateescape")
+    if i is None:
+        return [name, None]
+    target = None if entry.target is None else entry.target.decode("utf-8", "surrogateescape")
+    return [
+        name, i.gfid.hex(), i.mode, i.uid, i.gid, i.nlink, i.ino, i.rdev, i.size,
+        i.mtime_ns, i.atime_ns, i.ctime_ns, target, int(entry.change),
+    ]  # fmt: skip
+
+
+def encode_listing(listing: Listing) -> list[Any]:
+    return [
+        listing.parent.hex(), listing.complete, listing.part, listing.last,
+        [encode_entry(entry) for entry in listing.entries],
+    ]  # fmt: skip
+
+
+class SecondaryClient:
+    """One link to one agent. Every method may be called from any thread; ``submit`` blocks while WINDOW are under way.
+
+    Raises SecondaryError for what the agent says, LinkLost once the link is dead.
+    """
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(WINDOW)
+        self._waiting: deque[tuple[int, Future[Reply], type | None]] = deque()
+        self._dead: SeamarkError | None = None
+        self._thread = threading.Thread(target=self._read, name="secondary-answers", daemon=True)
+        self._thread.start()
+
+    # ---- requests
+
+    def submit(self, op: str, payload: bytes = b"", **args: Any) -> Future[Any]:
+        """Send a request; the future gives its Reply."""
+        return self._submit(op, payload, args, None)
+
+    def call(self, op: str, payload: bytes = b"", **args: Any) -> Reply:
+        """Send a request and wait for its answer."""
+        reply: Reply = self.submit(op, payload, **args).result()
+        return reply
+
+    def _submit(self, op: str, payload: bytes, args: dict[str, Any], kind: type | None) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._room.acquire()
+        number = next(self._ids)
+        header = _dumps({"id": number, "op": op, **args}).encode()
+        frame = b"".join((_LENGTHS.pack(len(header), len(payload)), header, payload))
+        with self._lock:
+            if self._dead is not None:
+                self._room.release()
+                raise self._dead
+            self._waiting.append((number, future, kind))
+            try:
+                self._write(frame)
+            except (OSError, ValueError, SeamarkError) as error:
+                lost = error if isinstance(error, SeamarkError) else LinkLost(f"link to the secondary: {error}")
+                self._dead = lost
+        if self._dead is not None:
+            self._fail_all(self._dead)
+        return future
+
+    def _write(self, frame: bytes) -> None:
+        view = memoryview(frame)
+        while view:
+            written = self._writer.write(view)
+            view = view[written if written is not None else 0 :]
+        self._writer.flush()
+
+    # ---- answers
+
+    def _read(self) -> None:
+        error: SeamarkError
+        try:
+            while True:
+                reply = self._read_one()
+                if reply is None:
+                    error = LinkLost("the secondary agent ended the connection")
+                    break
+                self._resolve(reply)
+        except SeamarkError as lost:
+            error = lost
+        except Exception as broken:  # whatever the stream raises ends the link, and nobody may wait for ever
+            error = LinkLost(f"link to the secondary: {broken}")
+        with self._lock:
+            if self._dead is None:
+                self._dead = error
+        self._fail_all(error)
+
+    def _read_one(self) -> Reply | None:
+        lengths = self._exactly(8)
+        if lengths is None:
+            return None
+        header_size, payload_size = _LENGTHS.unpack(lengths)
+        header = self._exactly(header_size)
+        payload = self._exactly(payload_size) if payload_size else b""
+        if header is None or payload is None:
+            raise LinkLost("the secondary agent ended in the middle of an answer")
+        return Reply(json.loads(header), payload)
+
+    def _exactly(self, size: int) -> bytes | None:
+        data = self._reader.read(size)
+        while data and len(data) < size:
+            more = self._reader.read(size - len(data))
+            if not more:
+                break
+            data += more
+        if not data:
+            return None
+        if len(data) < size:
+            raise LinkLost("the secondary agent ended in the middle of an answer")
+        return data
+
+    def _resolve(self, reply: Reply) -> None:
+        number = reply.header.get("id")
+        if number is None:
+            raise SecondaryError(reply.header.get("error", "protocol"), reply.header.get("message", "?"))
+        expected, future, kind = self._waiting.popleft()
+        self._room.release()
+        if number != expected:
+            raise LinkLost(f"answer {number} came where {expected} was due")
+        if not reply.header.get("ok"):
+            h = reply.header
+            future.set_exception(SecondaryError(h["error"], h["message"], h.get("path")))
+        else:
+            future.set_result(kind.of(reply.header) if kind is not None else reply)  # type: ignore[attr-defined]
+
+    def _fail_all(self, error: SeamarkError) -> None:
+        while True:
+            try:
+                _, future, _ = self._waiting.popleft()
+            except IndexError:
+                return
+            self._room.release()
+            try:
+                future.set_exception(error)
+            except InvalidStateError:
+                continue
+
+    @property
+    def alive(self) -> bool:
+        return self._dead is None
+
+    def close(self) -> None:
+        """Close our side; the agent ends when it has read all."""
+        with self._lock:
+            if self._dead is None:
+                self._dead = LinkLost("this end closed the link")
+        for stream in (self._writer, self._reader) if not self._thread.is_alive() else (self._writer,):
+            try:
+                stream.close()
+            except (OSError, SeamarkError):
+                pass
+
+    # ---- operations
+
+    def hello(
+        self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False
+    ) -> dict[str, Any]:  # fmt: skip
+        """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar."""
+        return self.call(
+            "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
+            adopt=adopt, create=create, read_only=read_only,
+        ).header  # fmt: skip
+
+    def submit_observe(
+        self,
+        listings: Sequence[Listing],
+        *,
+        position: int | None = None,
+        crawl: str | None = None,
+        limbo_until: int,
+        final: bool = True,
+    ) -> Future[Observed]:
+        """Send observations; the future gives an Observed. ``limbo_until``: the stamp for `purge`."""
+        args = {
+            "position": position, "crawl": crawl, "limbo_until": limbo_until, "final": final,
+            "listings": [encode_listing(listing) for listing in listings],
+        }  # fmt: skip
+        return self._submit("observe", b"", args, Observed)
+
+    def observe(self, listings: Sequence[Listing], **args: Any) -> Observed:
+        """submit_observe, and wait."""
+        return self.submit_observe(listings, **args).result()
+
+    def submit_data(
+        self, items: list[list[Any]], blobs: Sequence[bytes], *, compress: bool = False
+    ) -> Future[Reply]:  # fmt: skip
+        """Send whole files: rows as in docs/formats.md, and their contents in the same order."""
+        payload = b"".join(blobs)
+        if compress:
+            packed = zlib.compress(payload, 1)
+            if len(packed) < len(payload):
+                return self.submit("data", packed, z=True, items=items)
+        return self.submit("data", payload, z=False, items=items)
+
+    def data(self, items: list[list[Any]], blobs: Sequence[bytes], *, compress: bool = False) -> list[list[str]]:
+        """submit_data, and wait: [gfid, code, message] of each file that failed."""
+        errors: list[list[str]] = self.submit_data(items, blobs, compress=compress).result().header["errors"]
+        return errors
+
+    def metadata(self, items: list[list[Any]]) -> list[list[str]]:
+        """Owner, mode, times, attributes: [gfid, mode, uid, gid, mtime, atime, ctime, ino, xattrs] each."""
+        errors: list[list[str]] = self.call("metadata", items=items).header["errors"]
+        return errors
+
+    def digests(self, directories: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        """Positions of the directories whose digest differs."""
+        differ: list[int] = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header["differ"]
+        return differ
+
+    def names(self, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+        """Current paths of each gfid on the secondary, relative to its root."""
+        found = self.call("names", gfids=[g.hex() for g in gfids]).header["names"]
+        return {bytes.fromhex(g): [os.fsencode(p) for p in paths] for g, paths in found}
+
+    def unlist(self, gfids: Iterable[bytes]) -> None:
+        """Have these directories listed completely again."""
+        self.call("unlist", gfids=[g.hex() for g in gfids])
+
+    def dirty(self, after: str | None = None, limit: int = 1000) -> tuple[list[tuple[bytes, bytes]], str | None]:
+        """Files whose content is wanted: (gfid, path), and where to go on (None: that was all)."""
+        header = self.call("dirty", after=after, limit=limit).header
+        return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
+
+    def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:
+        """Prepare a unit of rsync or tar: path, basis (relative to the root), in_place, unknown (gfids in hex)."""
+        return self.call("stage", unit=unit, gfids=[g.hex() for g in gfids], in_place=in_place).header
+
+    def commit(self, unit: str, items: list[list[Any]]) -> list[list[str]]:
+        """Place what an engine has written: [gfid, code, message] of each file that failed."""
+        errors: list[list[str]] = self.call("commit", unit=unit, items=items).header["errors"]
+        return errors
+
+    def begin_crawl(self, crawl: str) -> bool:
+        """True: the index is being rebuilt, and this crawl must see everything."""
+        return bool(self.call("begin_crawl", crawl=crawl).header["rebuilding"])
+
+    def end_crawl(self, crawl: str, *, rebuilt: bool = False) -> None:
+        self.call("end_crawl", crawl=crawl, rebuilt=rebuilt)
+
+    def purge(self, upto: int) -> int:
+        """Delete what is in limbo with a stamp of at most ``upto``; how many objects it were."""
+        return int(self.call("purge", upto=upto).header["removed"])
+
+    def sync(self) -> dict[str, Any]:
+        """Make all that was applied durable. Gives boot_id, free_bytes."""
+        return self.call("sync").header
+
+    def stat(self) -> dict[str, Any]:
+        return self.call("stat").header
+
+    def check(self, limit: int = 100) -> list[tuple[str, str]]:
+        """Where index and tree of the secondary disagree: (path, what)."""
+        return [(p, what) for p, what in self.call("check", limit=limit).header["differences"]]
+
+    def ping(self) -> int:
+        """The far side's clock, ns."""
+        return int(self.call("ping").header["t"])

@@ -1,0 +1,142 @@
+"""The state of one agent process on one root, and its transactions.
+
+Every change happens inside ``transaction()``: the lock file (so that agents of one root take turns), an
+SQLite write transaction, the journal, and at the end the times of the directories that were touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+
+from replication.secondary import faults, layout
+from replication.secondary.index import Index, Key, Row
+from replication.secondary.journal import Journal
+from replication.secondary.metadata import Powers
+from replication.secondary.namespace import Namespace
+from replication.secondary.protocol import AgentError
+from replication.secondary.tree import Tree
+
+
+class Agent:
+    """An open secondary. ``epoch`` is that of this connection; 0 until hello."""
+
+    def __init__(self, root_fd: int, index: Index, powers: Powers, staging: bytes) -> None:
+        self.index = index
+        self.powers = powers
+        self.tree = Tree(root_fd, index)
+        self.namespace = Namespace(self.tree, powers)
+        self.journal = Journal(self.tree.hidden_fd)
+        self.epoch = 0
+        self.read_only = False
+        # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
+        self.staging_name = staging
+        self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
+        fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
+        self.staged = 0
+        self.tmpfile = True  # until the file system says that it has no O_TMPFILE
+        self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
+        self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
+        self.healed: Set[bytes] = set()  # directories made again; to be listed
+        self._lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd)
+        self._dirty_journal = False
+
+    @property
+    def rebuilding(self) -> bool:
+        return self.index.meta.get("state") == "rebuilding"
+
+    def next_staging_name(self) -> bytes:
+        self.staged += 1
+        return b"%x" % self.staged
+
+    @contextmanager
+    def transaction(self, check_epoch: bool = True) -> Iterator[None]:
+        """Everything or nothing of what is inside, as far as the index goes; the journal mends the rest.
+
+        Raises AgentError("stale-epoch") when a newer connection has taken over.
+        """
+        if self.read_only:
+            raise AgentError("read-only", "this connection only looks")
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        try:
+            self._recover()
+            self.index.begin()
+            self.tree.begin()
+            self.namespace.begin()
+            try:
+                if check_epoch and self.index.meta.get("epoch", 0) != self.epoch:
+                    raise AgentError("stale-epoch", "a newer epoch has taken over this secondary")
+                yield
+                self.tree.settle()
+                faults.point("commit")
+                self.index.commit()
+            except BaseException:
+                self.index.rollback()
+                self.tree.reset()
+                self.index.read_meta()
+                raise
+            faults.point("committed")
+            if self._dirty_journal:
+                self.journal.clear()
+                self._dirty_journal = False
+        finally:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _recover(self) -> None:
+        """Mend what a transaction has left that did not end, ours or a dead process's. The lock is held."""
+        records = self.journal.read()
+        if not records:
+            return
+        from replication.secondary import recovery
+
+        self.index.begin()
+        self.tree.begin()
+        try:
+            recovery.replay(self, records)
+            self.tree.settle()
+            self.index.commit()
+        except BaseException:
+            self.index.rollback()
+            self.tree.reset()
+            raise
+        self.journal.clear()
+        self._dirty_journal = False
+
+    def announce(self, names: List[Tuple[Row, List[Key]]], data: List[List[Any]]) -> None:
+        """Write to the journal where the next operations may leave objects."""
+        if not names and not data:
+            return
+        gfids = self._parent_gfids({key[0] for _, keys in names for key in keys})
+        lines = []
+        for row, keys in names:
+            places = [[gfids[p], os.fsdecode(n)] for p, n in dict.fromkeys(keys) if p in gfids]
+            lines.append([row.gfid.hex(), row.mode, row.ino, row.limbo, places])
+        self._dirty_journal = True
+        self.journal.write(lines, data)
+        faults.point("journal")
+
+    def _parent_gfids(self, ids: Set[int]) -> Dict[int, str]:
+        rows = self.tree.rows
+        missing = [i for i in ids if i not in rows]
+        if missing:
+            rows.update(self.index.inodes_by_id(missing))
+        return {i: rows[i].gfid.hex() for i in ids if i in rows}
+
+    def sound(self, text: Optional[str]) -> None:
+        """A note for the log of whoever started us."""
+        if text:
+            os.write(2, (text + "\n").encode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Leave nothing of this process behind."""
+        try:
+            for name in os.listdir(self.staging_fd):
+                os.unlink(os.fsencode(name), dir_fd=self.staging_fd)
+            os.rmdir(self.staging_name, dir_fd=self.tree.staging_fd)
+        except OSError:
+            pass
+        self.tree.reset()
+        self.journal.close()
+        self.index.close()

@@ -1,0 +1,22 @@
+"""Points at which tests kill the agent: SEAMARK_FAULT=<point>:<count> kills it at the count-th passage.
+
+Points: journal (written, nothing done yet), step (before each namespace step), place (before each file is
+placed), commit (all done, index not committed), committed (journal not cleared yet), staged (content
+written, before the transaction), purge (between the removal of two objects).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_point, _, _count = os.environ.get("SEAMARK_FAULT", "").partition(":")
+_left = int(_count or 0)
+
+
+def point(name: str) -> None:
+    global _left  # noqa: PLW0603
+    if name == _point:
+        _left -= 1
+        if _left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,223 @@
+"""The index: which gfid has which names here, and which state of it. Rows, batched look-ups, transactions.
+
+One SQLite write transaction, together with a lock file, guards every change of the namespace: several
+agent processes may serve one root.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from replication.secondary import sql
+from replication.secondary.layout import ROOT_GFID, ROOT_ID
+
+Key = Tuple[int, bytes]  # a name: (id of its directory, bytes)
+
+
+class Row:
+    """One inode; see sql.py for the columns. ``new`` and ``changed``: what is still to be written."""
+
+    __slots__ = (
+        "id", "gfid", "mode", "uid", "gid", "size", "mtime", "atime", "rdev", "ino", "dirty", "pino",
+        "pctime", "listed", "digest", "limbo", "gen", "new", "changed",
+    )  # fmt: skip
+
+    def __init__(
+        self, id_: int, gfid: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, atime: int, rdev: int,
+        ino: int = 0, dirty: int = 0, pino: int = 0, pctime: int = 0, listed: int = 0,
+        digest: Optional[bytes] = None, limbo: Optional[int] = None, gen: int = 0,
+    ) -> None:  # fmt: skip
+        self.id = id_
+        self.gfid = gfid
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = size
+        self.mtime = mtime
+        self.atime = atime
+        self.rdev = rdev
+        self.ino = ino
+        self.dirty = dirty
+        self.pino = pino
+        self.pctime = pctime
+        self.listed = listed
+        self.digest = digest
+        self.limbo = limbo
+        self.gen = gen
+        self.new = False
+        self.changed = False
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    def insert_values(self) -> Tuple[Any, ...]:
+        return (
+            self.id, self.gfid, self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
+            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen,
+        )  # fmt: skip
+
+    def update_values(self) -> Tuple[Any, ...]:
+        return (
+            self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
+            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.id,
+        )  # fmt: skip
+
+
+class Index:
+    """A connection to the index file. Raises sqlite3.Error; a damaged file is a sqlite3.DatabaseError."""
+
+    def __init__(self, path: bytes) -> None:
+        self.db = sqlite3.connect(os.fsdecode(path), isolation_level=None, cached_statements=256)
+        self.db.text_factory = bytes
+        for pragma in sql.PRAGMAS:
+            self.db.execute(pragma)
+        self.meta: Dict[str, Any] = {}
+
+    def create(self, root: Row) -> None:
+        """Tables, and the row of the root, where they are missing. Within a transaction."""
+        for statement in sql.SCHEMA:
+            self.db.execute(statement)
+        self.read_meta()
+        self.meta.setdefault("next_id", ROOT_ID + 1)
+        if self.meta.get("format") is None:
+            self.set_meta("format", sql.FORMAT)
+            self.set_meta("next_id", ROOT_ID + 1)
+            self.set_meta("gen", 1)
+            self.save([root], [], [])
+
+    def close(self) -> None:
+        self.db.close()
+
+    # ---- transactions
+
+    def begin(self) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+        self.read_meta()
+
+    def commit(self) -> None:
+        self.db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+
+    def read_meta(self) -> None:
+        found = self.db.execute(sql.META)
+        self.meta = {
+            k.decode(): v.decode() if isinstance(v, bytes) else v for k, v in found
+        }
+
+    def set_meta(self, key: str, value: Any) -> None:
+        self.meta[key] = value
+        self.db.execute(sql.SET_META, (key, value))
+
+    # ---- looking up
+
+    def _chunked(self, statement: str, values: Sequence[Any], *before: Any) -> Iterable[Tuple[Any, ...]]:
+        size = sql.CHUNK
+        for start in range(0, len(values), size):
+            chunk = tuple(values[start : start + size])
+            if len(chunk) < size:
+                chunk += (None,) * (size - len(chunk))
+            yield from self.db.execute(statement, before + chunk)
+
+    def inodes(self, gfids: Iterable[bytes]) -> Dict[bytes, Row]:
+        wanted = list(gfids)
+        if len(wanted) == 1:
+            return {t[1]: Row(*t) for t in self.db.execute(sql.INODE_BY_GFID, wanted)}
+        return {t[1]: Row(*t) for t in self._chunked(sql.INODES_BY_GFID, wanted)}
+
+    def inode(self, gfid: bytes) -> Optional[Row]:
+        found = self.db.execute(sql.INODE_BY_GFID, (gfid,)).fetchone()
+        return Row(*found) if found else None
+
+    def inode_by_id(self, inode: int) -> Optional[Row]:
+        found = self.db.execute(sql.INODE_BY_ID, (inode,)).fetchone()
+        return Row(*found) if found else None
+
+    def inodes_by_id(self, ids: Iterable[int]) -> Dict[int, Row]:
+        return {t[0]: Row(*t) for t in self._chunked(sql.INODES_BY_ID, list(ids))}
+
+    def entry(self, parent: int, name: bytes) -> Optional[int]:
+        found = self.db.execute(sql.ENTRY, (parent, name)).fetchone()
+        return found[0] if found else None
+
+    def entries(self, parent: int, names: Sequence[bytes]) -> Dict[bytes, int]:
+        """Those of ``names`` which the directory has."""
+        if len(names) < 8:
+            return {n: i for n in names for (i,) in self.db.execute(sql.ENTRY, (parent, n))}
+        return dict(self._chunked(sql.ENTRIES_BY_NAME, names, parent))  # type: ignore[arg-type]
+
+    def entries_of(self, parent: int, limit: int) -> Dict[bytes, int]:
+        """At most ``limit`` entries of a directory."""
+        return dict(self.db.execute(sql.ENTRIES_OF, (parent, limit)))
+
+    def names(self, ids: Iterable[int]) -> Dict[int, List[Key]]:
+        """All names of each inode; inodes without a name are not in it."""
+        found: Dict[int, List[Key]] = {}
+        for inode, parent, name in self._chunked(sql.NAMES_BY_INODE, list(ids)):
+            found.setdefault(inode, []).append((parent, name))
+        return found
+
+    def names_of(self, inode: int) -> List[Key]:
+        return list(self.db.execute(sql.NAMES_OF, (inode,)))
+
+    # ---- changing
+
+    def take_ids(self, amount: int) -> int:
+        """The first of ``amount`` new inode ids."""
+        first: int = self.meta["next_id"]
+        self.set_meta("next_id", first + amount)
+        return first
+
+    def save(self, rows: Iterable[Row], add: List[Tuple[int, bytes, int]], drop: Iterable[Key]) -> None:
+        """Write rows that are new or changed; drop entries, then add entries."""
+        new: List[Tuple[Any, ...]] = []
+        changed: List[Tuple[Any, ...]] = []
+        for row in rows:
+            if row.new:
+                new.append(row.insert_values())
+            elif row.changed:
+                changed.append(row.update_values())
+            row.new = row.changed = False
+        if new:
+            self.db.executemany(sql.SAVE_INODE, new)
+        if changed:
+            self.db.executemany(sql.UPDATE_INODE, changed)
+        dropped = list(drop)
+        if dropped:
+            self.db.executemany(sql.DROP_ENTRY, dropped)
+        if add:
+            self.db.executemany(sql.SAVE_ENTRY, add)
+
+    def reset_digests(self, directories: Iterable[int]) -> None:
+        self.db.executemany(sql.RESET_DIGEST, [(d,) for d in directories])
+
+    def drop(self, ids: Iterable[int]) -> None:
+        self.db.executemany(sql.DROP_INODE, [(i,) for i in ids])
+
+    def forget_below(self, directory: int) -> None:
+        """Drop all rows below a directory whose object is lost; inodes with names elsewhere stay."""
+        below = [d for (d,) in self.db.execute(sql.DIRECTORIES_BELOW, (directory,))]
+        for d in below:
+            children = self.db.execute(sql.CHILDREN, (d,)).fetchall()
+            self.db.execute(sql.DROP_ENTRIES_OF, (d,))
+            self.db.executemany(sql.DROP_NAMELESS, children)
+
+
+def root_row(found: os.stat_result) -> Row:
+    """The row of a root that was just taken over."""
+    row = Row(
+        ROOT_ID, ROOT_GFID, found.st_mode, found.st_uid, found.st_gid, 0,
+        found.st_mtime_ns, found.st_atime_ns, 0, found.st_ino,
+    )  # fmt: skip
+    row.new = True
+    return row

@@ -1,0 +1,162 @@
+"""Units of rsync and tar: a directory in staging where they find a basis and leave what is new.
+
+``.seamark/staging/<unit>/new/<gfid>`` is what the engine writes; ``basis/<gfid>`` is a hard link of what is
+here now. In place (``in_place``): new/<gfid> is a hard link of the live file itself, which is written
+through; for files with several names, or too large to be kept twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from typing import Any, Dict, List, Optional
+
+from replication.secondary import layout
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.metadata import Item, dress_existing
+from replication.secondary.metadata_op import apply_items
+from replication.secondary.namespace import limbo_name
+from replication.secondary.observed import gfid_of
+from replication.secondary.owner import free_bytes
+from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.receiver import Staged, place
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
+
+
+def _unit_name(request: Dict[str, Any]) -> bytes:
+    unit = str(request["unit"])
+    if not unit or len(unit) > 100 or not set(unit) <= _CHARACTERS:
+        raise AgentError("protocol", "not the name of a unit: {!r}".format(unit))
+    return b"unit." + unit.encode()
+
+
+def _remove(agent: Agent, name: bytes) -> None:
+    """A unit's directory, whatever the engine left there. (It is below our own staging, and rmtree is safe.)"""
+    shutil.rmtree(b"/proc/self/fd/%d/%s" % (agent.tree.staging_fd, name), ignore_errors=True)
+
+
+def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Make the unit's directory. ``in_place``: true for all, false for none, null: where it must be."""
+    name = _unit_name(request)
+    agent.tree.begin()
+    _remove(agent, name)
+    staging = agent.tree.staging_fd
+    for part in (b"", b"/new", b"/basis"):
+        os.mkdir(name + part, 0o700, dir_fd=staging)
+    new_fd = os.open(name + b"/new", _DIR, dir_fd=staging)
+    basis_fd = os.open(name + b"/basis", _DIR, dir_fd=staging)
+    in_place: List[str] = []
+    unknown: List[str] = []
+    try:
+        rows = agent.index.inodes(gfid_of(g) for g in request["gfids"])
+        names = agent.index.names(row.id for row in rows.values())
+        room = free_bytes(staging)
+        for gfid in request["gfids"]:
+            row = rows.get(bytes.fromhex(gfid))
+            if row is None or not row.is_file:
+                unknown.append(gfid)
+            elif row.ino:
+                wanted = _in_place(request.get("in_place"), row, names.get(row.id, []), room)
+                if _link(agent, row, names.get(row.id, []), new_fd if wanted else basis_fd) and wanted:
+                    in_place.append(gfid)
+    finally:
+        os.close(new_fd)
+        os.close(basis_fd)
+    base = "/".join((layout.HIDDEN.decode(), layout.STAGING.decode(), name.decode()))
+    return {"path": base + "/new", "basis": base + "/basis", "in_place": in_place, "unknown": unknown}
+
+
+def _in_place(wanted: Optional[bool], row: Row, keys: List[Key], room: int) -> bool:
+    if wanted is not None:
+        return wanted
+    return len(keys) > 1 or row.size > room
+
+
+def _link(agent: Agent, row: Row, keys: List[Key], fd: int) -> bool:
+    source_fd = agent.tree.fd(keys[0][0]) if keys else agent.tree.limbo_fd
+    source = keys[0][1] if keys else limbo_name(row)
+    name = limbo_name(row)
+    try:
+        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino != row.ino:
+        os.unlink(name, dir_fd=fd)
+        return False
+    return True
+
+
+def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Place what the engine wrote, and remove the unit's directory."""
+    name = _unit_name(request)
+    errors: List[List[Any]] = []
+    try:
+        new_fd = os.open(name + b"/new", _DIR, dir_fd=agent.tree.staging_fd)
+    except FileNotFoundError:
+        raise AgentError("not-found", "no such unit") from None
+    staged: List[Staged] = []
+    live: List[Item] = []
+    done = 0
+    try:
+        rows = agent.index.inodes(gfid_of(fields[0]) for fields in request["items"])
+        for fields in request["items"]:
+            item = Item(*fields)
+            file = _written(agent, item, new_fd, errors)
+            if file is None:
+                continue
+            row = rows.get(item.gfid)
+            if row is not None and row.ino == file.ino:
+                file.close()
+                live.append(item)
+            else:
+                os.close(file.fd)  # the name is enough; thousands of files may come in one unit
+                file.fd = -1
+                staged.append(file)
+        done = place(agent, staged, errors) + _written_through(agent, live, errors)
+    finally:
+        for file in staged:
+            file.close()
+        os.close(new_fd)
+        _remove(agent, name)
+    return {"errors": errors, "done": done}
+
+
+def _written(agent: Agent, item: Item, new_fd: int, errors: List[List[Any]]) -> Optional[Staged]:
+    name = item.gfid.hex().encode()
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=new_fd)
+    except OSError as error:
+        errors.append([item.gfid.hex(), "io", "the engine did not write it: {}".format(error.strerror)])
+        return None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != item.size:
+            raise OSError(5, "{} bytes came, not {}".format(found.st_size, item.size))
+        dress_existing(fd, b"/proc/self/fd/%d" % fd, found, item, agent.powers, item.xattrs, times=True)
+    except OSError as error:
+        os.close(fd)
+        errors.append([item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)])
+        return None
+    return Staged(item, fd, found.st_ino, new_fd, name)
+
+
+def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -> int:
+    """Live files that were written in place: they are complete now."""
+    if not items:
+        return 0
+    with agent.transaction():
+        rows = agent.index.inodes(item.gfid for item in items)
+        for item in items:
+            row = rows[item.gfid]
+            row.dirty = 0
+            row.size = item.size
+            row.gen = agent.index.meta["gen"]
+            row.changed = True
+        agent.index.save(rows.values(), [], [])
+        found = apply_items(agent, items)
+    errors += found
+    return len(items) - len(found)

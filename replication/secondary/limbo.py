@@ -1,0 +1,142 @@
+"""Limbo: inodes that lost their last name wait in ``.seamark/limbo`` until they are observed elsewhere, or purged.
+
+Also the mending of directories that somebody else took away.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict
+
+from replication.secondary import faults, sql
+from replication.secondary.agent import Agent
+from replication.secondary.index import Row
+from replication.secondary.metadata import dress_directory
+from replication.secondary.namespace import limbo_name
+from replication.secondary.protocol import AgentError
+from replication.secondary.tree import LostDirectory
+
+_AT_ONCE = 1_000  # objects in one transaction: others wait for the lock meanwhile
+
+
+def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Remove what is stamped with at most ``upto``; foreign objects inside are displaced."""
+    upto = int(request["upto"])
+    removed = 0
+    while True:
+        with agent.transaction():
+            rows = [Row(*t) for t in agent.index.db.execute(sql.IN_LIMBO, (upto, _AT_ONCE))]
+            done = 0
+            for row in rows:
+                faults.point("purge")
+                done += _remove_directory(agent, row, _AT_ONCE - done) if row.is_dir else _remove(agent, row)
+                if done >= _AT_ONCE:
+                    break
+            removed += done
+        if not rows:
+            return {"removed": removed}
+
+
+def _remove(agent: Agent, row: Row) -> int:
+    name, fd = limbo_name(row), agent.tree.limbo_fd
+    try:
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == row.ino:
+            os.unlink(name, dir_fd=fd)
+        else:
+            agent.namespace.displacer.displace_from(fd, name, b".seamark/limbo/" + name)
+    except FileNotFoundError:
+        pass
+    agent.index.drop((row.id,))
+    return 1
+
+
+def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
+    """Some of what a directory holds, and itself once it is empty. Directories in it come to limbo themselves."""
+    index, tree = agent.index, agent.tree
+    try:
+        fd = tree.changing(row.id)
+    except LostDirectory:
+        index.forget_below(row.id)
+        index.drop((row.id,))
+        return 1
+    entries = index.entries_of(row.id, max(budget, 1))
+    rows = index.inodes_by_id(entries.values())
+    names = index.names(entries.values())
+    left = {inode: len(keys) for inode, keys in names.items()}
+    for name, inode in entries.items():
+        child = rows.get(inode)
+        left[inode] -= 1
+        if child is not None and child.ino:
+            _take_out(agent, child, (row.id, name), fd, last=not left[inode])
+        if child is not None and not left[inode] and not (child.is_dir and child.limbo is not None):
+            index.drop((inode,))
+        elif child is not None and child.is_dir:
+            child.limbo = row.limbo
+            child.changed = True
+        index.db.execute(sql.DROP_ENTRY, (row.id, name))
+    index.save(rows.values(), [], [])
+    if len(entries) < max(budget, 1):
+        _finish_directory(agent, row, fd)
+    return len(entries) + 1
+
+
+def _take_out(agent: Agent, child: Row, key: Any, fd: int, last: bool) -> None:
+    namespace = agent.namespace
+    if not namespace.is_ours(child, key):
+        return
+    if not child.is_dir:
+        os.unlink(key[1], dir_fd=fd)
+        return
+    assert last
+    child.limbo = 0
+    namespace.to_limbo(child, key)
+
+
+def _finish_directory(agent: Agent, row: Row, fd: int) -> None:
+    """Nothing of ours is left in it; what is left is not ours."""
+    base = b".seamark/limbo/" + limbo_name(row) + b"/"
+    for name in os.listdir(fd):
+        agent.namespace.displacer.displace_from(fd, os.fsencode(name), base + os.fsencode(name))
+    agent.tree.forget(row.id)
+    agent.tree.touched.pop(row.id, None)
+    try:
+        os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
+    except FileNotFoundError:
+        pass
+    agent.index.drop((row.id,))
+
+
+def heal(agent: Agent, inode: int) -> None:
+    """Make a directory again that somebody took away; its names are asked for by the next observation."""
+    while True:
+        try:
+            with agent.transaction():
+                _heal(agent, inode)
+            return
+        except LostDirectory as above:
+            if above.inode == inode:
+                raise AgentError("io", "cannot mend a lost directory") from None
+            inode = above.inode
+
+
+def _heal(agent: Agent, inode: int) -> None:
+    index, tree, namespace = agent.index, agent.tree, agent.namespace
+    row = index.inode_by_id(inode)
+    if row is None:
+        return
+    names = index.names_of(inode)
+    key = names[0] if names else None
+    tree.forget(inode)
+    if key is not None and namespace.is_ours(row, key):
+        return
+    namespace.lose(row)
+    if key is None:
+        index.drop((inode,))
+        return
+    agent.announce([(row, [key])], [])
+    namespace.create(row, key, None)
+    dress_directory(tree.fd(inode), row, agent.powers)
+    row.changed = True
+    index.save([row], [], [])
+    index.reset_digests([key[0]])
+    agent.healed.add(row.gfid)

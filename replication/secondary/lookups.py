@@ -1,0 +1,173 @@
+"""Small operations: names, what is dirty, figures, crawls, sync, and a check of the index against the tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any, Dict, Iterator, List, Optional, Set
+
+from replication.secondary import layout, sql
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.namespace import limbo_name
+from replication.secondary.observed import gfid_of
+from replication.secondary.owner import boot_id, free_bytes
+from replication.secondary.syscalls import syncfs
+from replication.secondary.tree import LostDirectory
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def names(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Paths of each gfid, as the index has them now."""
+    agent.tree.begin()
+    rows = agent.index.inodes(gfid_of(g) for g in request["gfids"])
+    keys = agent.index.names(row.id for row in rows.values())
+    found = []
+    for gfid in request["gfids"]:
+        row = rows.get(bytes.fromhex(gfid))
+        mine = keys.get(row.id, []) if row is not None else []
+        paths = [_text(agent.tree.path(key)) for key in mine]
+        if row is not None and row.id == layout.ROOT_ID:
+            paths = [""]
+        found.append([gfid, paths])
+    return {"names": found}
+
+
+def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Files whose content is wanted. ``after`` is null or the ``next`` of the answer before."""
+    agent.tree.begin()
+    limit = int(request.get("limit") or 1000)
+    after = int(request.get("after") or 0)
+    rows = [Row(*t) for t in agent.index.db.execute(sql.DIRTY, (after, limit))]
+    keys = agent.index.names(row.id for row in rows)
+    items = []
+    for row in rows:
+        mine = keys.get(row.id)
+        if mine:
+            items.append([row.gfid.hex(), _text(agent.tree.path(mine[0]))])
+    return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
+
+
+def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """These directories must be listed completely again."""
+    with agent.transaction():
+        agent.index.db.executemany(sql.UNLIST, [(gfid_of(g),) for g in request["gfids"]])
+    return {}
+
+
+def statistics(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
+    inodes, files, directories, wanted, in_limbo, size = agent.index.db.execute(sql.STATISTICS).fetchone()
+    entries = agent.index.db.execute(sql.COUNT_ENTRIES).fetchone()[0]
+    return {
+        "entries": entries, "inodes": inodes, "files": files, "dirs": directories, "dirty": wanted,
+        "limbo": in_limbo, "bytes": size, "displaced": int(agent.index.meta.get("displaced", 0)),
+        "free_bytes": free_bytes(agent.tree.root_fd),
+    }  # fmt: skip
+
+
+def begin_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    with agent.transaction():
+        agent.index.set_meta("crawl", str(request["crawl"]))
+    return {"rebuilding": agent.rebuilding}
+
+
+def end_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """``rebuilt``: the crawl saw everything, so the index is whole again."""
+    with agent.transaction():
+        if agent.index.meta.get("crawl") == str(request["crawl"]):
+            agent.index.set_meta("crawl", None)
+            if request.get("rebuilt") and agent.rebuilding:
+                agent.index.set_meta("state", "ok")
+                agent.index.db.execute(sql.DROP_INDEX_INO)
+    return {"rebuilding": agent.rebuilding}
+
+
+def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
+    """All that was applied before this is durable when it returns."""
+    with agent.transaction():
+        # What comes from now on has not been synced, even if it comes while we sync.
+        agent.index.set_meta("gen", agent.index.meta["gen"] + 1)
+    syncfs(agent.tree.root_fd)
+    agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return {"boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd)}
+
+
+def check(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Compare the index with the tree: up to ``limit`` lines, each a path and what is wrong with it."""
+    agent.tree.begin()
+    limit = int(request.get("limit") or 100)
+    found: List[List[str]] = []
+    for line in _differences(agent):
+        found.append(line)
+        if len(found) >= limit:
+            break
+    return {"differences": found}
+
+
+def _differences(agent: Agent) -> Iterator[List[str]]:
+    pending = [layout.ROOT_ID]
+    seen: Set[int] = {layout.ROOT_ID}
+    while pending:
+        directory = pending.pop()
+        try:
+            fd = agent.tree.fd(directory)
+        except LostDirectory:
+            yield ["{}".format(directory), "the directory is not there"]
+            continue
+        real = {os.fsencode(n) for n in os.listdir(fd)}
+        real.discard(layout.HIDDEN) if directory == layout.ROOT_ID else None
+        for name, inode in agent.index.entries_of(directory, -1).items():
+            row = agent.index.inode_by_id(inode)
+            path = _text(agent.tree.path((directory, name)))
+            if row is None:
+                yield [path, "an entry without an inode"]
+                continue
+            wrong = _compare(row, fd, name, name in real)
+            real.discard(name)
+            if wrong:
+                yield [path, wrong]
+            elif row.is_dir and inode not in seen:
+                seen.add(inode)
+                pending.append(inode)
+            elif row.is_dir:
+                yield [path, "a directory with two names"]
+        for name in sorted(real):
+            yield [_text(agent.tree.path((directory, name))), "not in the index"]
+    yield from _limbo_differences(agent)
+
+
+def _compare(row: Row, fd: int, name: bytes, there: bool) -> Optional[str]:
+    if row.limbo is not None:
+        return "has a name and is stamped for limbo"
+    if not row.ino:
+        return "something stands where nothing should yet" if there else None
+    if not there:
+        return "is not there"
+    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if found.st_ino != row.ino:
+        return "is another inode ({}, not {})".format(found.st_ino, row.ino)
+    if stat.S_IFMT(found.st_mode) != stat.S_IFMT(row.mode):
+        return "is of another type"
+    if row.is_file and not row.dirty and found.st_size != row.size:
+        return "has another size"
+    return None
+
+
+def _limbo_differences(agent: Agent) -> Iterator[List[str]]:
+    real = set(os.listdir(agent.tree.limbo_fd))
+    for t in agent.index.db.execute(sql.IN_LIMBO, (1 << 62, -1)):
+        name = limbo_name(Row(*t)).decode()
+        if name not in real:
+            yield [name, "in limbo, and not there"]
+        real.discard(name)
+    for name in sorted(real):
+        yield [name, "in limbo, not in the index"]
+
+
+def key_of(agent: Agent, row: Row) -> Optional[Key]:
+    """One name of an inode; None in limbo."""
+    found = agent.index.names_of(row.id)
+    return found[0] if found else None

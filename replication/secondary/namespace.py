@@ -1,0 +1,293 @@
+"""Carrying out steps on the namespace: create, link, rename, unlink, limbo.
+
+Each step makes sure that what it takes away is ours (its inode number is the index's), moves aside what
+is not, and never replaces anything by a rename onto a name that should be free.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Any, Dict, List, Optional
+
+from replication.secondary import faults
+from replication.secondary.displaced import Displacer
+from replication.secondary.index import Key, Row
+from replication.secondary.metadata import Powers
+from replication.secondary.syscalls import rename_new
+from replication.secondary.tree import Tree
+
+_TRIES = 100  # times that a name we have just freed may be taken again by others
+
+
+def limbo_name(row: Row) -> bytes:
+    return row.gfid.hex().encode()
+
+
+class Namespace:
+    """The steps, with counts of what was done since ``begin``."""
+
+    def __init__(self, tree: Tree, powers: Powers) -> None:
+        self.tree = tree
+        self.powers = powers
+        self.displacer = Displacer(tree)
+        self.counts: Dict[str, int] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.counts = dict.fromkeys(("created", "renamed", "linked", "removed", "limbo"), 0)
+        self.displacer.count = 0
+
+    def all_counts(self) -> Dict[str, int]:
+        return dict(self.counts, displaced=self.displacer.count)
+
+    def standing(self, key: Key) -> Optional[os.stat_result]:
+        """What really stands at a name. Raises LostDirectory, OSError."""
+        try:
+            return os.stat(key[1], dir_fd=self.tree.fd(key[0]), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def is_ours(self, row: Row, key: Key) -> bool:
+        """Whether the inode stands at its name; anything else there is moved aside."""
+        found = self.standing(key)
+        if found is None:
+            return False
+        if found.st_ino == row.ino and found.st_dev == self.tree.device:
+            return True
+        self.displacer.displace(key)
+        return False
+
+    # ---- taking away
+
+    def unlink(self, row: Row, key: Key) -> None:
+        """Remove one of several names, or a name in limbo."""
+        if row.ino and self.is_ours(row, key):
+            fd = self.tree.changing(key[0])
+            os.unlink(key[1], dir_fd=fd)
+        self.counts["removed"] += 1
+
+    def to_limbo(self, row: Row, key: Key) -> bool:
+        """Move an inode that loses its last name into limbo. False: it was not there, and is lost."""
+        if not self.is_ours(row, key):
+            self.lose(row)
+            return False
+        tree = self.tree
+        self._rename(tree.changing(key[0]), key[1], tree.limbo_fd, limbo_name(row), row, None)
+        if row.is_dir:
+            tree.moved[row.id] = None
+        self.counts["limbo"] += 1
+        return True
+
+    def lose(self, row: Row) -> None:
+        """An object of ours was taken away by somebody else: it is wanted again."""
+        row.ino = 0
+        row.changed = True
+        row.pctime = 0
+        if row.is_file:
+            row.dirty = 1
+        elif row.is_dir:
+            self.tree.index.forget_below(row.id)
+            self.tree.forget(row.id)
+            row.listed = 0
+            row.digest = None
+
+    # ---- bringing in
+
+    def place(self, row: Row, source: Optional[Key], key: Key) -> bool:
+        """Rename an inode from a name, or (None) from limbo, to a new name. False: it is lost."""
+        tree = self.tree
+        if source is None:
+            source_fd, source_name = tree.limbo_fd, limbo_name(row)
+            if not self._in_limbo(row):
+                self.lose(row)
+                return False
+        else:
+            if not self.is_ours(row, source):
+                self.lose(row)
+                return False
+            source_fd, source_name = tree.changing(source[0]), source[1]
+        self._rename(source_fd, source_name, tree.changing(key[0]), key[1], row, key)
+        if row.is_dir:
+            tree.moved[row.id] = key
+        self.counts["renamed"] += 1
+        return True
+
+    def _in_limbo(self, row: Row) -> bool:
+        try:
+            found = os.stat(limbo_name(row), dir_fd=self.tree.limbo_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return found.st_ino == row.ino
+
+    def _rename(
+        self, source_fd: int, source: bytes, target_fd: int, target: bytes, row: Row, key: Optional[Key]
+    ) -> None:  # fmt: skip
+        restore = self._writable_dir(row, source, source_fd)
+        for _ in range(_TRIES):
+            try:
+                rename_new(source_fd, source, target_fd, target)
+                break
+            except FileExistsError:
+                self._free(row, target_fd, target, key)
+        else:
+            raise OSError(errno.EBUSY, "somebody else keeps taking this name", target)
+        if restore is not None:
+            os.chmod(target, restore, dir_fd=target_fd)
+
+    def _writable_dir(self, row: Row, name: bytes, dir_fd: int) -> Optional[int]:
+        """Moving a directory to another parent writes its '..': without privileges that needs its w bit."""
+        if self.tree.privileged or not row.is_dir:
+            return None
+        mode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode & 0o7777
+        if mode & 0o200:
+            return None
+        os.chmod(name, mode | 0o700, dir_fd=dir_fd)
+        return mode
+
+    def _free(self, row: Row, target_fd: int, target: bytes, key: Optional[Key]) -> None:
+        """A name that should be free is not."""
+        found = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+        if found.st_ino == row.ino and not row.is_dir and found.st_nlink > 1:
+            os.unlink(target, dir_fd=target_fd)  # another name of the very inode that comes here
+        elif key is None:
+            self.displacer.displace_from(target_fd, target, b".seamark/limbo/" + target)
+        else:
+            self.displacer.displace(key)
+
+    def link(self, row: Row, source: Key, key: Key) -> bool:
+        """Another name for a file. False: the file is lost."""
+        tree = self.tree
+        if not self.is_ours(row, source):
+            self.lose(row)
+            return False
+        for _ in range(_TRIES):
+            try:
+                os.link(
+                    source[1], key[1], src_dir_fd=tree.fd(source[0]), dst_dir_fd=tree.changing(key[0]),
+                    follow_symlinks=False,
+                )  # fmt: skip
+                break
+            except FileExistsError:
+                found = self.standing(key)
+                if found is not None and found.st_ino == row.ino:
+                    break
+                self.displacer.displace(key)
+        self.counts["linked"] += 1
+        return True
+
+    def create(self, row: Row, key: Key, target: Optional[str]) -> None:
+        """Make a directory, symlink, special file or empty file, with owner, mode and times. Raises OSError."""
+        fd = self.tree.changing(key[0])
+        for _ in range(_TRIES):
+            try:
+                row.ino = self._make(row, fd, key[1], target)
+                break
+            except FileExistsError:
+                self.displacer.displace(key)
+        else:
+            raise OSError(errno.EBUSY, "somebody else keeps taking this name", key[1])
+        row.changed = True
+        if row.is_dir:
+            self.tree.moved[row.id] = key
+            self.tree.rows[row.id] = row
+            self.tree.touched[row.id] = True
+        self.counts["created"] += 1
+
+    def _make(self, row: Row, fd: int, name: bytes, target: Optional[str]) -> int:
+        mode = row.mode
+        kind = stat.S_IFMT(mode)
+        if kind == stat.S_IFREG:
+            made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode & 0o700, dir_fd=fd)
+            os.close(made)
+        elif kind == stat.S_IFDIR:
+            os.mkdir(name, 0o700, dir_fd=fd)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.fsencode(target or ""), name, dir_fd=fd)
+        else:
+            os.mknod(name, mode & 0o700 | kind, row.rdev, dir_fd=fd)
+        try:
+            return self._dress(row, fd, name, kind)
+        except OSError:
+            # Nothing half-made stays behind; the name is ours for this moment.
+            (os.rmdir if kind == stat.S_IFDIR else os.unlink)(name, dir_fd=fd)
+            raise
+
+    def _dress(self, row: Row, fd: int, name: bytes, kind: int) -> int:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if (found.st_uid, found.st_gid) != (row.uid, row.gid):
+            self._chown(name, fd, row, found)
+        if kind == stat.S_IFDIR:
+            # Its mode and times come when the transaction settles: names are still put into it.
+            if found.st_mode & 0o2000 and not row.mode & 0o2000:
+                os.chmod(name, 0o700, dir_fd=fd)
+            return found.st_ino
+        if kind != stat.S_IFLNK:
+            os.chmod(name, row.mode & 0o7777, dir_fd=fd)
+        os.utime(name, ns=(row.atime, row.mtime), dir_fd=fd, follow_symlinks=False)
+        return found.st_ino
+
+    def _chown(self, name: bytes, fd: int, row: Row, found: os.stat_result) -> None:
+        try:
+            os.chown(name, row.uid, row.gid, dir_fd=fd, follow_symlinks=False)
+        except PermissionError:
+            if self.powers.chown:
+                raise
+            if found.st_gid != row.gid:
+                try:
+                    os.chown(name, -1, row.gid, dir_fd=fd, follow_symlinks=False)
+                except OSError:
+                    pass
+
+
+class Step:
+    """One step of a plan. ``kind``: unlink, limbo, place, link, create; ``source`` None means limbo."""
+
+    __slots__ = ("key", "kind", "row", "source", "target")
+
+    def __init__(
+        self, kind: str, row: Row, key: Key, source: Optional[Key] = None, target: Optional[str] = None
+    ) -> None:
+        self.kind = kind
+        self.row = row
+        self.key = key
+        self.source = source
+        self.target = target
+
+
+def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
+    """Carry out a plan, in order. Returns [row, code, message, path] of objects that could not be made.
+
+    Raises OSError for whatever concerns more than one object.
+    """
+    errors: List[Any] = []
+    for step in steps:
+        row = step.row
+        faults.point("step")
+        if step.kind == "unlink":
+            namespace.unlink(row, step.key)
+        elif step.kind == "limbo":
+            if row.ino:
+                namespace.to_limbo(row, step.key)
+        elif step.kind == "create":
+            _create(namespace, step, errors)
+        elif not row.ino:
+            # Lost on the way here: what can be made is made again, content is asked for.
+            if not row.is_file:
+                _create(namespace, step, errors)
+        elif step.kind == "place":
+            if not namespace.place(row, step.source, step.key) and not row.is_file:
+                _create(namespace, step, errors)
+        elif not namespace.link(row, step.source or step.key, step.key) and not row.is_file:
+            _create(namespace, step, errors)
+    return errors
+
+
+def _create(namespace: Namespace, step: Step, errors: List[Any]) -> None:
+    try:
+        namespace.create(step.row, step.key, step.target)
+    except OSError as error:
+        if step.row.is_dir or error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENAMETOOLONG):
+            raise
+        errors.append((step.row, error, step.key))

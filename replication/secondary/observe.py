@@ -1,0 +1,357 @@
+"""The operation `observe`: a set of observations, in one transaction."""
+
+from __future__ import annotations
+
+import stat
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from replication.secondary import adopt, sql
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.metadata import apply_at, dress_directory
+from replication.secondary.namespace import run
+from replication.secondary.observed import (
+    ATIME, CHANGE, CHANGE_DATA, CHANGE_UNKNOWN, CTIME, GFID, GID, INO, MODE, MTIME, NAME, SIZE, UID,
+    Listing, Observed, parse,
+)  # fmt: skip
+from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.reconcile import Plan, new_row, same_attributes, unchanged
+
+# Entries of one directory that are compared in memory; larger ones go through the table of seen names.
+_IN_MEMORY = 20_000
+_REMOVALS = 2_000  # names removed per plan, from a directory of any size
+
+
+def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """See docs/formats.md. Raises AgentError, OSError, sqlite3.Error; then nothing was applied."""
+    listings = request.get("parsed")
+    if listings is None:  # a second try, after a lost directory was mended, has them already
+        listings = request["parsed"] = parse(request["listings"])
+    with agent.transaction():
+        _admit(agent, request)
+        work = _Work(agent, int(request["limbo_until"]))
+        work.apply(listings)
+        if request.get("position") is not None:
+            key = "applied" if request.get("final", True) else "current"
+            agent.index.set_meta(key, request["position"])
+        answer = work.answer()
+    agent.healed.clear()
+    return answer
+
+
+def _admit(agent: Agent, request: Dict[str, Any]) -> None:
+    """Only the open crawl, or the next position. Raises AgentError."""
+    meta = agent.index.meta
+    position, crawl = request.get("position"), request.get("crawl")
+    if (position is None) == (crawl is None):
+        raise AgentError("protocol", "either a position or a crawl")
+    if crawl is not None:
+        if crawl != meta.get("crawl"):
+            raise AgentError("crawl-closed", "crawl {} is not open".format(crawl))
+        return
+    applied = meta.get("applied")
+    if applied is not None and position not in (applied, applied + 1):
+        raise AgentError("out-of-order", "position {} after {}".format(position, applied))
+    current = meta.get("current")
+    if applied is None and current is not None and position != current:
+        raise AgentError("out-of-order", "position {} while {} is not complete".format(position, current))
+
+
+class _Work:
+    """One request under way."""
+
+    def __init__(self, agent: Agent, limbo_until: int) -> None:
+        self.agent = agent
+        self.index = agent.index
+        self.limbo_until = limbo_until
+        self.rows: Dict[bytes, Row] = {}
+        self.by_id: Dict[int, Row] = agent.tree.rows
+        self.observed: Dict[bytes, Tuple[Observed, Row, Optional[Key]]] = {}
+        self.need: Dict[bytes, str] = {}
+        self.meta: List[str] = []
+        self.list: Dict[str, None] = {g.hex(): None for g in agent.healed}
+        self.unknown: List[str] = []
+        self.errors: List[List[Any]] = []
+        self.stale: Set[int] = set()  # directories whose digest is out of date
+        self._ids = 0
+        self._unseen: List[Tuple[Row, Listing]] = []
+
+    # ---- taking in
+
+    def apply(self, listings: List[Listing]) -> None:
+        plan = Plan(self.index, self.rows, self.by_id)
+        self._load(listings)
+        for listing in self._parents_first(listings):
+            self._take(plan, listing)
+        self._carry_out(plan)
+        for row, listing in self._unseen:
+            self._remove_unseen(row, listing)
+        for g, (e, row, key) in self.observed.items():
+            self._state(g, e, row, key)
+        self._save([], [])
+        self.index.reset_digests(self.stale)
+
+    def _load(self, listings: List[Listing]) -> None:
+        gfids = {e[GFID] for listing in listings for e in listing.entries}
+        gfids.update(listing.parent for listing in listings)
+        gfids.discard(None)
+        self.rows.update(self.index.inodes(gfids))
+        for row in self.rows.values():
+            self.by_id[row.id] = row
+        amount = len(gfids) - len(self.rows)
+        self._ids = self.index.take_ids(amount) if amount > 0 else 0
+
+    def _parents_first(self, listings: List[Listing]) -> List[Listing]:
+        """In the order given, but none before its directory is known; the rest is reported as unknown."""
+        rows = self.rows
+        ordered: List[Listing] = []
+        coming: Set[bytes] = set()
+        pending = listings
+        while pending:
+            later = []
+            for listing in pending:
+                row = rows.get(listing.parent)
+                if row.is_dir if row is not None else listing.parent in coming:
+                    ordered.append(listing)
+                    coming.update(e[GFID] for e in listing.entries if e[GFID] is not None and stat.S_ISDIR(e[MODE]))
+                else:
+                    later.append(listing)
+            if len(later) == len(pending):
+                self.unknown = list({listing.parent.hex(): None for listing in later})
+                break
+            pending = later
+        return ordered
+
+    def _take(self, plan: Plan, listing: Listing) -> None:
+        parent = self.rows[listing.parent]
+        pid = parent.id
+        if self.agent.rebuilding:
+            adopt.adopt(self.agent, self.rows, parent, listing, self._new)
+        known, all_known = self._known(parent, listing)
+        rows, observed = self.rows, self.observed
+        present, absent = plan.present, plan.absent
+        for e in listing.entries:
+            name = e[NAME]
+            key = (pid, name)
+            g = e[GFID]
+            if g is None:
+                absent(key, known.get(name))
+                continue
+            row = rows.get(g)
+            if row is None:
+                row = self._new(e)
+            elif (row.mode ^ e[MODE]) & 0o170000:
+                raise AgentError("protocol", "an inode changed its type", name.decode("utf-8", "replace"))
+            observed[g] = (e, row, key)
+            present(key, known.get(name), row, e)
+        for e in listing.own:
+            observed[listing.parent] = (e, parent, None)
+        if listing.complete and listing.last:
+            if all_known:
+                listed = {e[NAME] for e in listing.entries}
+                for name, current in known.items():
+                    if name not in listed:
+                        absent((pid, name), current)
+                self._listed(parent)
+            else:
+                self._unseen.append((parent, listing))
+
+    def _new(self, e: Observed) -> Row:
+        if not self._ids:
+            self._ids = self.index.take_ids(1)
+        row = new_row(self._ids, e)
+        self._ids += 1
+        row.gen = self.index.meta.get("gen", 0)
+        self.rows[row.gfid] = row
+        self.by_id[row.id] = row
+        return row
+
+    def _known(self, parent: Row, listing: Listing) -> Tuple[Dict[bytes, int], bool]:
+        """Entries of the directory in the index: those observed, or (True) all of them."""
+        if parent.new:
+            known: Dict[bytes, int] = {}
+            whole = True
+        elif listing.complete and listing.last and listing.part == 0:
+            known = self.index.entries_of(parent.id, _IN_MEMORY)
+            whole = len(known) < _IN_MEMORY
+        else:
+            whole = False
+        if not whole:
+            known = self.index.entries(parent.id, [e[NAME] for e in listing.entries])
+        if listing.part or not listing.last or (listing.complete and not whole):
+            self._note_seen(parent, listing)
+            whole = False
+        return known, whole and listing.complete
+
+    def _note_seen(self, parent: Row, listing: Listing) -> None:
+        """A listing in parts: what was seen waits in a table of this connection."""
+        db = self.index.db
+        expected = self.agent.parts.get(parent.gfid, 0)
+        if listing.part == 0:
+            db.execute(sql.FORGET_SEEN, (parent.id,))
+        elif listing.part != expected:
+            raise AgentError("out-of-order", "part {} of a listing after {}".format(listing.part, expected))
+        self.agent.parts[parent.gfid] = listing.part + 1
+        db.executemany(sql.ADD_SEEN, [(parent.id, e[NAME]) for e in listing.entries if e[GFID] is not None])
+        if listing.last:
+            del self.agent.parts[parent.gfid]
+
+    def _remove_unseen(self, parent: Row, listing: Listing) -> None:
+        """The last part came: names that no part had are gone. In portions, so that memory stays bounded."""
+        while True:
+            names = [n for (n,) in self.index.db.execute(sql.UNSEEN, (parent.id, _REMOVALS))]
+            if not names:
+                break
+            plan = Plan(self.index, self.rows, self.by_id)
+            for name, current in self.index.entries(parent.id, names).items():
+                plan.absent((parent.id, name), current)
+            self._carry_out(plan)
+        if self.agent.rebuilding:
+            adopt.displace_unseen(self.agent, parent)
+        self.index.db.execute(sql.FORGET_SEEN, (parent.id,))
+        self._listed(parent)
+
+    def _listed(self, row: Row) -> None:
+        if not row.listed:
+            row.listed = 1
+            row.changed = True
+
+    # ---- carrying out
+
+    def _carry_out(self, plan: Plan) -> None:
+        plan.make(self.limbo_until)
+        if plan.steps:
+            self.agent.announce(plan.journal, [])
+            for row, error, key in run(self.agent.namespace, plan.steps):
+                path = self.agent.tree.path(key).decode("utf-8", "surrogateescape")
+                message = "cannot make it here: {}".format(error.strerror)
+                self.errors.append([row.gfid.hex(), code_of(error), message, path])
+        self._save(plan.add, plan.drop)
+        self.stale |= plan.parents
+        if plan.dropped or plan.steps:
+            self._drop_rows(plan)
+        for row in plan.from_limbo:
+            if row.is_dir and row.ino:
+                self._unlist_below(row)
+        for inode in plan.relist:
+            self._relist(inode)
+
+    def _drop_rows(self, plan: Plan) -> None:
+        """Inodes without name and object: a file that never had data, or whose object was taken away."""
+        gone = list(plan.dropped)
+        gone += [s.row for s in plan.steps if s.kind == "limbo" and not s.row.ino and s.row.limbo is not None]
+        for row in gone:
+            self.rows.pop(row.gfid, None)
+            self.by_id.pop(row.id, None)
+            self.observed.pop(row.gfid, None)
+        self.index.drop(row.id for row in gone)
+
+    def _unlist_below(self, row: Row) -> None:
+        self.index.db.execute(sql.UNLIST_BELOW, (row.id,))
+        for (inode,) in self.index.db.execute(sql.DIRECTORIES_BELOW, (row.id,)):
+            known = self.by_id.get(inode)
+            if known is not None:
+                known.listed = 0
+
+    def _relist(self, inode: int) -> None:
+        row = self.agent.tree.row(inode)
+        if row is not None:
+            self.index.db.execute(sql.UNLIST, (row.gfid,))
+            row.listed = 0
+            self.list[row.gfid.hex()] = None
+
+    def _save(self, add: List[Tuple[int, bytes, int]], drop: List[Key]) -> None:
+        self.index.save(self.rows.values(), add, drop)
+
+    # ---- the state of each inode
+
+    def _state(self, g: bytes, e: Observed, row: Row, key: Optional[Key]) -> None:
+        if row.is_dir and not row.listed:
+            self.list[g.hex()] = None
+        if unchanged(row, e):
+            return
+        if row.is_file:
+            how = _how(row, e)
+            if how is not None:
+                if not row.dirty:
+                    row.dirty = 1
+                    row.changed = True
+                    self._stale_parents(row, key)
+                self.need[g] = how
+                if how == "new":
+                    self._remember(row, e)
+                    return
+        if row.ino and not self._dress(row, e, key):
+            return
+        if g not in self.need and row.ino:
+            self.meta.append(g.hex())
+            self._stale_parents(row, key)
+
+    def _remember(self, row: Row, e: Observed) -> None:
+        if not same_attributes(row, e):
+            row.mode, row.uid, row.gid = e[MODE], e[UID], e[GID]
+            row.changed = True
+
+    def _stale_parents(self, row: Row, key: Optional[Key]) -> None:
+        if key is not None:
+            self.stale.add(key[0])
+
+    def _dress(self, row: Row, e: Observed, key: Optional[Key]) -> bool:
+        """Owner, mode and times of what exists, at once. False: it was lost, or refuses."""
+        times = (row.mtime, row.atime) != (e[MTIME], e[ATIME]) and e[GFID] not in self.need
+        if same_attributes(row, e) and not times:
+            return True
+        mode_too = not same_attributes(row, e)
+        row.changed = True
+        old = (row.mode, row.uid, row.gid)
+        row.mode, row.uid, row.gid = e[MODE], e[UID], e[GID]
+        if times:
+            row.mtime, row.atime = e[MTIME], e[ATIME]
+        try:
+            self._apply(row, key, mode_too, times)
+        except OSError as error:
+            row.mode, row.uid, row.gid = old
+            row.pctime = 0
+            self.errors.append([row.gfid.hex(), code_of(error), error.strerror or str(error), None])
+            return False
+        return True
+
+    def _apply(self, row: Row, key: Optional[Key], mode_too: bool, times: bool) -> None:
+        tree, namespace = self.agent.tree, self.agent.namespace
+        if row.is_dir:
+            # Times come when the transaction settles.
+            fd = tree.fd(row.id)
+            if mode_too:
+                dress_directory(fd, row, self.agent.powers)
+            tree.touched.setdefault(row.id, mode_too)
+            return
+        assert key is not None
+        if not namespace.is_ours(row, key):
+            namespace.lose(row)
+            if row.is_file:
+                self.need[row.gfid] = "new"
+            return
+        apply_at(tree.fd(key[0]), key[1], row, row, self.agent.powers, None, times)
+
+    def answer(self) -> Dict[str, Any]:
+        return {
+            "need": [[g.hex(), how] for g, how in self.need.items()],
+            "meta": self.meta,
+            "list": list(self.list),
+            "unknown": self.unknown,
+            "errors": self.errors,
+            "rebuilding": self.agent.rebuilding,
+            "counts": self.agent.namespace.all_counts(),
+        }
+
+
+def _how(row: Row, e: Observed) -> Optional[str]:
+    """Whether and how content is wanted: "new", "data", "compare", or None."""
+    if not row.ino:
+        return "new" if row.dirty or e[SIZE] else None
+    if row.size != e[SIZE] or row.mtime != e[MTIME] or e[CHANGE] == CHANGE_DATA:
+        return "data"
+    if row.dirty or (e[CHANGE] == CHANGE_UNKNOWN and e[SIZE]):
+        # Behind an equal size and time: only the digest knows. What was never here certainly is not.
+        return "compare" if row.pctime != e[CTIME] or row.pino != e[INO] or row.dirty else None
+    return None

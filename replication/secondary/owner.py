@@ -1,0 +1,362 @@
+"""Whose secondary this is: the root, ``.seamark/owner``, the epoch, the state of the index. The op `hello`."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import stat
+import subprocess
+import time
+from typing import Any, Dict, Optional, Tuple
+
+from replication.secondary import layout, sql
+from replication.secondary.agent import Agent
+from replication.secondary.index import Index, root_row
+from replication.secondary.metadata import Powers
+from replication.secondary.protocol import VERSION, AgentError
+from replication.secondary.tree import Tree
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
+_DAMAGED = b"damaged"
+
+
+def boot_id() -> str:
+    """Changes when the machine boots: what was not synced then may be lost."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+def free_bytes(fd: int) -> int:
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize
+
+
+def hello(root: bytes, request: Dict[str, Any], before: Optional[Agent]) -> Tuple[Optional[Agent], Dict[str, Any]]:
+    """Open the secondary for this connection. Raises AgentError, OSError, sqlite3.Error."""
+    if request.get("protocol") != VERSION:
+        raise AgentError("protocol", "this agent speaks protocol {}".format(VERSION))
+    read_only = bool(request.get("read_only"))
+    root_fd = open_root(root, bool(request.get("create")))
+    owner = _read_owner(root_fd)
+    _check_owner(root_fd, owner, request)
+    answer: Dict[str, Any] = {
+        "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
+        "free_bytes": free_bytes(root_fd), "rsync": _version("rsync"), "tar": _version("tar"),
+    }  # fmt: skip
+    powers = Powers()
+    if before is not None:
+        before.close()
+    if read_only and owner is None:
+        found = os.statvfs(root_fd)
+        answer.update(index="new", entries=0, fs={"writable": not found.f_flag & os.ST_RDONLY})
+        return None, answer
+    agent = _open(root_fd, owner, request, powers, read_only)
+    entries = agent.index.db.execute(sql.COUNT_ENTRIES).fetchone()[0] if request.get("count", True) else 0
+    state = agent.index.meta.get("state", "ok")
+    answer.update(
+        index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
+        entries=entries, fs=_probe(agent), epoch=agent.index.meta.get("epoch", 0),
+    )  # fmt: skip
+    return agent, answer
+
+
+def open_root(root: bytes, create: bool) -> int:
+    """A descriptor of the root. Raises AgentError when it cannot be one."""
+    if not root.startswith(b"/"):
+        raise AgentError("protocol", "the root must be an absolute path", os.fsdecode(root))
+    real = os.path.realpath(root)
+    if layout.HIDDEN in real.split(b"/"):
+        raise AgentError("inside", "this lies inside the .seamark of another secondary", os.fsdecode(root))
+    try:
+        if create and not os.path.lexists(root):
+            os.mkdir(root, 0o755)
+        return os.open(real, _DIR)
+    except FileNotFoundError:
+        raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
+    except NotADirectoryError:
+        raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
+
+
+def _read_owner(root_fd: int) -> Optional[Dict[str, Any]]:
+    try:
+        hidden = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise AgentError("not-empty", "there is a .seamark that is not ours", ".seamark") from None
+        raise
+    try:
+        fd = os.open(layout.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=hidden)
+        with open(fd, "rb") as file:
+            owner = json.loads(file.read())
+        return owner if isinstance(owner, dict) else None
+    except (FileNotFoundError, ValueError):
+        return None
+    finally:
+        os.close(hidden)
+
+
+def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]) -> None:
+    if owner is not None:
+        if owner.get("session") != request["session"]:
+            raise AgentError("owned", "this belongs to session {}".format(owner.get("session")))
+        if request["epoch"] < owner.get("epoch", 0) and not request.get("read_only"):
+            raise AgentError("stale-epoch", "epoch {} has taken over".format(owner.get("epoch")))
+        return
+    if request.get("adopt"):
+        return
+    for name in os.listdir(root_fd):
+        # lost+found belongs to the file system; .seamark without an owner: we were killed while taking over.
+        if name not in ("lost+found", os.fsdecode(layout.HIDDEN)):
+            raise AgentError("not-empty", "the directory is not empty, and not ours: adopt it, or choose another")
+
+
+def _write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
+    temporary = layout.OWNER + b".%d" % os.getpid()
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=hidden_fd)
+    try:
+        os.write(fd, json.dumps(owner).encode() + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, layout.OWNER, src_dir_fd=hidden_fd, dst_dir_fd=hidden_fd)
+
+
+def _open(
+    root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any], powers: Powers, read_only: bool
+) -> Agent:  # fmt: skip
+    found = os.fstat(root_fd)
+    hidden_fd = root_fd
+    for name in (layout.HIDDEN, *_DIRECTORIES):
+        made = _our_directory(hidden_fd, name)
+        if name == layout.HIDDEN:
+            hidden_fd = made
+        else:
+            os.close(made)
+    if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
+        os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=hidden_fd)
+    fcntl.flock(lock_fd, fcntl.LOCK_EX)
+    try:
+        os.environ["SQLITE_TMPDIR"] = "/proc/self/fd/{}/tmp".format(hidden_fd)
+        index = _open_index(hidden_fd, owner, request, found)
+        _sweep_staging(hidden_fd)
+        staging = b"agent.%d.%d" % (os.getpid(), time.time_ns())
+        os.mkdir(layout.STAGING + b"/" + staging, 0o700, dir_fd=hidden_fd)
+        agent = Agent(root_fd, index, powers, staging)
+        agent.epoch = request["epoch"]
+        agent.read_only = read_only
+    finally:
+        fcntl.flock(lock_fd, fcntl.LOCK_UN)
+        os.close(lock_fd)
+    if not read_only:
+        with agent.transaction(check_epoch=False):
+            _take_over(agent, hidden_fd, owner, request)
+    return agent
+
+
+def _our_directory(parent_fd: int, name: bytes) -> int:
+    """Make or open one of our own directories: for us alone, whatever the root passes on to new ones."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+    except FileExistsError:
+        return os.open(name, _DIR, dir_fd=parent_fd)
+    fd = os.open(name, _DIR, dir_fd=parent_fd)
+    for attribute in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(fd, attribute)
+        except OSError:
+            pass
+    os.fchmod(fd, 0o700)
+    return fd
+
+
+def _open_index(hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any], root: os.stat_result) -> Index:
+    """The index, made anew where it is missing or damaged. The lock is held."""
+    path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
+    there = _exists(hidden_fd, layout.INDEX)
+    other_volume = owner is not None and owner.get("volume") != request["volume"]
+    if other_volume and not request.get("adopt"):
+        raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
+    if there and (other_volume or _exists(hidden_fd, _DAMAGED)):
+        _set_aside(hidden_fd)
+        there = False
+    rebuild = not there and (owner is not None or bool(request.get("adopt")))
+    try:
+        index = _create(path, root, rebuild)
+    except sqlite3.DatabaseError as error:
+        if not there or isinstance(error, sqlite3.OperationalError) and "file" not in str(error):
+            raise
+        _set_aside(hidden_fd)
+        index = _create(path, root, True)
+    return index
+
+
+def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
+    index = Index(path)
+    index.db.execute("BEGIN IMMEDIATE")
+    try:
+        index.create(root_row(root))
+        if rebuild:
+            index.set_meta("state", "rebuilding")
+            index.db.execute(sql.INDEX_INO)
+        index.db.execute("COMMIT")
+    except BaseException:
+        index.rollback()
+        index.close()
+        raise
+    return index
+
+
+def _exists(dir_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _set_aside(hidden_fd: int) -> None:
+    """A damaged index is kept for whoever wants to know; the limbo it described becomes displaced."""
+    stamp = b".%d" % time.time_ns()
+    for suffix in (b"", b"-wal", b"-shm"):
+        try:
+            os.rename(
+                layout.INDEX + suffix, b"damaged-index" + stamp + suffix, src_dir_fd=hidden_fd, dst_dir_fd=hidden_fd
+            )
+        except FileNotFoundError:
+            pass
+    for name in (_DAMAGED, layout.JOURNAL):
+        try:
+            os.unlink(name, dir_fd=hidden_fd)
+        except FileNotFoundError:
+            pass
+    limbo = os.open(layout.LIMBO, _DIR, dir_fd=hidden_fd)
+    try:
+        if os.listdir(limbo):
+            os.rename(
+                layout.LIMBO, layout.DISPLACED + b"/limbo" + stamp, src_dir_fd=hidden_fd, dst_dir_fd=hidden_fd
+            )
+            os.mkdir(layout.LIMBO, 0o700, dir_fd=hidden_fd)
+    finally:
+        os.close(limbo)
+
+
+def mark_damaged(agent: Agent) -> None:
+    """The index turned out to be damaged: the next hello makes it anew."""
+    os.close(os.open(_DAMAGED, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=agent.tree.hidden_fd))
+
+
+def _sweep_staging(hidden_fd: int) -> None:
+    """Remove staging directories whose process is gone: nobody holds their lock."""
+    staging_fd = os.open(layout.STAGING, _DIR, dir_fd=hidden_fd)
+    try:
+        for name in os.listdir(staging_fd):
+            if not name.startswith("agent."):
+                continue
+            fd = os.open(name, _DIR, dir_fd=staging_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
+            except OSError:
+                pass
+            finally:
+                os.close(fd)
+    finally:
+        os.close(staging_fd)
+
+
+def _take_over(agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]) -> None:
+    index = agent.index
+    epoch = max(index.meta.get("epoch", 0), (owner or {}).get("epoch", 0))
+    if request["epoch"] < epoch:
+        raise AgentError("stale-epoch", "epoch {} has taken over".format(epoch))
+    if request["epoch"] > index.meta.get("epoch", -1):
+        index.set_meta("epoch", request["epoch"])
+        index.set_meta("applied", None)
+        index.set_meta("current", None)
+        index.set_meta("crawl", None)
+    _after_boot(agent)
+    wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
+    if owner != wanted:
+        _write_owner(hidden_fd, wanted)
+
+
+def _after_boot(agent: Agent) -> None:
+    """After a reboot, content that came since the last sync may be gone although the index has it."""
+    index = agent.index
+    now = boot_id()
+    before = index.meta.get("boot")
+    if before not in (None, now):
+        index.db.execute(sql.AFTER_POWER_CUT, (index.meta["gen"],))
+        index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
+    if before != now:
+        index.set_meta("boot", now)
+
+
+def _probe(agent: Agent) -> Dict[str, Any]:
+    """What can be kept here, found out by trying in our staging directory."""
+    fd = os.open(b"probe", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
+    powers = agent.powers
+    try:
+        powers.xattr = _can(lambda: os.setxattr(fd, "user.seamark.probe", b"1"))
+        powers.trusted = _can(lambda: os.setxattr(fd, "trusted.seamark.probe", b"1"))
+        other = 65534 if powers.uid != 65534 else 65533
+        powers.chown = _can(lambda: os.fchown(fd, other, other))
+        acl = _can(lambda: _same_acl(fd))
+        powers.mknod = _can(
+            lambda: os.mknod(b"probe.dev", stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=agent.staging_fd)
+        )
+        for name in (b"probe", b"probe.dev"):
+            if _exists(agent.staging_fd, name):
+                os.unlink(name, dir_fd=agent.staging_fd)
+    finally:
+        os.close(fd)
+    return {
+        "writable": True, "xattr": powers.xattr, "trusted": powers.trusted, "mknod": powers.mknod,
+        "chown": powers.chown, "acl": acl, "magic": _type_of(agent.tree),
+    }  # fmt: skip
+
+
+def _same_acl(fd: int) -> None:
+    try:
+        os.getxattr(fd, "system.posix_acl_access")
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+
+
+def _can(attempt: Any) -> bool:
+    try:
+        attempt()
+        return True
+    except OSError:
+        return False
+
+
+def _type_of(tree: Tree) -> int:
+    return tree.device
+
+
+def _version(program: str) -> Optional[str]:
+    """First line of ``program --version``; None when it is not here."""
+    if shutil.which(program) is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return lines[0].strip() if lines else None

@@ -1,0 +1,227 @@
+"""Content: written aside without a name (O_TMPFILE), then given its names in one transaction.
+
+A reader sees the old content or the new one. A file with several names gets the new inode under each of
+them in the same transaction, so that they stay one file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import zlib
+from typing import Any, Dict, List, Optional, Tuple
+
+from replication.secondary import faults
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.metadata import Item, dress_new
+from replication.secondary.namespace import limbo_name
+from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.syscalls import link_descriptor
+
+_AT_ONCE = 256  # files of a frame that are open at the same time
+
+Errors = List[List[Any]]
+
+
+class Staged:
+    """A file that is written and dressed, and waits for its names.
+
+    It is an open descriptor without a name, or (``name`` is not None) a name in ``dir_fd``.
+    """
+
+    __slots__ = ("dir_fd", "fd", "ino", "item", "name")
+
+    def __init__(self, item: Item, fd: int, ino: int, dir_fd: int, name: Optional[bytes]) -> None:
+        self.item = item
+        self.fd = fd
+        self.ino = ino
+        self.dir_fd = dir_fd
+        self.name = name
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self.name is not None:
+            try:
+                os.unlink(self.name, dir_fd=self.dir_fd)
+            except FileNotFoundError:
+                pass
+            self.name = None
+
+
+def data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
+    """Whole files. See docs/formats.md."""
+    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
+    items = [Item(*fields) for fields in request["items"]]
+    errors: Errors = []
+    done = offset = 0
+    for start in range(0, len(items), _AT_ONCE):
+        staged: List[Staged] = []
+        try:
+            for item in items[start : start + _AT_ONCE]:
+                length = item.size if item.extents is None else sum(n for _, n in item.extents)
+                piece = content[offset : offset + length]
+                if len(piece) < length:
+                    raise AgentError("protocol", "the payload is shorter than its items say")
+                offset += length
+                stage_one(agent, item, piece, staged, errors)
+            faults.point("staged")
+            done += place(agent, staged, errors)
+        finally:
+            for file in staged:
+                file.close()
+    return {"errors": errors, "done": done, "bytes": len(content)}
+
+
+def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged], errors: Errors) -> None:
+    """Write one file aside; what goes wrong is its own error."""
+    if not stat.S_ISREG(item.mode):
+        raise AgentError("protocol", "content for what is no regular file")
+    mode = item.mode & 0o777
+    try:
+        file = _new_file(agent, item, mode)
+    except OSError as error:
+        errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
+        return
+    try:
+        if item.extents is None:
+            write_all(file.fd, content)
+        else:
+            _write_extents(file.fd, item, content)
+        dress_new(file.fd, item, agent.powers, mode)
+    except OSError as error:
+        file.close()
+        errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
+        return
+    staged.append(file)
+
+
+def _new_file(agent: Agent, item: Item, mode: int) -> Staged:
+    if agent.tmpfile:
+        try:
+            fd = os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=agent.staging_fd)
+            return Staged(item, fd, os.fstat(fd).st_ino, agent.staging_fd, None)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
+            agent.tmpfile = False
+    name = agent.next_staging_name()
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(name, flags, mode, dir_fd=agent.staging_fd)
+    return Staged(item, fd, os.fstat(fd).st_ino, agent.staging_fd, name)
+
+
+def write_all(fd: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _write_extents(fd: int, item: Item, content: memoryview) -> None:
+    """Only what is not a hole; ``extents`` are [offset, length] in bytes."""
+    at = 0
+    for offset, length in item.extents or ():
+        piece = content[at : at + length]
+        at += length
+        while piece:
+            written = os.pwrite(fd, piece, offset)
+            piece = piece[written:]
+            offset += written
+    os.ftruncate(fd, item.size)
+
+
+def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
+    """Give staged files their names, in one transaction. Returns how many it were."""
+    if not staged:
+        return 0
+    index = agent.index
+    with agent.transaction():
+        rows = index.inodes(file.item.gfid for file in staged)
+        names = index.names(row.id for row in rows.values())
+        ready: List[Tuple[Staged, Row, List[Key]]] = []
+        for file in staged:
+            row = rows.get(file.item.gfid)
+            keys = names.get(row.id, []) if row is not None else []
+            if row is None or not row.is_file or (not keys and not row.ino):
+                errors.append([file.item.gfid.hex(), "not-found", "no name for it here any more"])
+            else:
+                ready.append((file, row, keys))
+        agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
+        parents = set()
+        done = 0
+        for file, row, keys in ready:
+            faults.point("place")
+            try:
+                _place_one(agent, file, row, keys)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    raise
+                errors.append([row.gfid.hex(), code_of(error), "cannot place it: {}".format(error.strerror)])
+                continue
+            _record(agent, row, file)
+            parents.update(key[0] for key in keys)
+            done += 1
+        index.save(rows.values(), [], [])
+        index.reset_digests(parents)
+    return done
+
+
+def _record(agent: Agent, row: Row, file: Staged) -> None:
+    item = file.item
+    row.mode, row.uid, row.gid = item.mode, item.uid, item.gid
+    row.size, row.mtime, row.atime = item.size, item.mtime, item.atime
+    row.ino = file.ino
+    row.dirty = 0
+    row.pino, row.pctime = item.ino, item.ctime
+    row.gen = agent.index.meta["gen"]
+    row.changed = True
+
+
+def _place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
+    if not keys:
+        _replace(agent, file, agent.tree.limbo_fd, limbo_name(row))
+        return
+    for key in keys:
+        fd = agent.tree.changing(key[0])
+        if row.ino and agent.namespace.is_ours(row, key):
+            _replace(agent, file, fd, key[1])
+        else:
+            _put(agent, file, fd, key)
+
+
+def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
+    """Onto a name that should be free."""
+    while True:
+        try:
+            if file.name is None:
+                link_descriptor(file.fd, fd, key[1])
+            else:
+                os.link(file.name, key[1], src_dir_fd=file.dir_fd, dst_dir_fd=fd, follow_symlinks=False)
+            return
+        except FileExistsError:
+            if os.stat(key[1], dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
+                return
+            agent.namespace.displacer.displace(key)
+
+
+def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
+    """Onto a name where the old content of the same file stands."""
+    aside = agent.next_staging_name()
+    if file.name is None:
+        link_descriptor(file.fd, agent.staging_fd, aside)
+    else:
+        os.link(file.name, aside, src_dir_fd=file.dir_fd, dst_dir_fd=agent.staging_fd, follow_symlinks=False)
+    os.rename(aside, name, src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
+
+
+def allow_many_files() -> None:
+    """Directories and staged files are kept open: take what the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    want = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    if soft < want:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
+
+

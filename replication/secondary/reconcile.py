@@ -1,0 +1,297 @@
+"""What must be done so that the index, and the tree with it, agree with a set of observations.
+
+Planning only: it reads the index, changes rows in memory, and gives steps. The rules:
+an inode that keeps a name gains and loses others by link and unlink; one that loses all and gains one is
+renamed; one that loses all goes to limbo; a directory, and a file whose link count is 1, has one name.
+Names are freed first; then directories come before what they hold; a name that is still the source of a
+later rename is freed through limbo, which unties swaps and cycles.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Dict, Iterable, List, Optional, Set, Tuple
+
+from replication.secondary.index import Index, Key, Row
+from replication.secondary.namespace import Step
+from replication.secondary.observed import (
+    ATIME, CTIME, GFID, GID, INO, MODE, MTIME, NLINK, RDEV, SIZE, TARGET, UID, Observed,
+)  # fmt: skip
+from replication.secondary.protocol import AgentError
+
+
+class Plan:
+    """Wanted names, what they were, and the steps between. One use for one set of names."""
+
+    def __init__(self, index: Index, rows: Dict[bytes, Row], by_id: Dict[int, Row]) -> None:
+        self.index = index
+        self.rows = rows
+        self.by_id = by_id
+        self.wanted: Dict[Key, Optional[Observed]] = {}
+        self.current: Dict[Key, Optional[int]] = {}
+        self.directory_at: Dict[bytes, Key] = {}
+        self.retry: List[Tuple[Row, Key, Observed]] = []
+        self.steps: List[Step] = []
+        self.journal: List[Tuple[Row, List[Key]]] = []
+        self.add: List[Tuple[int, bytes, int]] = []
+        self.drop: List[Key] = []
+        self.dropped: List[Row] = []  # rows without a name that nothing stands for
+        self.from_limbo: List[Row] = []
+        self.relist: List[int] = []  # directories that must be listed again
+        self.parents: Set[int] = set()  # directories whose names change
+        self._names: Dict[int, List[Key]] = {}
+        self._gone: Dict[int, List[Key]] = {}
+        self._come: Dict[int, List[Tuple[Key, Observed]]] = {}
+
+    # ---- taking in observations
+
+    def absent(self, key: Key, current: Optional[int]) -> None:
+        if current is None:
+            self.wanted.pop(key, None)
+        else:
+            self.wanted[key] = None
+            self.current[key] = current
+
+    def present(self, key: Key, current: Optional[int], row: Row, e: Observed) -> None:
+        if row.is_dir:
+            before = self.directory_at.get(row.gfid)
+            if before is not None and before != key and before in self.wanted:
+                self.absent(before, self.current.get(before))
+            self.directory_at[row.gfid] = key
+        if current == row.id:
+            self.wanted.pop(key, None)
+            if not row.ino and not row.is_file:
+                self.retry.append((row, key, e))
+        else:
+            self.wanted[key] = e
+            self.current[key] = current
+
+    # ---- planning
+
+    def make(self, limbo_until: int) -> None:
+        """Turn what is wanted into steps, and into changes of entries."""
+        if not self.wanted and not self.retry:
+            return
+        self._sort_out()
+        self._load()
+        self._one_name_only()
+        self._break_cycles()
+        attaches = self._detach(limbo_until)
+        self._order(attaches)
+        for row, key, e in self.retry:
+            self.steps.append(Step("create", row, key, target=e[TARGET]))
+            self.journal.append((row, [key]))
+
+    def _sort_out(self) -> None:
+        rows = self.rows
+        for key, e in self.wanted.items():
+            current = self.current[key]
+            self.parents.add(key[0])
+            if current is not None:
+                self._gone.setdefault(current, []).append(key)
+            if e is None:
+                self.drop.append(key)
+                continue
+            row = rows[e[GFID]]
+            self.add.append((key[0], key[1], row.id))
+            # A new file with content needs no step: it appears with its content.
+            if not row.new or not row.is_file or not e[SIZE]:
+                self._come.setdefault(row.id, []).append((key, e))
+
+    def _load(self) -> None:
+        by_id = self.by_id
+        missing = [i for i in self._gone if i not in by_id]
+        if missing:
+            for row in self.index.inodes_by_id(missing).values():
+                by_id[row.id] = self.rows[row.gfid] = row
+        affected = {i for i in self._gone} | {i for i in self._come if not by_id[i].new}
+        if affected:
+            self._names = self.index.names(affected)
+
+    def _one_name_only(self) -> None:
+        for inode, come in self._come.items():
+            row = self.by_id[inode]
+            if not row.is_dir and come[-1][1][NLINK] != 1:
+                continue
+            if len(come) > 1:
+                # Seen at several names though it has one: it moved while we looked. The last look counts.
+                for key, _ in come[:-1]:
+                    self.add = [a for a in self.add if (a[0], a[1]) != key]
+                    self.drop.append(key)
+                del come[:-1]
+            gone = self._gone.setdefault(inode, [])
+            for key in self._names.get(inode, ()):
+                if key not in gone and key != come[0][0]:
+                    self._lose_name(inode, key)
+            if not gone:
+                del self._gone[inode]
+
+    def _lose_name(self, inode: int, key: Key) -> None:
+        self._gone.setdefault(inode, []).append(key)
+        self.drop.append(key)
+        self.parents.add(key[0])
+
+    # ---- cycles
+
+    def _break_cycles(self) -> None:
+        """A directory would come below itself: some of what we believe is old. Let go of the oldest belief.
+
+        The directory that is let go goes to limbo, and where it was is listed again.
+        """
+        coming = [i for i, come in self._come.items() if come and self.by_id[i].is_dir]
+        for inode in coming:
+            while self._come.get(inode):
+                cut = self._cycle(inode)
+                if cut is None:
+                    break
+                victim, key = cut
+                if key is None and self.by_id[inode].new:
+                    raise AgentError("io", "directories moved while they were observed; observe again")
+                if key is None:
+                    wanted = self._come.pop(inode)[0][0]
+                    self.add = [a for a in self.add if (a[0], a[1]) != wanted]
+                    self.drop.append(wanted)
+                    self.relist.append(wanted[0])
+                    if not self._gone.get(inode):
+                        for name in self._names.get(inode, ()):
+                            self._lose_name(inode, name)
+                else:
+                    self._names.setdefault(victim, [key])
+                    self._lose_name(victim, key)
+                    self.relist.append(key[0])
+
+    def _cycle(self, inode: int) -> Optional[Tuple[int, Optional[Key]]]:
+        """(directory to let go, its name in the index), or (inode, None): only what was observed now conflicts."""
+        at: int = self._come[inode][0][0][0]
+        first: Optional[Tuple[int, Key]] = None
+        seen = set()
+        while at != inode:
+            if at in seen:
+                return None  # a cycle that this one hangs below; met again at its members
+            seen.add(at)
+            come = self._come.get(at)
+            if come:
+                at = come[0][0][0]
+                continue
+            # Nothing that is in the index can hang below a directory which is only now created.
+            if at in self._gone or self.by_id[inode].new:
+                return None
+            key = self._name_of(at)
+            if key is None:
+                return None
+            if first is None:
+                first = (at, key)
+            at = key[0]
+        return first if first is not None else (inode, None)
+
+    def _name_of(self, inode: int) -> Optional[Key]:
+        names = self._names.get(inode)
+        if names is None:
+            row = self.by_id.get(inode)
+            if row is None:
+                row = self.index.inode_by_id(inode)
+                if row is None:
+                    return None
+                known = self.rows.setdefault(row.gfid, row)
+                self.by_id[inode] = known
+            names = self.index.names_of(inode)
+            self._names[inode] = names
+        return names[0] if names else None
+
+    # ---- steps
+
+    def _detach(self, limbo_until: int) -> Dict[int, List[Step]]:
+        """Free names: unlinks and limbo. Returns what is to be attached, by inode, a rename or creation first."""
+        attaches: Dict[int, List[Step]] = {}
+        for inode in {**self._gone, **self._come}:
+            row = self.by_id[inode]
+            names = self._names.get(inode, [])
+            gone = self._gone.get(inode, [])
+            come = self._come.get(inode, [])
+            keep = [k for k in names if k not in gone]
+            if not row.ino:
+                if come and not (row.is_file and not row.new):
+                    attaches[inode] = self._made(row, come)
+                elif not keep and not come:
+                    self.dropped.append(row)
+                if not (come and row.new):
+                    continue
+            elif keep:
+                self.steps += [Step("unlink", row, k) for k in gone]
+                attaches[inode] = [Step("link", row, k, source=keep[0], target=e[TARGET]) for k, e in come]
+            elif come:
+                self.steps += [Step("unlink", row, k) for k in gone[1:]]
+                attaches[inode] = self._moved(row, gone[0] if gone else None, come)
+            else:
+                self.steps += [Step("unlink", row, k) for k in gone[1:]]
+                if gone:
+                    self.steps.append(Step("limbo", row, gone[0]))
+                row.limbo = limbo_until
+                row.changed = True
+            self.journal.append((row, names + [k for k, _ in come]))
+        return attaches
+
+    def _made(self, row: Row, come: List[Tuple[Key, Observed]]) -> List[Step]:
+        first, e = come[0]
+        steps = [Step("create", row, first, target=e[TARGET])]
+        return steps + [Step("link", row, k, source=first, target=o[TARGET]) for k, o in come[1:]]
+
+    def _moved(self, row: Row, source: Optional[Key], come: List[Tuple[Key, Observed]]) -> List[Step]:
+        first, e = come[0]
+        if row.limbo is not None:
+            row.limbo = None
+            row.changed = True
+            self.from_limbo.append(row)
+        steps = [Step("place", row, first, source=source, target=e[TARGET])]
+        return steps + [Step("link", row, k, source=first, target=o[TARGET]) for k, o in come[1:]]
+
+    def _order(self, attaches: Dict[int, List[Step]]) -> None:
+        sources = {s[0].source: s[0] for s in attaches.values() if s and s[0].kind == "place" and s[0].source}
+        done: Set[int] = set()
+        for inode in attaches:
+            chain = [inode]
+            while chain:
+                at = chain[-1]
+                if at in done:
+                    chain.pop()
+                    continue
+                waits = [p for p in {s.key[0] for s in attaches[at]} if p in attaches and p not in done]
+                if waits:
+                    chain += waits
+                    continue
+                done.add(at)
+                chain.pop()
+                for step in attaches[at]:
+                    sources.pop(step.source, None)
+                    blocker = sources.pop(step.key, None)
+                    if blocker is not None:
+                        self.steps.append(Step("limbo", blocker.row, step.key))
+                        blocker.source = None
+                    self.steps.append(step)
+
+
+def new_row(inode: int, e: Observed) -> Row:
+    """A row for what was not known until now."""
+    mode = e[MODE]
+    row = Row(inode, e[GFID], mode, e[UID], e[GID], 0, e[MTIME], e[ATIME], e[RDEV])
+    if stat.S_ISREG(mode):
+        if e[SIZE]:
+            row.dirty = 1
+    row.new = True
+    return row
+
+
+def parent_rows(index: Index, by_id: Dict[int, Row], ids: Iterable[int]) -> None:
+    """Complete ``by_id`` with the rows of some directories."""
+    missing = [i for i in ids if i not in by_id]
+    if missing:
+        by_id.update(index.inodes_by_id(missing))
+
+
+def unchanged(row: Row, e: Observed) -> bool:
+    """Whether this very state of the inode is here completely."""
+    return row.pctime == e[CTIME] and row.pctime != 0 and row.pino == e[INO] and not row.dirty and row.ino != 0
+
+
+def same_attributes(row: Row, e: Observed) -> bool:
+    return row.mode == e[MODE] and row.uid == e[UID] and row.gid == e[GID]

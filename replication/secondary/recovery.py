@@ -1,0 +1,177 @@
+"""After a transaction that did not end: make the index say what is really there.
+
+The journal names the inodes it was about to move, make or replace, and the places where they may be now. Looking there is
+enough; nothing is undone or redone, the primary's next observation brings the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any, Dict, List, Optional
+
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.namespace import limbo_name
+from replication.secondary.tree import LostDirectory
+
+_CLOCK_GRAIN_NS = 100_000_000  # ctime comes from a coarser clock than ours
+
+
+def replay(agent: Agent, records: List[Dict[str, Any]]) -> None:
+    """Within a transaction and with the lock held. Raises OSError, sqlite3.Error."""
+    for record in records:
+        for line in record.get("n", ()):
+            _names(agent, line, record["at"])
+        for gfid, ino in record.get("d", ()):
+            _content(agent, bytes.fromhex(gfid), ino)
+
+
+def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
+    try:
+        return os.stat(key[1], dir_fd=agent.tree.fd(key[0]), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError, LostDirectory):
+        return None
+
+
+def _names(agent: Agent, line: List[Any], at: int) -> None:
+    gfid_hex, mode, ino, limbo, places = line
+    index, tree = agent.index, agent.tree
+    gfid = bytes.fromhex(gfid_hex)
+    row = index.inode(gfid)
+    keys: List[Key] = []
+    for parent_hex, name in places:
+        parent = index.inode(bytes.fromhex(parent_hex))
+        if parent is not None:
+            keys.append((parent.id, os.fsencode(name)))
+            tree.touched.setdefault(parent.id, False)
+    here = {key: found for key in keys for found in (_look(agent, key),) if found is not None}
+    if row is None or not row.ino:
+        row = _made(agent, row, gfid, mode, here, at)
+        if row is None:
+            return
+    standing = [key for key, found in here.items() if found.st_ino == row.ino]
+    _set_names(agent, row, keys, standing)
+    in_limbo = _in_limbo(agent, row)
+    named = bool(index.names_of(row.id))
+    if in_limbo and named:
+        # Only a directory of an older life can be there; its name counts.
+        in_limbo = False
+    row.limbo = (limbo if limbo is not None else 0) if in_limbo else None
+    if in_limbo and limbo is None:
+        row.limbo = at  # on its way through limbo: its new name is observed again soon
+    if not in_limbo and not named:
+        _forget(agent, row)
+        return
+    row.pctime = 0
+    row.changed = True
+    index.save([row], [], [])
+    if row.is_dir:
+        tree.forget(row.id)
+        tree.moved.pop(row.id, None)
+
+
+def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key]) -> None:
+    index = agent.index
+    for key in keys:
+        current = index.entry(*key)
+        if key in standing:
+            if current != row.id:
+                index.save([], [(key[0], key[1], row.id)], [])
+        elif current == row.id:
+            index.save([], [], [key])
+        index.reset_digests([key[0]])
+
+
+def _in_limbo(agent: Agent, row: Row) -> bool:
+    try:
+        found = os.stat(limbo_name(row), dir_fd=agent.tree.limbo_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return found.st_ino == row.ino
+
+
+def _made(
+    agent: Agent, row: Optional[Row], gfid: bytes, mode: int, here: Dict[Key, os.stat_result], at: int
+) -> Optional[Row]:  # fmt: skip
+    """What a creation that was not committed has left, if it got that far."""
+    for key, found in here.items():
+        fresh = found.st_ctime_ns >= at - _CLOCK_GRAIN_NS
+        if not fresh or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
+            continue
+        owner = agent.index.entry(*key)
+        if owner is not None and (row is None or owner != row.id):
+            known = agent.index.inode_by_id(owner)
+            if known is not None and known.ino == found.st_ino:
+                continue  # what it was to come after
+        if row is None:
+            row = Row(
+                agent.index.take_ids(1), gfid, found.st_mode, found.st_uid, found.st_gid, found.st_size,
+                found.st_mtime_ns, found.st_atime_ns, found.st_rdev,
+            )  # fmt: skip
+            row.new = True
+        row.ino = found.st_ino
+        row.changed = True
+        agent.index.save([row], [], [])
+        return row
+    return None
+
+
+def _forget(agent: Agent, row: Row) -> None:
+    if row.is_dir:
+        agent.index.forget_below(row.id)
+    agent.index.drop((row.id,))
+
+
+def _content(agent: Agent, gfid: bytes, ino: int) -> None:
+    """A file was to get new content under all its names: some may have it."""
+    row = agent.index.inode(gfid)
+    if row is None or row.ino == ino:
+        return
+    keys = agent.index.names_of(row.id)
+    here = {key: found for key in keys for found in (_look(agent, key),) if found is not None}
+    have = [key for key, found in here.items() if found.st_ino == ino]
+    if not have:
+        if not keys:
+            _content_in_limbo(agent, row, ino)
+        return
+    for key, found in here.items():
+        agent.tree.touched.setdefault(key[0], False)
+        if key not in have and row.ino and found.st_ino == row.ino:
+            _relink(agent, have[0], key)
+    for key in keys:
+        if key not in here:
+            try:
+                _link(agent, have[0], key)
+            except OSError:
+                continue
+        agent.index.reset_digests([key[0]])
+    row.ino = ino
+    row.dirty = 1
+    row.changed = True
+    agent.index.save([row], [], [])
+
+
+def _content_in_limbo(agent: Agent, row: Row, ino: int) -> None:
+    before, row.ino = row.ino, ino
+    if _in_limbo(agent, row):
+        row.dirty = 1
+        row.changed = True
+        agent.index.save([row], [], [])
+    else:
+        row.ino = before
+
+
+def _link(agent: Agent, source: Key, key: Key) -> None:
+    source_fd, fd = agent.tree.fd(source[0]), agent.tree.fd(key[0])
+    os.link(source[1], key[1], src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
+
+
+def _relink(agent: Agent, source: Key, key: Key) -> None:
+    """Another name of the new inode in place of one of the old."""
+    aside = agent.next_staging_name()
+    source_fd, fd = agent.tree.fd(source[0]), agent.tree.fd(key[0])
+    os.link(source[1], aside, src_dir_fd=source_fd, dst_dir_fd=agent.staging_fd, follow_symlinks=False)
+    os.rename(aside, key[1], src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
+
+

@@ -1,0 +1,119 @@
+"""The loop: a frame in, an operation, a frame out, in order."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from typing import Any, BinaryIO, Callable, Dict, Optional
+
+from replication.secondary import digests, inplace, limbo, lookups, observe, owner, receiver, transfers
+from replication.secondary.agent import Agent
+from replication.secondary.metadata_op import metadata
+from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
+from replication.secondary.tree import LostDirectory
+
+Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
+
+_HEALINGS = 1000  # lost directories mended for one request, before we say that somebody is at it
+
+
+def _plain(operation: Callable[[Agent, Dict[str, Any]], Dict[str, Any]]) -> Operation:
+    return lambda agent, request, _payload: operation(agent, request)
+
+
+OPERATIONS: Dict[str, Operation] = {
+    "observe": _plain(observe.observe),
+    "metadata": _plain(metadata),
+    "data": receiver.data,
+    "file_begin": _plain(transfers.file_begin),
+    "file_data": transfers.file_data,
+    "file_end": _plain(transfers.file_end),
+    "compare": _plain(transfers.compare),
+    "digests": _plain(digests.digests),
+    "stage": _plain(inplace.stage),
+    "commit": _plain(inplace.commit),
+    "names": _plain(lookups.names),
+    "dirty": _plain(lookups.dirty),
+    "unlist": _plain(lookups.unlist),
+    "stat": _plain(lookups.statistics),
+    "check": _plain(lookups.check),
+    "begin_crawl": _plain(lookups.begin_crawl),
+    "end_crawl": _plain(lookups.end_crawl),
+    "purge": _plain(limbo.purge),
+    "sync": _plain(lookups.sync),
+}
+
+
+class Server:
+    """One connection."""
+
+    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._root = root
+        self._reader = reader
+        self._writer = writer
+        self._agent: Optional[Agent] = None
+
+    def serve(self) -> int:
+        """Until the stream ends. Returns the exit code."""
+        try:
+            while True:
+                try:
+                    got = read_frame(self._reader)
+                except AgentError as error:
+                    self._send({"id": None, "ok": False, "error": error.code, "message": error.message})
+                    return 1
+                if got is None:
+                    return 0
+                self._send(self._answer(*got))
+        except BrokenPipeError:
+            return 0
+        finally:
+            if self._agent is not None:
+                self._agent.close()
+
+    def _send(self, header: Dict[str, Any]) -> None:
+        data = memoryview(frame(header))
+        while data:
+            data = data[self._writer.write(data) :]
+
+    def _answer(self, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
+        number = request.get("id")
+        try:
+            answer = self._do(request, payload)
+        except Exception as error:
+            if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error) and self._agent:
+                owner.mark_damaged(self._agent)
+            if os.environ.get("SEAMARK_TRACE"):
+                import traceback
+
+                traceback.print_exc()
+            known = agent_error(error)
+            answer = {"id": number, "ok": False, "error": known.code, "message": known.message}
+            if known.path is not None:
+                answer["path"] = known.path
+            return answer
+        answer["id"] = number
+        answer["ok"] = True
+        return answer
+
+    def _do(self, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
+        op = request.get("op")
+        if op == "ping":
+            return {"t": time.time_ns()}
+        if op == "hello":
+            before, self._agent = self._agent, None
+            self._agent, answer = owner.hello(self._root, request, before)
+            return answer
+        operation = OPERATIONS.get(op) if isinstance(op, str) else None
+        if operation is None:
+            raise AgentError("protocol", "no such operation: {}".format(op))
+        agent = self._agent
+        if agent is None:
+            raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
+        for _ in range(_HEALINGS):
+            try:
+                return operation(agent, request, payload)
+            except LostDirectory as lost:
+                limbo.heal(agent, lost.inode)
+        raise AgentError("io", "directories of the secondary keep disappearing")

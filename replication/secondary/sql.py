@@ -1,0 +1,108 @@
+"""All SQL of the index, in one place.
+
+inode   one row per gfid that is on the secondary, or wanted there.
+        id       our short name for it: rows of a directory's files lie together, whatever their gfids
+        mode…rdev  as on the primary when last applied; size and mtime (ns) are those of the content here
+        ino      inode number on the secondary; 0 while nothing stands there (a file without data yet)
+        dirty    1: content is wanted
+        pino, pctime   inode number and ctime (ns) on the primary of the state that is here completely;
+                 pctime 0: not complete, or not certain
+        listed   1: a complete listing of this directory was applied
+        digest   of a directory's names and versions (digests.py); NULL: not computed
+        limbo    NULL, or the stamp after which an inode without a name may be purged
+        gen      number of the `sync` after which its content came: what a power cut may have undone
+entry   which inode a name in a directory is. A directory is the child of one entry at most.
+meta    key/value: format, volume, epoch, applied, current, crawl, state, next_id, gen, boot, displaced
+"""
+
+from __future__ import annotations
+
+FORMAT = "1"
+
+PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    # Durable at a checkpoint; whatever came after the last `sync` is replayed by the primary.
+    "PRAGMA synchronous=NORMAL",
+    "PRAGMA wal_autocheckpoint=8192",  # pages: 32 MiB
+    "PRAGMA journal_size_limit=67108864",
+    "PRAGMA cache_size=-32768",  # KiB
+    "PRAGMA busy_timeout=60000",
+    "PRAGMA temp_store=FILE",
+)
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS inode(
+        id INTEGER PRIMARY KEY, gfid BLOB NOT NULL UNIQUE, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
+        gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, atime INTEGER NOT NULL,
+        rdev INTEGER NOT NULL, ino INTEGER NOT NULL, dirty INTEGER NOT NULL, pino INTEGER NOT NULL,
+        pctime INTEGER NOT NULL, listed INTEGER NOT NULL, digest BLOB, limbo INTEGER, gen INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS entry(
+        parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL,
+        PRIMARY KEY(parent, name)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
+    "CREATE INDEX IF NOT EXISTS inode_limbo ON inode(limbo) WHERE limbo IS NOT NULL",
+)
+
+# Names seen by a complete listing that comes in parts. Of this connection; a file, not memory.
+SEEN = """CREATE TEMP TABLE IF NOT EXISTS seen(
+    parent INTEGER, name BLOB, PRIMARY KEY(parent, name)) WITHOUT ROWID"""
+
+META = "SELECT key, value FROM meta"
+SET_META = "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
+
+COLUMNS = "id, gfid, mode, uid, gid, size, mtime, atime, rdev, ino, dirty, pino, pctime, listed, digest, limbo, gen"
+_INODE = "SELECT " + COLUMNS + " FROM inode WHERE "
+CHUNK = 500  # values in one IN (…); SQLite before 3.32 allows 999
+_MARKS = ",".join("?" * CHUNK)
+INODES_BY_GFID = _INODE + "gfid IN ({})".format(_MARKS)
+INODES_BY_ID = _INODE + "id IN ({})".format(_MARKS)
+INODE_BY_GFID = _INODE + "gfid = ?"
+INODE_BY_ID = _INODE + "id = ?"
+ENTRIES_BY_NAME = "SELECT name, inode FROM entry WHERE parent = ? AND name IN ({})".format(_MARKS)
+ENTRY = "SELECT inode FROM entry WHERE parent = ? AND name = ?"
+ENTRIES_OF = "SELECT name, inode FROM entry WHERE parent = ? LIMIT ?"
+NAMES_BY_INODE = "SELECT inode, parent, name FROM entry WHERE inode IN ({})".format(_MARKS)
+NAMES_OF = "SELECT parent, name FROM entry WHERE inode = ?"
+UNSEEN = """SELECT name FROM entry WHERE parent = ?1
+    AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.parent = ?1 AND seen.name = entry.name) LIMIT ?2"""
+ADD_SEEN = "INSERT OR IGNORE INTO seen(parent, name) VALUES(?, ?)"
+IS_SEEN = "SELECT 1 FROM seen WHERE parent = ? AND name = ?"
+FORGET_SEEN = "DELETE FROM seen WHERE parent = ?"
+
+SAVE_INODE = "INSERT INTO inode(" + COLUMNS + ") VALUES(" + ",".join("?" * 17) + ")"
+UPDATE_INODE = """UPDATE inode SET mode=?, uid=?, gid=?, size=?, mtime=?, atime=?, rdev=?, ino=?, dirty=?, pino=?,
+    pctime=?, listed=?, digest=?, limbo=?, gen=? WHERE id=?"""
+DROP_INODE = "DELETE FROM inode WHERE id = ?"
+SAVE_ENTRY = "INSERT OR REPLACE INTO entry(parent, name, inode) VALUES(?, ?, ?)"
+DROP_ENTRY = "DELETE FROM entry WHERE parent = ? AND name = ?"
+RESET_DIGEST = "UPDATE inode SET digest = NULL WHERE id = ? AND digest IS NOT NULL"
+
+# Every directory below ?, itself included.
+_SUBTREE = """WITH RECURSIVE sub(id) AS (SELECT ? UNION
+    SELECT inode.id FROM sub JOIN entry ON entry.parent = sub.id JOIN inode ON inode.id = entry.inode
+    WHERE inode.mode & 61440 = 16384) """
+UNLIST_BELOW = _SUBTREE + "UPDATE inode SET listed = 0, digest = NULL WHERE id IN (SELECT id FROM sub)"
+DIRECTORIES_BELOW = _SUBTREE + "SELECT id FROM sub"
+CHILDREN = "SELECT inode FROM entry WHERE parent = ?"
+DROP_ENTRIES_OF = "DELETE FROM entry WHERE parent = ?"
+DROP_NAMELESS = "DELETE FROM inode WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE inode = ?1)"
+
+# name, pino, pctime of everything in a directory; what is dirty counts as of no version.
+VERSIONS = """SELECT entry.name, inode.pino, CASE WHEN inode.dirty THEN 0 ELSE inode.pctime END
+    FROM entry JOIN inode ON inode.id = entry.inode WHERE entry.parent = ? ORDER BY entry.name"""
+SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
+UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
+
+DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty = 1 ORDER BY id LIMIT ?"
+IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
+AFTER_POWER_CUT = "UPDATE inode SET dirty = 1 WHERE gen >= ? AND mode & 61440 = 32768"
+DIGESTS_AFTER_POWER_CUT = "UPDATE inode SET digest = NULL WHERE digest IS NOT NULL"
+STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesce(sum(mode & 61440 = 16384), 0),
+    coalesce(sum(dirty), 0), coalesce(sum(limbo IS NOT NULL), 0),
+    coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
+COUNT_ENTRIES = "SELECT count(*) FROM entry"
+# While rebuilding: whose object stands here?
+INDEX_INO = "CREATE INDEX IF NOT EXISTS inode_ino ON inode(ino)"
+DROP_INDEX_INO = "DROP INDEX IF EXISTS inode_ino"
+BY_INO = "SELECT id FROM inode WHERE ino = ? LIMIT 1"

@@ -1,0 +1,198 @@
+"""Large files in pieces that resume, and comparing by digest."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from hashlib import blake2b
+from typing import Any, Dict, List, Optional
+
+from replication.secondary.agent import Agent
+from replication.secondary.metadata import Item, dress_existing
+from replication.secondary.metadata_op import apply_items
+from replication.secondary.namespace import limbo_name
+from replication.secondary.observed import gfid_of
+from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.receiver import Staged, place
+
+_READ = 1 << 20
+_VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
+_LEFTOVER_AGE_S = 7 * 86400  # an unfinished transfer that nobody came back to
+
+
+class Transfer:
+    """A file under way: ``.seamark/staging/<gfid>.<version>``, locked by this process."""
+
+    __slots__ = ("fd", "name", "size")
+
+    def __init__(self, fd: int, name: bytes, size: int) -> None:
+        self.fd = fd
+        self.name = name
+        self.size = size
+
+
+def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Begin, or resume: ``offset`` is where an earlier transfer of the same version stopped."""
+    gfid = gfid_of(request["gfid"])
+    version = str(request["version"])
+    if not version or len(version) > 100 or not set(version) <= _VERSION_CHARACTERS:
+        raise AgentError("protocol", "not a version: {!r}".format(version))
+    if agent.index.inode(gfid) is None:
+        raise AgentError("not-found", "no name for it here any more")
+    _drop(agent, gfid)
+    name = gfid.hex().encode() + b"." + version.encode()
+    _remove_other_versions(agent, gfid, name)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=agent.tree.staging_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        size = int(request["size"])
+        offset = os.fstat(fd).st_size
+        if offset > size:
+            os.ftruncate(fd, 0)
+            offset = 0
+    except BlockingIOError:
+        os.close(fd)
+        raise AgentError("io", "another connection is sending this file") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    agent.transfers[gfid] = Transfer(fd, name, size)
+    return {"offset": offset}
+
+
+def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
+    prefix = gfid.hex() + "."
+    for name in os.listdir(agent.tree.staging_fd):
+        if name.startswith(prefix) and name.encode() != keep:
+            try:
+                os.unlink(name, dir_fd=agent.tree.staging_fd)
+            except OSError:
+                continue
+
+
+def _drop(agent: Agent, gfid: bytes) -> None:
+    transfer = agent.transfers.pop(gfid, None)
+    if transfer is not None:
+        os.close(transfer.fd)
+
+
+def _under_way(agent: Agent, gfid: bytes) -> Transfer:
+    transfer = agent.transfers.get(gfid)
+    if transfer is None:
+        raise AgentError("protocol", "file_begin comes first")
+    return transfer
+
+
+def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
+    """A piece. What is never written stays a hole."""
+    transfer = _under_way(agent, gfid_of(request["gfid"]))
+    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
+    offset = int(request["offset"])
+    if offset < 0 or offset + len(content) > transfer.size:
+        raise AgentError("protocol", "a piece beyond the end of its file")
+    while content:
+        written = os.pwrite(transfer.fd, content, offset)
+        content = content[written:]
+        offset += written
+    return {}
+
+
+def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """All pieces came: check the digest if there is one, and place the file."""
+    item = Item(*request["item"])
+    transfer = _under_way(agent, gfid_of(request["gfid"]))
+    del agent.transfers[item.gfid]
+    fd = transfer.fd
+    staged = Staged(item, fd, os.fstat(fd).st_ino, agent.tree.staging_fd, transfer.name)
+    try:
+        os.ftruncate(fd, item.size)
+        wanted = request.get("digest")
+        if wanted is not None and content_digest(fd) != wanted:
+            return {"errors": [[item.gfid.hex(), "io", "the content does not have the digest that was sent"]], "done": 0}
+        try:
+            path = b"/proc/self/fd/%d" % fd
+            dress_existing(fd, path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
+        except OSError as error:
+            return {"errors": [[item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)]], "done": 0}
+        errors: List[List[Any]] = []
+        done = place(agent, [staged], errors)
+        return {"errors": errors, "done": done, "bytes": item.size}
+    finally:
+        staged.close()
+
+
+def content_digest(fd: int) -> str:
+    """blake2b-256 of a file, from its beginning."""
+    digest = blake2b(digest_size=32)
+    offset = 0
+    while True:
+        piece = os.pread(fd, _READ, offset)
+        if not piece:
+            return digest.hexdigest()
+        digest.update(piece)
+        offset += len(piece)
+
+
+def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Which of these differ in content; the others get their metadata and are clean."""
+    differ: List[str] = []
+    equal: List[Item] = []
+    errors: List[List[Any]] = []
+    agent.tree.begin()
+    for gfid, size, digest, fields in request["items"]:
+        try:
+            here = _digest_here(agent, gfid_of(gfid), int(size))
+        except OSError as error:
+            errors.append([gfid, code_of(error), "cannot read it: {}".format(error.strerror)])
+            continue
+        if here is None or here[1] != digest:
+            differ.append(gfid)
+        else:
+            item = Item(*fields)
+            equal.append(item)
+            item.extents = [[here[0], 0]]  # its inode number, when we read it
+    if equal:
+        errors += _make_clean(agent, equal, differ)
+    return {"differ": differ, "errors": errors}
+
+
+def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
+    """(inode number, digest) of our copy; None when there is none, or one of another size."""
+    row = agent.index.inode(gfid)
+    if row is None or not row.ino or not row.is_file:
+        return None
+    keys = agent.index.names_of(row.id)
+    dir_fd = agent.tree.fd(keys[0][0]) if keys else agent.tree.limbo_fd
+    name = keys[0][1] if keys else limbo_name(row)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    try:
+        found = os.fstat(fd)
+        if found.st_ino != row.ino or found.st_size != size:
+            return None
+        return row.ino, content_digest(fd)
+    finally:
+        os.close(fd)
+
+
+def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List[Any]]:
+    with agent.transaction():
+        rows = agent.index.inodes(item.gfid for item in equal)
+        still = []
+        for item in equal:
+            row = rows.get(item.gfid)
+            assert item.extents is not None
+            if row is None or row.ino != item.extents[0][0]:
+                differ.append(item.gfid.hex())
+                continue
+            row.dirty = 0
+            row.size = item.size
+            row.gen = agent.index.meta["gen"]
+            row.changed = True
+            still.append(item)
+        agent.index.save(rows.values(), [], [])
+        return apply_items(agent, still)

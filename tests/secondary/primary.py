@@ -1,0 +1,185 @@
+"""A small primary for tests: looks at a real directory, tells a real agent, sends what it wants."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from hashlib import blake2b
+from pathlib import Path
+
+from replication.observation import Change, Entry, Inode, Listing
+from replication.remote.client import SecondaryClient, encode_listing
+from replication.volume.identity import ROOT_GFID, identify
+from replication.volume.xattrs import read_xattrs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOREVER = 1 << 60
+
+
+class Far:
+    """An agent process on a root, and a client to it."""
+
+    def __init__(self, root, *, python=sys.executable, fault="", epoch=1, **hello):
+        environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_TRACE="1")
+        if fault:
+            environment["SEAMARK_FAULT"] = fault
+        self.process = subprocess.Popen(
+            [python, "-X", "utf8", "-m", "replication.secondary", "serve", str(root)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0, cwd="/",
+        )
+        self.reader = os.fdopen(os.dup(self.process.stdout.fileno()), "rb", 1 << 20)
+        self.process.stdout.close()
+        self.client = SecondaryClient(self.reader, self.process.stdin)
+        try:
+            self.hello = self.client.hello(session="s", volume="v", epoch=epoch, create=True, **hello)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        self.client.close()
+        self.process.wait(20)
+        self.client._thread.join(5)
+        self.reader.close()
+
+    def __enter__(self):
+        return self.client
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Primary:
+    """A tree that is replicated. Directories are found again by gfid through a scan: it is small."""
+
+    def __init__(self, root):
+        self.root = os.fsencode(root)
+        self.racy = False
+
+    # ---- looking
+
+    def gfid(self, path=b""):
+        if path in (b"", b"."):
+            return ROOT_GFID
+        fd = os.open(os.path.join(self.root, os.path.dirname(path)), os.O_RDONLY)
+        try:
+            return identify(fd, os.path.basename(path))[0]
+        finally:
+            os.close(fd)
+
+    def entry(self, dir_fd, name, change=Change.UNKNOWN):
+        try:
+            gfid, s = identify(dir_fd, name)
+            target = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(s.mode) else None
+        except FileNotFoundError:
+            return Entry(name, None)
+        ctime = 0 if self.racy else s.ctime_ns
+        inode = Inode(gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns, ctime)
+        return Entry(name, inode, target, change)
+
+    def look(self, directory, names):
+        """A partial listing; None when the directory is not there."""
+        try:
+            gfid = self.gfid(directory)
+            fd = os.open(os.path.join(self.root, directory), os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return Listing(gfid, [self.entry(fd, n) for n in names])
+        finally:
+            os.close(fd)
+
+    def listing(self, directory):
+        fd = os.open(os.path.join(self.root, directory), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            names = [os.fsencode(n) for n in os.listdir(fd)]
+            return Listing(self.gfid(directory), [self.entry(fd, n) for n in names], complete=True)
+        finally:
+            os.close(fd)
+
+    def paths(self):
+        """gfid -> path of everything."""
+        found = {ROOT_GFID: b""}
+        for directory, dirs, files in os.walk(self.root):
+            for name in dirs + files:
+                path = os.path.relpath(os.path.join(directory, name), self.root)
+                found[self.gfid(path)] = path
+        return found
+
+    # ---- sending
+
+    def item(self, gfid, path):
+        full = os.path.join(self.root, path)
+        s = os.lstat(full)
+        return [
+            gfid.hex(), s.st_size if stat.S_ISREG(s.st_mode) else 0, s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns,
+            s.st_atime_ns, s.st_ctime_ns, s.st_ino, read_xattrs(full),
+        ]  # fmt: skip
+
+    def send(self, client, answer, paths=None):
+        """Send what an answer asks for: content and metadata. Directories to list are returned."""
+        paths = self.paths() if paths is None else paths
+        items, blobs = [], []
+        for g, how in answer.need:
+            path = paths.get(bytes.fromhex(g))
+            if path is None:
+                continue
+            item = self.item(bytes.fromhex(g), path)
+            content = Path(os.fsdecode(os.path.join(self.root, path))).read_bytes()
+            item[1] = len(content)
+            if how == "compare":
+                digest = blake2b(content, digest_size=32).hexdigest()
+                header = client.call("compare", items=[[g, len(content), digest, item]]).header
+                assert header["errors"] == []
+                if g not in header["differ"]:
+                    continue
+            items.append(item)
+            blobs.append(content)
+        if items:
+            errors = client.data(items, blobs)
+            assert [e for e in errors if e[1] != "not-found"] == []
+        self.send_metadata(client, answer.meta, paths)
+        return [paths[bytes.fromhex(g)] for g in answer.list if bytes.fromhex(g) in paths]
+
+    def send_metadata(self, client, gfids, paths):
+        rows = []
+        for g in gfids:
+            path = paths.get(bytes.fromhex(g))
+            if path is not None:
+                item = self.item(bytes.fromhex(g), path)
+                rows.append([item[0], *item[2:]])
+        if rows:
+            errors = client.metadata(rows)
+            assert [e for e in errors if e[1] != "not-found"] == []
+
+    def crawl(self, client, crawl="c", *, stamp=1, rebuilt=False, purge=True):
+        """List everything, top down."""
+        client.begin_crawl(crawl)
+        paths = self.paths()
+        for directory, dirs, _ in os.walk(self.root):
+            dirs.sort()
+            relative = os.path.relpath(directory, self.root)
+            relative = b"" if relative == b"." else relative
+            answer = client.observe([self.listing(relative)], crawl=crawl, limbo_until=stamp)
+            assert answer.unknown == []
+            self.send(client, answer, paths)
+        self.send_metadata(client, [ROOT_GFID.hex()], paths)
+        client.end_crawl(crawl, rebuilt=rebuilt)
+        if purge:
+            client.purge(stamp)
+        return paths
+
+
+def differences(a, b):
+    """What the judge prints: nothing, when the trees are the same."""
+    done = subprocess.run(
+        ["rsync", "-naHAXSi", "--delete", "--checksum", "--numeric-ids", "--exclude=/.seamark",
+         os.fsencode(a) + b"/", os.fsencode(b) + b"/"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return done.stdout.decode("utf-8", "replace")
+
+
+__all__ = ["FOREVER", "Far", "Primary", "differences", "encode_listing"]
