@@ -55,6 +55,7 @@ class ChangelogStore:
         self._lock = -1
         self._floor = 1
         self._reserved = 0
+        self._clean = False
         self._size = 0
 
     # ---- reading
@@ -150,11 +151,15 @@ class ChangelogStore:
             self.gap("damaged")
             self._index.compact()
 
-    def end_writing(self) -> None:
-        """Make the index durable and let go of the lock. Raises OSError."""
+    def finish(self) -> None:
+        """Make everything durable, and note that this writer ended well. Raises OSError."""
         self._need_lock()
         self._index.sync()
         self._write_state(clean=True)
+
+    def end_writing(self) -> None:
+        """``finish``, and let go of the lock. Raises OSError."""
+        self.finish()
         os.close(self._lock)
         self._lock = -1
 
@@ -293,8 +298,8 @@ class ChangelogStore:
 
     def _next_number(self) -> int:
         number = self.open_number()
-        if number >= self._reserved:
-            self._reserved = number + _RESERVE
+        if number >= self._reserved or self._clean:
+            self._reserved = max(self._reserved, number + _RESERVE // 2)
             self._write_state(clean=False)
         return number
 
@@ -326,6 +331,7 @@ class ChangelogStore:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
+        self._clean = clean
 
 
 def boot_id() -> str:

@@ -1,0 +1,365 @@
+"""The agent: the process that produces the changelog of a directory volume, on the node that has it.
+
+One thread: it reads the kernel's events, closes a segment when something was recorded and a fraction of a
+second has passed, says by ticks that time moved on, and answers on its socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replication.changelog.control import AgentRefused, AgentUnreachable, ControlServer, agent_call
+from replication.changelog.gather import Gather
+from replication.changelog.index import SegmentInfo, State
+from replication.changelog.quiescence import take_token
+from replication.changelog.record import Kind
+from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
+from replication.changelog.segment import Place
+from replication.changelog.store import ChangelogStore, NotTheWriter, StoreBusy
+from replication.changelog.watches import DirectoryRecorder
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentRefused",
+    "AgentUnreachable",
+    "NotTheWriter",
+    "RecorderUnavailable",
+    "StoreBusy",
+    "agent_call",
+    "run_agent",
+]
+
+log = logging.getLogger(__name__)
+
+_READ_EVERY_S = 0.03
+_IDLE_POLL_S = 0.2
+_FIRST_TICK_S = 1.0
+_RETRY_S = 1.0
+_KEEP_RECORDS = 1_000_000  # while nothing can be written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """``root`` is the volume, ``directory`` the changelog's. ``detector``: auto (or fanotify), filesystem or
+    directories. auto takes one mark on the file system where that is possible, else one on each directory.
+    A segment is closed ``close_after_ms`` after its first event, or with ``max_records`` in it.
+    """
+
+    root: str
+    directory: str
+    detector: str = "auto"
+    close_after_ms: int = 150
+    tick_s: float = 5.0
+    max_records: int = 50_000
+    max_bytes: int = 1 << 30
+    unlimited_queue: bool = True
+
+
+def run_agent(
+    config: AgentConfig,
+    on_segment: Callable[[SegmentInfo], None],
+    stop: threading.Event,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    on_alarm: Callable[[str], None] = log.warning,
+) -> None:
+    """Record until ``stop``. ``ready`` is called when recording is live; ``on_segment`` after each position.
+
+    Both are called from this thread, and should be quick. A tick that was extended is reported again.
+    Raises RecorderUnavailable (scan instead), StoreBusy (another agent records this volume), OSError.
+    """
+    Agent(config, on_segment, on_alarm).run(stop, ready)
+
+
+class Agent:
+    """One recording of one volume."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        on_segment: Callable[[SegmentInfo], None],
+        on_alarm: Callable[[str], None] = log.warning,
+    ) -> None:
+        self.config = config
+        self._on_segment = on_segment
+        self._on_alarm = on_alarm
+        self._gather = Gather()
+        self._store = ChangelogStore(config.directory, max_bytes=config.max_bytes, on_alarm=on_alarm)
+        self._recorder: Recorder
+        self._opened_at: float | None = None  # time.monotonic() of the open segment's first event
+        self._opened_ns = 0
+        self._complete_ns = 0  # everything that happened until then was taken in
+        self._unwritten: list[Place] = []
+        self._unwritten_records = 0
+        self._lost = ""
+        self._retry_at = 0.0
+        self._last_event_ns = 0
+        self._tick_at = 0.0
+
+    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+        Path(self.config.directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._recorder = open_recorder(self.config, self._gather, self._gap)
+        try:
+            self._begin()
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._recorder.fd, selectors.EVENT_READ)
+                server = ControlServer(self.config.directory, selector, self._serve)
+                try:
+                    ready()
+                    while not stop.is_set():
+                        self._step(selector)
+                finally:
+                    server.close()
+            self._end()
+        finally:
+            self._recorder.close()
+            self._store.close()
+
+    # ---- start and stop
+
+    def _begin(self) -> None:
+        """Recording is live already: what changed before it is a gap, unless it is proved that nothing did."""
+        kept = self._kept_token()
+        quiet = kept is not None and kept == take_token(self.config.root, probe=False)
+        self._store.begin_writing()
+        last = self._store.last_closed()
+        self._complete_ns = time.time_ns()
+        if last is None:
+            self._tell(self._store.gap("started", self._complete_ns))
+        elif not quiet:
+            self._tell(self._store.gap("agent down", self._complete_ns))
+        self._recorder.next_segment(self._store.open_number())
+        self._tick_at = time.monotonic() + _FIRST_TICK_S
+
+    def _end(self) -> None:
+        self._close_segment()
+        if self._unwritten or self._lost:
+            return  # what could not be written is lost; without the clean mark the next start is a gap anyway
+        # The order makes the token sound: whatever happened before it was taken is in the queue by now,
+        # and what happens after it changes the file system's own count.
+        self._store.finish()
+        token = take_token(self.config.root, probe=True)
+        position = self._store.open_number()
+        self._close_segment()
+        if position != self._store.open_number():
+            self._store.finish()
+        elif token is not None:
+            self._keep_token(token)
+
+    def _token_path(self) -> Path:
+        """Not on the volume's own file system, where keeping the token would make it wrong."""
+        store = Path(self.config.directory)
+        if store.stat().st_dev != os.stat(self.config.root).st_dev:
+            return store / "quiet"
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/nonexistent")
+        key = os.fsencode(store.resolve()).hex()[-120:]
+        return Path(runtime) / f"seamark-quiet-{key}"
+
+    def _kept_token(self) -> str | None:
+        path = self._token_path()
+        try:
+            if path.stat().st_uid != os.geteuid():
+                return None
+            token = path.read_text(encoding="ascii")
+            path.unlink()
+        except (OSError, ValueError):
+            return None
+        return token
+
+    def _keep_token(self, token: str) -> None:
+        path = self._token_path()
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(token)
+        except OSError as error:
+            log.debug("no proof of quiet is kept: %s", error)
+
+    # ---- the loop
+
+    def _step(self, selector: selectors.BaseSelector) -> None:
+        readable = False
+        for key, _ in selector.select(self._timeout()):
+            if isinstance(key.data, ControlServer):
+                key.data.handle(key.fileobj)
+            else:
+                readable = True
+        if readable:
+            self._drain()
+            time.sleep(_READ_EVERY_S)  # events merge in the queue meanwhile; that halves the cost
+        now = time.monotonic()
+        if self._is_full() or (self._opened_at is not None and now >= self._opened_at + self._close_after()):
+            self._close_segment()
+        elif now >= self._tick_at and not self._gather.count:
+            self._tick()
+        if (self._unwritten or self._lost) and now >= self._retry_at:
+            self._write_rest()
+
+    def _timeout(self) -> float:
+        now = time.monotonic()
+        wait = self._tick_at - now
+        if self._opened_at is not None:
+            wait = self._opened_at + self._close_after() - now
+        return max(0.0, min(_IDLE_POLL_S, wait))
+
+    def _close_after(self) -> float:
+        return self.config.close_after_ms / 1000
+
+    def _is_full(self) -> bool:
+        return self._gather.count >= self.config.max_records
+
+    def _drain(self) -> bool:
+        """Take in what is queued. True when the queue was seen empty."""
+        now_ns = time.time_ns()
+        before = self._recorder.events
+        emptied = self._recorder.drain(self._is_full)
+        if self._recorder.events != before:
+            self._last_event_ns = now_ns
+        if emptied:
+            self._complete_ns = max(now_ns, self._complete_ns)
+        if self._opened_at is None and self._recorder.events != before:
+            self._opened_at = time.monotonic()
+            self._opened_ns = now_ns
+        return emptied
+
+    def _close_segment(self) -> None:
+        """Take in all that is queued, and close; more than one segment if there is that much."""
+        while True:
+            emptied = self._drain()
+            self._recorder.before_close()
+            self._write(self._gather.count, self._gather.take())
+            self._opened_at = None
+            if emptied:
+                return
+
+    def _tick(self) -> None:
+        position = self._store.open_number()
+        self._close_segment()
+        if position == self._store.open_number() and not self._unwritten and not self._lost:
+            self._tell(self._store.tick(self._complete_ns))
+            self._tick_at = time.monotonic() + self.config.tick_s
+
+    # ---- writing
+
+    def _write(self, records: int, places: list[Place]) -> None:
+        self._unwritten += places
+        self._unwritten_records += records
+        if self._unwritten and not self._lost:
+            self._write_rest()
+
+    def _write_rest(self) -> None:
+        try:
+            if self._unwritten and not self._lost:
+                info = self._store.add(self._unwritten, self._opened_ns, self._complete_ns)
+            else:
+                info = self._store.gap(self._lost or "recorder")
+                self._lost = ""
+        except OSError as error:
+            self._cannot_write(error)
+            return
+        self._unwritten = []
+        self._unwritten_records = 0
+        self._recorder.next_segment(self._store.open_number())
+        self._tick_at = time.monotonic() + min(_FIRST_TICK_S, self.config.tick_s)
+        self._tell(info)
+
+    def _cannot_write(self, error: OSError) -> None:
+        """A full disk, most likely. Records wait in memory; when they are too many, a gap does instead."""
+        self._retry_at = time.monotonic() + _RETRY_S
+        self._on_alarm(f"the changelog cannot be written, will try again: {error}")
+        if self._unwritten_records > _KEEP_RECORDS:
+            self._unwritten = []
+            self._unwritten_records = 0
+            self._lost = "limit"
+
+    def _gap(self, reason: str) -> None:
+        """The recorder lost something, here: what was recorded before it comes before the gap."""
+        self._write(self._gather.count, self._gather.take())
+        self._lost = reason
+        self._write_rest()
+
+    def _tell(self, info: SegmentInfo) -> None:
+        try:
+            self._on_segment(info)
+        except Exception:  # recording goes on whatever a listener does
+            log.exception("on_segment failed for %s", info)
+
+    # ---- the socket
+
+    def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
+        operations = {
+            "barrier": self._barrier,
+            "look": self._look,
+            "status": self._status,
+            "retain": self._retain,
+            "damaged": self._damaged,
+        }
+        return operations[str(request["op"])](request)
+
+    def _barrier(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._close_segment()
+        if self._unwritten or self._lost:
+            raise OSError("the changelog cannot be written")
+        last = self._store.last_closed()
+        if last is None or last.state is not State.DATA or last.end_ns < self._complete_ns:
+            last = self._store.tick(self._complete_ns)
+            self._tell(last)
+        return {"position": last.number, "end_ns": last.end_ns}
+
+    def _look(self, request: dict[str, Any]) -> dict[str, Any]:
+        names = [os.fsencode(name) for name in request["names"]]
+        if any(not name or b"/" in name or len(name) > 255 for name in names):
+            raise ValueError("not a name")
+        kinds = Kind(0)
+        for letter in request["kinds"]:
+            kinds |= Kind[letter]
+        self._recorder.look(os.fsencode(request["dir"]), names, int(kinds))
+        if self._opened_at is None:
+            self._opened_at, self._opened_ns = time.monotonic(), time.time_ns()
+        return {"open": self._store.open_number()}
+
+    def _retain(self, request: dict[str, Any]) -> dict[str, Any]:
+        upto = int(request["upto"])
+        freed = self._store.retain(upto)
+        self._recorder.applied(upto)
+        return {"freed": freed}
+
+    def _damaged(self, request: dict[str, Any]) -> dict[str, Any]:
+        gap = self._store.mark_damaged(int(request["number"]))
+        self._tell(gap)
+        return {"number": gap.number}
+
+    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        last = self._store.last_closed()
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return {
+            "mode": self._recorder.mode,
+            "events": self._recorder.events,
+            "overflows": self._recorder.overflows,
+            "open_records": self._gather.count + self._unwritten_records,
+            "last_event_ns": self._last_event_ns,
+            "position": last.number if last else 0,
+            "end_ns": last.end_ns if last else 0,
+            "size": self._store.size(),
+            "rss": pages * os.sysconf("SC_PAGE_SIZE"),
+        }
+
+
+def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:
+    """The best recorder that this process may use here. Raises RecorderUnavailable."""
+    if config.detector != "directories":
+        try:
+            return FilesystemRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)
+        except RecorderUnavailable as error:
+            if config.detector == "filesystem":
+                raise
+            log.info("a mark on each directory instead: %s", error)
+    return DirectoryRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)

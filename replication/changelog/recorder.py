@@ -1,0 +1,416 @@
+"""The recorder: what the kernel reports becomes records of the open segment.
+
+An event only says "look here again": events are merged while they wait, and their order is not kept.
+So nothing is ever concluded from an event but which names, and which kinds, may have changed.
+
+This one marks the whole file system (CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH) and keeps what is in the volume.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat as st
+from collections.abc import Callable
+from typing import Protocol
+
+from replication.changelog import fanotify
+from replication.changelog.fanotify import (
+    ATTRIB,
+    CLOSE_WRITE,
+    CREATE,
+    DELETE,
+    MODIFY,
+    ONDIR,
+    Q_OVERFLOW,
+    RENAME,
+)
+from replication.changelog.gather import Gather, Node, Tree
+from replication.changelog.record import Kind
+from replication.volume.handle import file_handle, open_by_handle, stat_at
+from replication.volume.identity import ROOT_GFID, gfid_from
+
+log = logging.getLogger(__name__)
+
+MASK = CREATE | DELETE | RENAME | MODIFY | ATTRIB | CLOSE_WRITE | ONDIR
+OWN = b".seamark"
+_OWN_XATTRS = ("user.seamark.", "trusted.seamark.")
+READ_SIZE = 1 << 20
+_CACHED_DIRECTORIES = 50_000
+_MODIFIED_OBJECTS = 100_000
+
+E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
+_ALL = E | M | D
+_ENTRY_EVENTS = CREATE | DELETE
+_DATA_EVENTS = MODIFY | CLOSE_WRITE
+KINDS = {
+    bits: (E if bits & _ENTRY_EVENTS else 0) | (M if bits & ATTRIB else 0) | (D if bits & _DATA_EVENTS else 0)
+    for bits in range((_ENTRY_EVENTS | ATTRIB | _DATA_EVENTS) + 1)
+    if not bits & ~(_ENTRY_EVENTS | ATTRIB | _DATA_EVENTS)
+}
+KIND_EVENTS = _ENTRY_EVENTS | ATTRIB | _DATA_EVENTS
+
+
+class RecorderUnavailable(Exception):
+    """Changes cannot be recorded here; a scan has to find them. The text says why."""
+
+
+class Recorder(Protocol):
+    """What the agent needs of a recorder."""
+
+    mode: str
+    fd: int
+    events: int
+    overflows: int
+
+    def drain(self, full: Callable[[], bool]) -> bool:
+        """Take in what the kernel has queued. False when stopped because ``full()``, with more to come."""
+
+    def before_close(self) -> None:
+        """Add to the open segment what had to wait for the rest of it."""
+
+    def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
+        """Record these names in the directory at ``path`` as well. Raises OSError."""
+
+    def applied(self, serial: int) -> None:
+        """Everything recorded in segments up to this serial is on the secondary."""
+
+    def next_segment(self, serial: int) -> None:
+        """What is recorded from now on belongs to the segment with this serial."""
+
+    def close(self) -> None: ...
+
+
+class Modified:
+    """Objects whose content changed in segments that are not applied yet.
+
+    D is recorded under a name. If the object is renamed before a consumer looks, the name leads nowhere,
+    and the new name must say D as well, or a change that kept size and mtime would be lost.
+    Too many of them to remember: then any object counts as changed, until everything is applied.
+    """
+
+    def __init__(self) -> None:
+        self._serials: dict[int, int] = {}
+        self._all_until = 0
+        self.serial = 1
+
+    def add(self, handle: bytes | None) -> None:
+        if len(self._serials) >= _MODIFIED_OBJECTS:
+            self._serials.clear()
+            self._all_until = self.serial
+        # Equal hashes of different handles only cost a look too many.
+        self._serials[hash(handle)] = self.serial
+
+    def __contains__(self, handle: bytes | None) -> bool:
+        return self._all_until > 0 or hash(handle) in self._serials
+
+    def applied(self, serial: int) -> None:
+        if self._all_until <= serial:
+            self._all_until = 0
+        self._serials = {key: value for key, value in self._serials.items() if value > serial}
+
+    @property
+    def empty(self) -> bool:
+        return not self._serials and not self._all_until
+
+
+class FilesystemRecorder:
+    """Records a volume through one mark on its file system.
+
+    ``on_gap(reason)`` is called at the very position where something was lost. Raises RecorderUnavailable.
+    """
+
+    mode = "filesystem"
+
+    def __init__(
+        self, root: str, gather: Gather, on_gap: Callable[[str], None], *, unlimited: bool = True
+    ) -> None:
+        self.events = self.overflows = 0
+        self._gather = gather
+        self._on_gap = on_gap
+        self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = -1
+        try:
+            self._tree = Tree(file_handle(self._root_fd, b""), ROOT_GFID)
+            os.close(open_by_handle(self._root_fd, self._tree.root.handle, os.O_PATH))
+            self.fd = fanotify.fanotify_init(unlimited=unlimited)
+            fanotify.mark_filesystem(self.fd, self._root_fd, MASK)
+        except OSError as error:
+            self.close()
+            raise RecorderUnavailable(f"the file system of {root} cannot be watched: {error}") from error
+        self._foreign: set[bytes] = set()
+        self._dead: set[bytes] = set()
+        self._nameless: dict[bytes, int] = {}
+        self._modified = Modified()
+        self._root_state = RootState(self._root_fd)
+
+    def close(self) -> None:
+        for fd in (self.fd, self._root_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._root_fd = -1
+
+    def drain(self, full: Callable[[], bool]) -> bool:
+        while not full():
+            try:
+                data = os.read(self.fd, READ_SIZE)
+            except BlockingIOError:
+                return True
+            self._take(data)
+        return False
+
+    def _take(self, data: bytes) -> None:
+        nodes, add, modified, nameless = (
+            self._tree.by_handle,
+            self._gather.add,
+            self._modified,
+            self._nameless,
+        )
+        for mask, directory, name, target, new_directory, new_name in fanotify.parse(data):
+            self.events += 1
+            if directory is None:
+                self._without_name(mask, target)
+                nodes = self._tree.by_handle
+                continue
+            if mask & RENAME:
+                self._renamed(mask, directory, name, target, new_directory, new_name)
+            node = nodes.get(directory)
+            if node is None:
+                node = self._find(directory)
+                if node is None:
+                    self._elsewhere(mask, directory, target)
+                    continue
+            kinds = KINDS[mask & KIND_EVENTS]
+            if mask & ONDIR and (name == b"." or mask & DELETE):
+                self._directory_itself(mask, node, name, target)
+            if node.parent is None and name == OWN:
+                continue
+            if kinds and name != b".":
+                add(node, name, kinds)
+                if kinds & D:
+                    modified.add(target)
+                if kinds & E and target is not None and target in nameless:
+                    nameless[target] |= mask & _ENTRY_EVENTS
+
+    def _without_name(self, mask: int, target: bytes | None) -> None:
+        if mask & Q_OVERFLOW:
+            self._overflow()
+        elif target is not None:
+            self._nameless[target] = self._nameless.get(target, 0) | mask
+
+    def _overflow(self) -> None:
+        self.overflows += 1
+        # Renames may be among what was lost.
+        self._tree.clear()
+        self._foreign.clear()
+        self._on_gap("overflow")
+
+    def _elsewhere(self, mask: int, directory: bytes, target: bytes | None) -> None:
+        """An event in a directory outside the volume, or in one that is gone.
+
+        Gone: its own removal, or that of a directory above it, or its leaving the volume, is an event of
+        its own in a directory that still exists, so what was in it need not be recorded.
+        """
+        gone = directory in self._dead
+        if gone and mask & _DATA_EVENTS:
+            self._modified.add(target)
+        if mask & _ENTRY_EVENTS and target is not None and self._nameless.get(target) == ATTRIB:
+            # Its link count changed, by this. In a directory that is gone it may have been ours: then it only
+            # matters if its content was to be found under the name that is gone with it.
+            if not gone or target not in self._modified:
+                del self._nameless[target]
+
+    def _directory_itself(self, mask: int, node: Node, name: bytes, target: bytes | None) -> None:
+        if name != b".":
+            gone = self._tree.by_handle.get(target or b"")
+            if gone is not None:
+                self._tree.cut(gone)
+        elif node.parent is not None:
+            self._gather.add(node, b"", M)
+        elif mask & ATTRIB and self._root_state.changed():
+            self._gather.add(node, b"", M)
+
+    def _renamed(
+        self,
+        mask: int,
+        directory: bytes,
+        name: bytes,
+        target: bytes | None,
+        new: bytes | None,
+        new_name: bytes,
+    ) -> None:
+        """Both names in the same segment. RENAME_EXCHANGE is one event: each name may hold something now."""
+        old_node = self._within(directory, name)
+        new_node = self._within(new, new_name) if new is not None else None
+        if old_node is None and new_node is None:
+            return
+        if mask & ONDIR:
+            self._forget_moved(old_node, name, new_node, new_name, target)
+        if old_node is None or new_node is None:
+            # From or to the outside: while it was there, what happened to it, or below it, was not recorded.
+            kinds_old = kinds_new = _ALL
+        else:
+            kinds_new = E | D if target in self._modified and not mask & ONDIR else E
+            kinds_old = E | D if self._has_changed(old_node, name) else E
+        if old_node is not None:
+            self._gather.add(old_node, name, kinds_old)
+        if new_node is not None:
+            self._gather.add(new_node, new_name, kinds_new)
+
+    def _within(self, directory: bytes, name: bytes) -> Node | None:
+        node = self._tree.by_handle.get(directory) or self._find(directory)
+        return None if node is None or (node.parent is None and name == OWN) else node
+
+    def _has_changed(self, node: Node, name: bytes) -> bool:
+        """Whether what an exchange put at a renamed object's old name has changed content."""
+        if self._modified.empty:
+            return False
+        try:
+            return (
+                file_handle(self._root_fd, node.path + b"/" + name if node.path else name) in self._modified
+            )
+        except OSError:
+            return False
+
+    def _forget_moved(
+        self, old: Node | None, name: bytes, new: Node | None, new_name: bytes, target: bytes | None
+    ) -> None:
+        """Paths below a renamed directory are wrong now, wherever they were learned."""
+        moved = self._tree.by_handle.get(target or b"")
+        candidates = [moved, old and old.children.get(name), new and new.children.get(new_name)]
+        for node in candidates:
+            if node is not None:
+                self._tree.cut(node)
+        if old is None or new is None:
+            self._foreign.clear()
+
+    def _find(self, handle: bytes) -> Node | None:
+        """The directory of the volume that a handle means; None when it is elsewhere, or gone."""
+        if handle in self._foreign or handle in self._dead:
+            return None
+        try:
+            fd = open_by_handle(self._root_fd, handle, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                self._unsure(error)
+            self._dead.add(handle)
+            return None
+        try:
+            return self._place(handle, fd)
+        finally:
+            os.close(fd)
+
+    def _place(self, handle: bytes, fd: int) -> Node | None:
+        stat = stat_at(fd, b"")
+        if stat.nlink == 0:
+            self._dead.add(handle)
+            return None
+        path = self._path_of(handle, fd)
+        if path is None or path == OWN or path.startswith(OWN + b"/"):
+            if len(self._foreign) > _CACHED_DIRECTORIES:
+                self._foreign.clear()
+            self._foreign.add(handle)
+            return None
+        return self._tree.put(path, handle, gfid_from(handle, stat.btime_ns))
+
+    def _path_of(self, handle: bytes, fd: int) -> bytes | None:
+        """Where below the root a directory is; None when it is not."""
+        path: bytes | None = None
+        for _ in range(3):
+            root = os.readlink(b"/proc/self/fd/%d" % self._root_fd)
+            found = os.readlink(b"/proc/self/fd/%d" % fd)
+            if found == root:
+                return b""
+            below = root.rstrip(b"/") + b"/"
+            path = found[len(below) :] if found.startswith(below) else None
+            try:
+                if path is None and os.readlink(b"/proc/self/fd/%d" % self._root_fd) == root:
+                    return None
+                if path is not None and file_handle(self._root_fd, path) == handle:
+                    return path
+            except OSError:
+                pass  # renamed between two of these calls: look again
+        # It never stands still, or something is mounted above it. A record too many does no harm.
+        return path
+
+    def _unsure(self, error: OSError) -> None:
+        log.error("a change cannot be placed, so all of the volume has to be scanned: %s", error)
+        self._on_gap("recorder")
+
+    def before_close(self) -> None:
+        for handle, mask in self._nameless.items():
+            # A new link takes nothing away, and is recorded as an entry itself.
+            if mask & _DATA_EVENTS or not mask & CREATE or mask & DELETE:
+                self._record_object(handle, mask)
+        self._nameless.clear()
+        self._dead.clear()
+        if self._tree.root.names:
+            self._root_state.refresh()
+        if len(self._tree.by_handle) > _CACHED_DIRECTORIES:
+            self._tree.clear()
+
+    def _record_object(self, handle: bytes, mask: int) -> None:
+        """An event that no name came with: its last name but one was removed, or it was opened by handle.
+
+        Whether the object is in the volume at all, only a consumer can tell, by its gfid.
+        """
+        try:
+            fd = open_by_handle(self._root_fd, handle, os.O_PATH)
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                self._unsure(error)
+            return
+        try:
+            stat = stat_at(fd, b"")
+        finally:
+            os.close(fd)
+        if stat.nlink and not st.S_ISDIR(stat.mode):
+            changed = mask & _DATA_EVENTS or handle in self._modified
+            self._gather.add_object(gfid_from(handle, stat.btime_ns), handle, M | D if changed else M)
+
+    def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
+        handle = file_handle(self._root_fd, path)
+        node = self._tree.by_handle.get(handle) or self._find(handle)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "not a directory of the volume", path)
+        for name in names:
+            self._gather.add(node, name, kinds)
+
+    def applied(self, serial: int) -> None:
+        self._modified.applied(serial)
+
+    def next_segment(self, serial: int) -> None:
+        self._modified.serial = serial
+
+
+class RootState:
+    """What of the root's metadata is not ours.
+
+    The mark is stored as an xattr of the root: without this, storing it would be recorded as a change, and
+    replicating that change would store a new mark.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._known = self._look()
+
+    def changed(self) -> bool:
+        """Whether it changed since the last look."""
+        before, self._known = self._known, self._look()
+        return before != self._known
+
+    def refresh(self) -> None:
+        """Take it as it is: a name in the root changed, so a consumer looks at the root anyway."""
+        self._known = self._look()
+
+    def _look(self) -> tuple[object, ...]:
+        stat = os.fstat(self._fd)
+        # Through /proc: the descriptor's own calls would need it open for reading.
+        path = f"/proc/self/fd/{self._fd}"
+        try:
+            names = [name for name in os.listxattr(path) if not name.startswith(_OWN_XATTRS)]
+            xattrs = tuple((name, os.getxattr(path, name)) for name in sorted(names))
+        except OSError:
+            xattrs = ()
+        return stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime_ns, xattrs
