@@ -6,7 +6,7 @@ import os
 
 # Where the queues are. `seamark run` passes the socket of its own Redis; a fleet sets it per host.
 broker_url = os.environ.get("SEAMARK_BROKER", "redis://127.0.0.1:6379/0")
-result_backend = broker_url.replace("redis+socket://", "socket://")
+result_backend = broker_url
 
 imports = ("tasks.entry", "tasks.metadata", "tasks.data", "tasks.mark", "tasks.crawl", "scheduler.jobs")
 

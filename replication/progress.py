@@ -118,8 +118,10 @@ class Progress:
             "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, "
             "crawl_swept, crawl_ended, complete FROM brick"
         ).fetchone()
-        *rest, swept, ended, complete = row
-        return Brick(*rest, crawl_swept=bool(swept), crawl_ended=ended, complete=bool(complete))
+        epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, swept, ended, complete = row
+        return Brick(
+            epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, bool(swept), ended, bool(complete)
+        )
 
     def new_epoch(self, at_least: int) -> int:
         """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""
@@ -174,6 +176,12 @@ class Progress:
         """Every directory was looked at, and the data of what was found then is there."""
         with self._write() as db:
             db.execute("UPDATE brick SET crawl_swept = 1 WHERE crawl = ?", (crawl,))
+
+    def expect_full_crawl(self) -> None:
+        """What the secondary holds is not known (any more): nothing but a hybrid crawl can tell."""
+        if self.brick().complete:
+            with self._write() as db:
+                db.execute("UPDATE brick SET complete = 0")
 
     def end_crawl(self, epoch: int, crawl: str) -> None:
         """The open crawl is complete and durable: the front is where the changelog stood when it began."""

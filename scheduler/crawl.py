@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from replication.changelog.agent_client import AgentAway, agent_call
+from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
 from replication.errors import SeamarkError
 from replication.progress import encode_dirs
@@ -89,7 +89,7 @@ class Crawler:
         if not self._scanning():
             try:
                 position = int(agent_call(self.ctx.place.changelog, "barrier")["position"])
-            except AgentAway:
+            except (AgentRefused, AgentUnreachable):
                 return "waiting for the agent"
         self._refuse_emptied()
         crawl = uuid.uuid4().hex
@@ -105,7 +105,7 @@ class Crawler:
         volume = self.ctx.volume
         if volume.names(volume.root_fd, is_root=True):
             return
-        if self.brick.complete and (held := self.ctx.secondary(self.epoch).client.stat().entries):
+        if self.brick.complete and (held := self.ctx.secondary(self.epoch).client.stat()["entries"]):
             self.ctx.ledger.trouble(
                 "empty-primary", f"the primary is empty, but the secondary holds {held} names"
             )

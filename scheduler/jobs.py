@@ -62,9 +62,9 @@ def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -
 
 
 @app.task(bind=True, name="scheduler.jobs.start_over", ignore_result=True)
-def start_over(_task: Task[..., Any], session: str, epoch: int) -> str:
+def start_over(_task: Task[..., Any], session: str, epoch: int, why: str) -> str:
     """Leave an epoch behind and begin again from the durable front."""
-    says = begin_again(context(session), epoch, "the secondary restarted before a batch was durable")
+    says = begin_again(context(session), epoch, why)
     crawl_tick.apply_async(kwargs={"session": session}, queue=control_queue())
     return says
 

@@ -81,7 +81,8 @@ def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
 
 def _hello(ctx: Context, *, look_only: bool) -> dict[str, Any]:
     try:
-        return ctx.look(read_only=look_only)
+        with ctx.looking(create=not look_only) as (_, hello):
+            return hello
     except SecondaryError as error:
         words = str(error)
         if error.code == "not-empty":

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from replication.changelog.agent_client import AgentAway, agent_call
+from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
 from scheduler.batches import open_batch
@@ -66,6 +66,6 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
         directory, name = os.path.split(failure.path or "")
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds="EM")
-        except AgentAway:
+        except (AgentRefused, AgentUnreachable):
             return 0
     return len(failures)

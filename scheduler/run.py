@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replication.changelog.agent_client import AgentAway, agent_call
+from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import ExitCode, LockedError, SeamarkError
 from replication.session import Session, SessionDir, SshSettings
 from scheduler import services
@@ -129,11 +129,11 @@ class Run:
             os.environ["SEAMARK_FLEET"] = self.session.name
             os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{self.session.name}"
             app.conf.broker_url = broker
-            app.conf.result_backend = broker.replace("redis+socket://", "socket://")
+            app.conf.result_backend = broker
             hello = check_secondary(self.place, self.session, look_only=False)
             check_not_emptied(self.session, hello)
             ctx = Context(self.place, self.session)
-            self._epoch = take_over(ctx, hello["epoch"] + 1)
+            self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
             self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
             try:
                 self._start(broker)
@@ -219,14 +219,14 @@ class Run:
     def _done(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
         brick = ctx.progress.brick()
-        if not brick.complete or brick.crawl is not None or brick.crawl_ended < self._epoch:
+        if not brick.complete or brick.crawl is not None:
             return False
         if self.place.detector() == "scan":
-            return True
+            return brick.crawl_ended >= self._epoch
         if self._target is None:
             try:
                 self._target = int(agent_call(self.place.changelog, "barrier")["position"])
-            except AgentAway:
+            except (AgentRefused, AgentUnreachable):
                 return False
         return brick.front >= self._target
 

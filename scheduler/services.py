@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
-from replication.agent import AgentConfig, run_agent
-from replication.changelog.recorder import RecorderUnavailable
+from celery.platforms import SecurityWarning
+
+from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks.app import app
@@ -42,9 +44,9 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
             place.set_detector("fanotify")
             tick()
 
-        config = AgentConfig(root=os.fsencode(session.primary), directory=place.changelog)
+        config = AgentConfig(root=session.primary, directory=str(place.changelog))
         try:
-            run_agent(config, tick, stop, on_ready=ready)
+            run_agent(config, tick, stop, ready=ready)
         except RecorderUnavailable as error:
             if must_record:
                 log.critical("changes cannot be recorded: %s", error)
@@ -62,6 +64,8 @@ def worker_service(name: str, queues: list[str], processes: int) -> Service:
     """One Celery worker with a pool of processes."""
 
     def body() -> int:
+        # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
             hostname=f"{name}@%h", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
             without_gossip=True, without_mingle=True, quiet=True,

@@ -76,6 +76,18 @@ def tick_signature(session: str) -> Signature:
     return made.set(expires=30)
 
 
+def start_over_signature(session: str, epoch: int, why: str) -> Signature:
+    """What leaves an epoch behind and begins again from the durable front."""
+    return _sign(
+        "scheduler.jobs.start_over",
+        control_queue(),
+        f"{session}: {why}",
+        session=session,
+        epoch=epoch,
+        why=why,
+    )
+
+
 def extend(task: Task[..., Any], members: Iterable[Signature]) -> None:
     """Add members to the chord that the running task belongs to; outside of one just send them.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,8 @@ from tasks.app import app
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
-    from replication.remote.client import Hello
+    from collections.abc import Iterator
+
     from replication.remote.link import Link
 
 # Above this round trip a link counts as thin: compressing costs less than sending.
@@ -47,7 +49,7 @@ class Connection(NamedTuple):
 
 
 def _wrap(link: Link) -> SecondaryClient:
-    return SecondaryClient(link.reader, link.writer)
+    return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
 
 
 _pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap)
@@ -106,26 +108,32 @@ class Context:
         client = _pool.get(self.session.name, self.target, self.options, greet)
         return Connection(client, self._boot_id, self._thin, self.target, self.options)
 
-    def _greet(self, epoch: int, client: SecondaryClient) -> Hello:
+    def _greet(self, epoch: int, client: SecondaryClient) -> None:
         hello = client.hello(
             session=self.session.id, volume=self.session.id, epoch=epoch, adopt=self.session.adopt
         )
         began = time.monotonic()
         client.ping()
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S
-        self._epoch, self._boot_id = epoch, hello.boot_id
-        return hello
+        self._epoch, self._boot_id = epoch, hello["boot_id"]
+        if hello["index"] != "ok":
+            # Its index is new, or lost: whatever we believed to be there has to be looked at again.
+            self.progress.expect_full_crawl()
 
-    def look(self, *, read_only: bool) -> dict[str, Any]:
-        """Say hello without an epoch, to see what the secondary is. Raises SeamarkError, SecondaryError."""
+    @contextmanager
+    def looking(self, *, create: bool = False) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:
+        """A client that may only look, and what the secondary says of itself.
+
+        With ``create`` a root that is missing is made. Raises SeamarkError, SecondaryError.
+        """
         link = open_secondary(self.target, self.options)
         try:
             client = _wrap(link)
             hello = client.hello(
                 session=self.session.id, volume=self.session.id, epoch=0, adopt=self.session.adopt,
-                create=not read_only, read_only=True,
+                create=create, read_only=True,
             )  # fmt: skip
-            return hello._asdict()
+            yield client, hello
         finally:
             link.close()
 

@@ -6,7 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from replication.changelog.record import Kind
+from replication.changelog.control import agent_call
+from replication.changelog.record import Kind, SegmentDamaged
 from replication.observation import Change
 from replication.observer import Observer
 from replication.progress import decode_dirs, encode_dirs
@@ -33,7 +34,12 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         raw = work.payload()
         if raw is None or work.ctx.ledger.take_found(batch, unit) is not None:
             return DONE
-        findings, more = _observe_part(work, json.loads(raw))
+        todo = json.loads(raw)
+        try:
+            findings, more = _observe_part(work, todo)
+        except SegmentDamaged as error:
+            _give_up_segment(work, todo["segment"], error)
+            return str(error)
         _report(work, findings)
         items = encode_items(findings.needs).hex() if findings.needs else ""
         text = json.dumps({"needs": items, "meta": encode_dirs(findings.meta), "more": more})
@@ -62,6 +68,12 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
         return observer.findings, None
     more = {"segment": todo["segment"], "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue)}
     return observer.findings, more
+
+
+def _give_up_segment(work: Unit, number: int, error: SegmentDamaged) -> None:
+    """A segment that cannot be read becomes a gap, which a hybrid crawl covers."""
+    agent_call(work.ctx.place.changelog, "damaged", number=number)
+    work.start_over(f"{error}; a hybrid crawl covers it")
 
 
 def _drain(observer: Observer, queue: list[tuple[bytes, bytes]]) -> None:

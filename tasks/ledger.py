@@ -52,7 +52,7 @@ class OpenBatch(NamedTuple):
 
 def connect(broker_url: str) -> redis.Redis:
     """A client for the Redis that the broker URL means (kombu spells sockets in its own way)."""
-    url = broker_url.replace("redis+socket://", "unix://").replace("socket://", "unix://")
+    url = broker_url.replace("redis+socket://", "unix://")
     url = url.replace("virtual_host=", "db=")
     client: redis.Redis = redis.Redis.from_url(url)
     return client
@@ -201,7 +201,7 @@ class Ledger:
                 item
                 for text in self.redis.lrange(f"{self.prefix}{kind}:{number}", 0, -1)
                 for item in json.loads(text)
-            ]  # type: ignore[union-attr]
+            ]
             for kind in ("failures", "resolved")
         )
         return bad, good

@@ -6,17 +6,17 @@ twice, the mark is the same. Nothing is trusted but the ledger and the secondary
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery import current_app
-
+from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.pace import scan_interval
 from replication.progress import Failure
 from replication.volume.stime import store_mark
 from tasks.app import app
-from tasks.canvas import control_queue, tick_signature
+from tasks.canvas import tick_signature
 from tasks.unit import Unit, working
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.mark")
 _XATTR_EVERY_S = 30
+_RETAIN_EVERY_S = 10
 
 
 @app.task(bind=True, name="tasks.mark.update_stime")
@@ -39,21 +40,17 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
             return "nothing to do"
         connection = work.ctx.secondary(epoch)
         if any(b.units_done for b in done):
-            boot = connection.client.sync().boot_id
+            boot = connection.client.sync()["boot_id"]
             if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
                 # What was applied before the restart may be lost: do it all again under a new epoch.
-                log.warning(
-                    "%s: the secondary's host restarted before a batch was durable: repeating it", session
-                )
-                current_app.signature(
-                    "scheduler.jobs.start_over", kwargs={"session": session, "epoch": epoch}, immutable=True
-                ).apply_async(queue=control_queue())
+                work.start_over("the secondary's host restarted before a batch was durable")
                 return "the secondary restarted: starting over"
         for each in done:
             _finish(work, each)
         brick = work.ctx.progress.brick()
         connection.client.purge(brick.front_ns)
-        work.ctx.store.retain(brick.front)
+        if ledger.once_in(_RETAIN_EVERY_S, "retain"):
+            _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
         # Seldom: it is a write to the primary.
         if ledger.once_in(_XATTR_EVERY_S, "stime"):
@@ -61,6 +58,12 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         tick_signature(session).apply_async()
         work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
     return work.outcome
+
+
+def _retain(work: Unit, front: int) -> None:
+    """Segments up to the front are consumed: the agent, their only writer, may delete them."""
+    with contextlib.suppress(AgentRefused, AgentUnreachable):
+        agent_call(work.ctx.place.changelog, "retain", upto=front)
 
 
 def _finish(work: Unit, batch: OpenBatch) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
 from replication.remote.errors import LinkLost
-from tasks.canvas import extend, mark_signature, unit_signature
+from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
 from tasks.context import Context, context
 from tasks.ledger import StaleFence
 from tasks.visibility import renew
@@ -51,6 +51,11 @@ class Unit:
 
     def signature(self, unit: str, says: str = "") -> Signature:
         return unit_signature(self.ctx.session.name, self.epoch, self.batch, unit, says)
+
+    def start_over(self, why: str) -> None:
+        """Leave this epoch behind: all work begins again from the durable front."""
+        log.warning("%s batch %d %s: %s", self.ctx.session.name, self.batch, self.name, why)
+        start_over_signature(self.ctx.session.name, self.epoch, why).apply_async()
 
     def finish(
         self,

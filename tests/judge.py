@@ -1,0 +1,47 @@
+"""Judges of a replica that nobody here wrote: rsync, and mtree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+RSYNC = ("rsync", "-naHAXSi", "--delete", "--checksum", "--numeric-ids")
+_MTREE_KEYS = "type,mode,uid,gid,size,link,time,nlink,sha256,device"
+# Our own marks on the roots are no part of the replica; rsync sees none of them with this filter.
+_NOT_OURS = ("--filter=-x trusted.seamark.*", "--filter=-x user.seamark.*", "--exclude=/.seamark")
+
+
+def rsync_differences(primary, secondary) -> list[str]:
+    """What rsync would change to make ``secondary`` equal to ``primary``; empty means equal."""
+    done = subprocess.run(
+        [*RSYNC, *_NOT_OURS, f"{os.fspath(primary)}/", f"{os.fspath(secondary)}/"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    errors = done.stderr.decode(errors="replace").splitlines()
+    assert done.returncode == 0, f"rsync could not compare ({done.returncode}): {errors[:5]}"
+    return done.stdout.decode(errors="backslashreplace").splitlines()
+
+
+def mtree_differences(primary, secondary) -> list[str]:
+    """What mtree (with nlink and sha256) says of ``secondary`` against a specification of ``primary``."""
+    mtree = shutil.which("mtree", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin")
+    assert mtree, "mtree is not installed (package mtree-netbsd)"
+    exclude = os.path.join(os.path.dirname(__file__), "mtree.exclude")
+    spec = subprocess.run(
+        [mtree, "-c", "-k", _MTREE_KEYS, "-X", exclude, "-p", os.fspath(primary)],
+        capture_output=True,
+        check=True,
+    ).stdout
+    done = subprocess.run(
+        [mtree, "-X", exclude, "-p", os.fspath(secondary)], input=spec, capture_output=True, check=False
+    )
+    lines = done.stdout.decode(errors="backslashreplace").splitlines()
+    assert done.returncode in (0, 2), done.stderr.decode(errors="replace")
+    return lines
+
+
+def assert_same(primary, secondary) -> None:
+    """Both judges agree that nothing differs."""
+    assert rsync_differences(primary, secondary) == []
+    assert mtree_differences(primary, secondary) == []
