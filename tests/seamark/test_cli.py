@@ -209,7 +209,7 @@ def test_no_progress_says_nothing_when_all_is_well(asked, capsys):
 
 def test_libraries_are_not_heard_and_tracebacks_stay_in_the_log(asked, capsys, tmp_path):
     def end():
-        logging.getLogger("paramiko.transport").error("Traceback of a library")
+        logging.getLogger("kombu.transport").error("Traceback of a library")
         try:
             raise ValueError("why")
         except ValueError:
