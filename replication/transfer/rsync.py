@@ -111,7 +111,11 @@ class RsyncSender(StagedSender):
         arguments: list[str | bytes] = ["--perms", "--chmod=F600", b"--copy-dest=" + staging.basis]
         # A partial file would be the next try's only basis: good for a new file, but a delta against
         # the whole old version costs less than a delta against the first part of the new one.
-        return [*arguments, "--partial"] if all(item.how == "new" for item in items) else arguments
+        if any(item.how != "new" for item in items):
+            return arguments
+        # Beside the units, whose directories are made anew at every try.
+        partial = os.path.join(os.path.dirname(os.path.dirname(staging.new)), b"partial")
+        return [*arguments, b"--partial-dir=" + partial]
 
     def _run(
         self, staging: Staging, sources: bytes, extra: list[str] | list[str | bytes], gfids: list[bytes]

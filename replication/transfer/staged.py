@@ -174,7 +174,10 @@ class StagedSender:
                     ItemResult(gfid, "ok" if still else "changed", bytes_sent=self._sent.get(gfid, 0))
                 )
         refused = self._commit(unit, rows, keep=any(row.status == "error" for row in results))
-        return [refused.get(result.gfid, result) for result in results]
+        # Refused since it changed while it was sent (its size is another by now): still a change, no error.
+        return [
+            result if result.status == "changed" else refused.get(result.gfid, result) for result in results
+        ]
 
     def _commit(self, unit: str, rows: list[list[Any]], *, keep: bool) -> dict[bytes, ItemResult]:
         """Place what arrived; results of those that the secondary refused, by gfid.
