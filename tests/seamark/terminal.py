@@ -33,6 +33,8 @@ class Terminal:
             stderr=slave,
             env=clean | {"TERM": "xterm-256color"} | (env or {}),
             start_new_session=True,
+            # the terminal's Ctrl-C is for those whose controlling terminal it is
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.master = master
