@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 _MAIN = b'import runpy\nrunpy.run_module("replication.secondary", run_name="__main__", alter_sys=True)\n'
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 OLDEST_PYTHON = (3, 9)
+# The system's own first: what PATH has may be a wrapper that takes longer to start than our agent.
 PYTHONS = (
-    "python3",
-    *(f"python3.{minor}" for minor in range(15, 8, -1)),
     "/usr/bin/python3",
     "/usr/local/bin/python3",
+    "python3",
+    *(f"python3.{n}" for n in range(15, 8, -1)),
 )
 NO_PYTHON_STATUS = 96
 # -I and -S: nothing of the user's or the site's Python set-up; utf8: names are bytes, whatever the locale.
@@ -89,7 +90,7 @@ def shell_command(bundle: Bundle, arguments: list[bytes]) -> str:
     test = f"import sys;sys.exit(sys.version_info<{OLDEST_PYTHON})"
     script = (
         f"for p in {' '.join(PYTHONS)}; do "
-        f'if "$p" -c "{test}" </dev/null >/dev/null 2>&1; then exec "$p" {" ".join(PYTHON_FLAGS)} "$@"; fi; '
+        f'if "$p" -I -S -c "{test}" </dev/null >/dev/null 2>&1; then exec "$p" {" ".join(PYTHON_FLAGS)} "$@"; fi; '
         'v=$("$p" -V </dev/null 2>&1) && f="$f $p is $v;"; done; '
         f'echo "$f" >&2; exit {NO_PYTHON_STATUS}'
     )
