@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import need
 from tests.test_architecture import ROOT
 
-CODE = ["bin", "replication", "tasks", "scheduler", "seamark", "requirements.lock", "requirements-dev.lock"]
+CODE = ["bin", "replication", "tasks", "scheduler", "seamark", "celeryconfig.py", "requirements.lock"]
 SCRIPTS = ["bin/seamark", "bin/test", "bin/environment.sh", ".ci/run"]
 # What a plain system has; no Python of ours, no settings but where packages come from.
 PLAIN = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
@@ -74,6 +74,14 @@ def test_first_use_prepares_everything_and_the_next_is_quick(checkout, tmp_path)
     again = _run(link, "version")
     assert (again.returncode, again.stderr) == (0, "")
     assert time.monotonic() - began < 5
+    # what the lock names is all that a run needs
+    (tmp_path / "primary").mkdir()
+    (tmp_path / "primary" / "file").write_text("content")
+    ran = _run(
+        link, "run", tmp_path / "primary", tmp_path / "secondary", "--once", "--state-dir", tmp_path / "state"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "secondary" / "file").read_text() == "content"
     # a lock that changed is noticed
     with (checkout / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
