@@ -149,8 +149,10 @@ def test_scripts_are_plain_sh():
 
 
 def test_no_file_names_a_package_index_or_this_machine():
-    names = ["pyproject.toml", "compose.yaml", "Dockerfile", "README.md", *SCRIPTS]
-    for name in names:
+    here = [str(ROOT) + "/"]
+    if str(Path.home()) != "/root":  # compose.yaml speaks of the home in the container
+        here.append(str(Path.home()) + "/")
+    for name in ["pyproject.toml", "compose.yaml", "Dockerfile", "README.md", *SCRIPTS]:
         text = (ROOT / name).read_text()
-        for word in ("index-url", "pypi.org", "find-links", "/root/", str(Path.home()) + "/"):
-            assert word not in text or word == "//", f"{name}: {word}"
+        for word in ["index-url", "pypi.org", "find-links", *here]:
+            assert word not in text, f"{name}: {word}"
