@@ -56,12 +56,14 @@ class ProgressSnapshot:
         return self.phase is Phase.FINISHED
 
     def fraction(self) -> float | None:
-        """Share of the known work that is done, by bytes and files, below 1 unless finished; None: unknown.
+        """Share of the known work that is done, by bytes and files; None: not known, or idle.
 
         Bytes and files are averaged, because a million tiny files cost more than their bytes say.
         """
         if self.finished:
             return 1.0
+        if self.phase is Phase.IDLE:  # all of what is known: not a share of anything
+            return None
         parts = []
         if self.files_total > 0:
             parts.append(self.files_done / self.files_total)

@@ -113,9 +113,11 @@ def _headline(snapshot: ProgressSnapshot) -> Text:
     return line
 
 
-def _bar(snapshot: ProgressSnapshot, speed: str) -> Table:
+def _bar(snapshot: ProgressSnapshot, speed: str) -> Table | Text:
     fraction = snapshot.fraction()
-    shown = 0.0 if fraction is None else min(fraction, 1.0 if snapshot.finished else 0.995)
+    if fraction is None:
+        return Text(speed, no_wrap=True, overflow="ellipsis")
+    shown = min(fraction, 1.0 if snapshot.finished else 0.995)
     row = Table.grid(padding=(0, 1))
     row.add_column(width=30)
     row.add_column(width=6, justify="right", no_wrap=True)

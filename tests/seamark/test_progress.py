@@ -193,6 +193,22 @@ def test_an_idle_session_fills_no_log():
     assert len(out.getvalue().splitlines()) == 1
 
 
+def test_a_busy_session_fills_no_log_either():
+    out = io.StringIO()
+    display = PlainProgress(out, interval=60)
+    for n in range(100):
+        for phase in (Phase.RUNNING, Phase.IDLE):
+            display.update(ProgressSnapshot(phase=phase, crawl=Crawl.CHANGELOG, scanned=n))
+    assert len(out.getvalue().splitlines()) == 2
+    display.update(ProgressSnapshot(phase=Phase.STOPPING, crawl=Crawl.CHANGELOG))
+    assert len(out.getvalue().splitlines()) == 3
+
+
+def test_idle_is_no_percentage():
+    snapshot = ProgressSnapshot(phase=Phase.IDLE, files_done=5, files_total=5)
+    assert text.percent(snapshot) == ""
+
+
 def test_the_choice_of_display():
     out = io.StringIO()
     assert isinstance(make_display(_options(log_json=True, progress=False), out, out), JsonProgress)
