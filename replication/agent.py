@@ -143,6 +143,8 @@ class Agent:
     def _end(self) -> None:
         self._close_segment()
         if self._unwritten or self._lost:
+            self._write_rest()
+        if self._unwritten or self._lost:
             return  # what could not be written is lost; without the clean mark the next start is a gap anyway
         # The order makes the token sound: whatever happened before it was taken is in the queue by now,
         # and what happens after it changes the file system's own count.
@@ -243,9 +245,15 @@ class Agent:
     def _tick(self) -> None:
         position = self._store.open_number()
         self._close_segment()
-        if position == self._store.open_number() and not self._unwritten and not self._lost:
-            self._tell(self._store.tick(self._complete_ns))
-            self._tick_at = time.monotonic() + self.config.tick_s
+        self._tick_at = time.monotonic() + self.config.tick_s
+        if position != self._store.open_number() or self._unwritten or self._lost:
+            return
+        try:
+            info = self._store.tick(self._complete_ns)
+        except OSError as error:
+            self._on_alarm(f"the changelog cannot be written: {error}")
+            return
+        self._tell(info)
 
     # ---- writing
 

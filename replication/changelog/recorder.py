@@ -340,8 +340,8 @@ class FilesystemRecorder:
 
     def before_close(self) -> None:
         for handle, mask in self._nameless.items():
-            # A new link takes nothing away, and is recorded as an entry itself.
-            if mask & _DATA_EVENTS or not mask & CREATE or mask & DELETE:
+            # A new link alone takes nothing away, and is recorded as an entry itself.
+            if mask & (_DATA_EVENTS | DELETE) or not mask & CREATE or handle in self._modified:
                 self._record_object(handle, mask)
         self._nameless.clear()
         self._dead.clear()

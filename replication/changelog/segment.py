@@ -61,7 +61,11 @@ class SegmentWriter:
         self._definitions = 0
         self._file: BinaryIO = open(path, "xb", buffering=0)
         head = _HEADER.pack(MAGIC, VERSION, 0, number, start_ns)
-        self._write(head + _CRC.pack(crc32(head)))
+        try:
+            self._write(head + _CRC.pack(crc32(head)))
+        except OSError:
+            self._file.close()
+            raise
 
     def append(self, places: Iterable[Place]) -> None:
         """Add what is recorded in these places. Raises OSError."""

@@ -168,15 +168,10 @@ class ChangelogStore:
         self._need_lock()
         number = self._next_number()
         path = self._path(number)
-        writer = SegmentWriter(str(path), number, start_ns)
         try:
-            writer.append(places)
-            end_ns = self._monotone(end_ns)
-            writer.close(end_ns)
-            info = SegmentInfo(number, start_ns, end_ns, writer.records, writer.size, State.DATA)
+            info = self._write_segment(path, number, places, start_ns, self._monotone(end_ns))
             self._index.append(info)
         except OSError:
-            writer.abandon()
             path.unlink(missing_ok=True)
             raise
         self._size += info.size
@@ -221,6 +216,18 @@ class ChangelogStore:
         return self._lose(self._index.entries[number], "damaged")
 
     # ---- below
+
+    def _write_segment(
+        self, path: Path, number: int, places: Iterable[Place], start_ns: int, end_ns: int
+    ) -> SegmentInfo:
+        writer = SegmentWriter(str(path), number, start_ns)
+        try:
+            writer.append(places)
+            writer.close(end_ns)
+        except OSError:
+            writer.abandon()
+            raise
+        return SegmentInfo(number, start_ns, end_ns, writer.records, writer.size, State.DATA)
 
     def _refresh(self) -> None:
         if self._lock < 0:

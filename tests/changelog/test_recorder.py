@@ -1,0 +1,204 @@
+"""The recorder on real file systems: whatever happens, a consumer that looks where it is told sees it all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.changelog.running import Running, running, snapshot, uncovered
+from tests.conftest import missing
+from tests.filesystems import KINDS, available, filesystem
+
+pytestmark = pytest.mark.root
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """File systems by kind, each made once."""
+    from contextlib import ExitStack
+
+    base = tmp_path_factory.mktemp("mounts")
+    made: dict[str, Path] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> Path:
+            if kind not in made:
+                if why := available(kind):
+                    missing(why)
+                made[kind] = stack.enter_context(filesystem(kind, base))
+            return made[kind]
+
+        yield get
+
+
+class Volume:
+    """A volume on a mounted file system, with a place outside of it on the same one."""
+
+    def __init__(self, mount: Path, name: str) -> None:
+        self.base = mount / name
+        self.root = self.base / "volume"
+        self.outside = self.base / "outside"
+        self.store = Path("/nonexistent")
+        self.root.mkdir(parents=True)
+        self.outside.mkdir()
+
+
+@pytest.fixture
+def volume(mounts: Callable[[str], Path], request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
+    made = Volume(mounts(getattr(request, "param", "ext4")), tmp_path.name)
+    made.store = tmp_path / "log"
+    yield made
+    shutil.rmtree(made.base)
+
+
+everywhere = pytest.mark.parametrize("volume", KINDS, indirect=True)
+both = pytest.mark.parametrize("detector", ["filesystem", "directories"])
+
+
+def exchange(one: Path, other: Path) -> None:
+    if _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+class Vandal:
+    """Random operations below a root, and around it."""
+
+    def __init__(self, volume: Volume, seed: int) -> None:
+        self.random = random.Random(seed)
+        # Not both: what is written under a name outside of the volume is not recorded (docs/formats.md).
+        self.links = bool(seed % 2)
+        self.volume = volume
+        self.log: list[str] = []
+
+    def directory(self) -> Path:
+        root = self.volume.outside if not self.links and self.random.random() < 0.1 else self.volume.root
+        found = [root, *(Path(path) for path, _, _ in os.walk(root))]
+        return self.random.choice(found)
+
+    def name(self) -> Path:
+        return self.directory() / self.random.choice("abcdef")
+
+    def some(self, wanted: Callable[[Path], bool]) -> Path:
+        for _ in range(20):
+            directory = self.directory()
+            found = [path for path in directory.iterdir() if wanted(path)]
+            if found:
+                return self.random.choice(found)
+        raise FileNotFoundError
+
+    def file(self) -> Path:
+        return self.some(lambda path: path.is_file() and not path.is_symlink())
+
+    def step(self) -> None:
+        operation = self.random.choice(
+            ["create"] * 4 + ["write"] * 4 + ["sneak"] * 4 + ["mkdir"] * 3 + ["move"] * 7
+            + ["link"] * 3 + ["unlink"] * 3 + ["rmdir", "rmtree", "symlink", "chmod", "xattr", "exchange", "churn"]
+        )  # fmt: skip
+        try:
+            getattr(self, "do_" + operation)()
+        except (OSError, IndexError):
+            operation += " (failed)"
+        self.log.append(operation)
+
+    def do_create(self) -> None:
+        self.name().write_bytes(self.random.randbytes(self.random.randint(0, 20)))
+
+    def do_write(self) -> None:
+        with self.file().open("r+b") as file:
+            file.write(self.random.randbytes(3))
+
+    def do_sneak(self) -> None:
+        """Content changes, size and mtime do not."""
+        path = self.file()
+        stat = path.stat()
+        path.write_bytes(self.random.randbytes(stat.st_size))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    def do_mkdir(self) -> None:
+        self.name().mkdir()
+
+    def do_move(self) -> None:
+        self.some(lambda _: True).rename(self.name())
+
+    def do_link(self) -> None:
+        if self.links:
+            self.name().hardlink_to(self.file())
+
+    def do_unlink(self) -> None:
+        self.some(lambda path: not path.is_dir()).unlink()
+
+    def do_rmdir(self) -> None:
+        self.some(lambda path: path.is_dir()).rmdir()
+
+    def do_rmtree(self) -> None:
+        if self.random.random() < 0.3:
+            shutil.rmtree(self.some(lambda path: path.is_dir()))
+
+    def do_symlink(self) -> None:
+        self.name().symlink_to(self.random.choice("xyz"))
+
+    def do_chmod(self) -> None:
+        self.some(lambda path: not path.is_symlink()).chmod(self.random.choice([0o700, 0o750, 0o755]))
+
+    def do_xattr(self) -> None:
+        os.setxattr(self.some(lambda path: not path.is_symlink()), "user.x", self.random.randbytes(2))
+
+    def do_exchange(self) -> None:
+        exchange(self.some(lambda _: True), self.some(lambda _: True))
+
+    def do_churn(self) -> None:
+        path = self.name()
+        for _ in range(3):
+            path.write_bytes(b"c")
+            path.unlink()
+        path.write_bytes(b"last")
+
+
+def vandalise(volume: Volume, agent: Running, seed: int, rounds: int, *, contents: bool = True) -> None:
+    vandal = Vandal(volume, seed)
+    position, before = agent.barrier(), snapshot(volume.root)
+    for number in range(rounds):
+        vandal.log.clear()
+        for _ in range(vandal.random.choice([3, 15, 60])):
+            vandal.step()
+            if vandal.random.random() < 0.03:
+                time.sleep(0.03)
+        new, after = agent.barrier(), snapshot(volume.root)
+        records = agent.recorded(position, new)
+        assert not records.gaps
+        missed = uncovered(before, after, records, contents=contents)
+        assert not missed, (seed, number, missed, vandal.log)
+        position, before = new, after
+
+
+@everywhere
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_missed(volume: Volume, seed: int) -> None:
+    with running(volume.root, volume.store, close_after_ms=20, detector="filesystem") as agent:
+        vandalise(volume, agent, seed, 25)
+
+
+@pytest.mark.parametrize("volume", ["ext4", "btrfs"], indirect=True)
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_missed_by_marks_on_directories(volume: Volume, seed: int) -> None:
+    with running(volume.root, volume.store, close_after_ms=20, detector="directories") as agent:
+        # Without privileges nobody says that an inode lost one of several names: its content may have been
+        # recorded under that one. The periodic scan finds it.
+        vandalise(volume, agent, seed, 25, contents=not seed % 2)
+
+
+@pytest.mark.slow
+@everywhere
+@both
+def test_nothing_is_missed_for_long(volume: Volume, detector: str) -> None:
+    with running(volume.root, volume.store, close_after_ms=20, detector=detector) as agent:
+        seed = int(time.time())
+        vandalise(volume, agent, seed, 400, contents=detector == "filesystem" or not seed % 2)
