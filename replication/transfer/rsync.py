@@ -60,6 +60,13 @@ def sync_by_rsync(
     return sender.send(items)
 
 
+class Run(NamedTuple):
+    """One start of rsync."""
+
+    gfids: list[bytes]
+    arguments: list[str | bytes]
+
+
 class Outcome(NamedTuple):
     """What one run of rsync said."""
 
@@ -96,34 +103,16 @@ class RsyncSender(StagedSender):
 
     def _move(self, staging: Staging, sources: bytes, items: list[FileItem]) -> dict[bytes, Failure]:
         failures: dict[bytes, Failure] = {}
-        in_place = [item for item in items if item.gfid in staging.in_place]
-        aside = [item for item in items if item.gfid not in staging.in_place]
-        for group, arguments in (
-            (in_place, ["--inplace"]),
-            (aside, self._aside_arguments(staging, aside)),
-        ):
-            if group:
-                outcome = self._run(staging, sources, arguments, [item.gfid for item in group])
-                failures |= judge(outcome, [item.gfid for item in group], self._where())
+        for run in plan(staging, items):
+            outcome = self._run(staging, sources, run)
+            failures |= judge(outcome, run.gfids, self._where())
         return failures
 
-    def _aside_arguments(self, staging: Staging, items: list[FileItem]) -> list[str | bytes]:
-        arguments: list[str | bytes] = ["--perms", "--chmod=F600", b"--copy-dest=" + staging.basis]
-        # A partial file would be the next try's only basis: good for a new file, but a delta against
-        # the whole old version costs less than a delta against the first part of the new one.
-        if any(item.how != "new" for item in items):
-            return arguments
-        # Beside the units, whose directories are made anew at every try.
-        partial = os.path.join(os.path.dirname(os.path.dirname(staging.new)), b"partial")
-        return [*arguments, b"--partial-dir=" + partial]
-
-    def _run(
-        self, staging: Staging, sources: bytes, extra: list[str] | list[str | bytes], gfids: list[bytes]
-    ) -> Outcome:
+    def _run(self, staging: Staging, sources: bytes, run: Run) -> Outcome:
         command: list[str | bytes] = [
             "rsync", "--copy-links", "--ignore-times", "--no-whole-file", "--sparse", "--from0",
             "--out-format=%i %l %b %n", "--info=progress2", "--stats", "--no-human-readable",
-            f"--timeout={max(1, round(self._ssh.answer_timeout_s))}", *extra,
+            f"--timeout={max(1, round(self._ssh.answer_timeout_s))}", *run.arguments,
         ]  # fmt: skip
         if self._compress:
             command.append("--compress")
@@ -135,7 +124,7 @@ class RsyncSender(StagedSender):
             command += ["--protect-args", "-e", shell_of(ssh_command(self._target, self._ssh))]
             destination = remote_prefix(self._target) + destination
         with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile(prefix="seamark-") as names:
-            names.write(b"".join(name_of(gfid) + b"\0" for gfid in gfids))
+            names.write(b"".join(name_of(gfid) + b"\0" for gfid in run.gfids))
             names.flush()
             command += [f"--files-from={names.name}", "--", sources + b"/", destination]
             outcome = self._talk(command, errors)
@@ -177,6 +166,22 @@ class RsyncSender(StagedSender):
 
     def _where(self) -> str:
         return self._target.host or "this host"
+
+
+def plan(staging: Staging, items: list[FileItem]) -> list[Run]:
+    """Which files go together. Most units need one run."""
+    in_place = [item.gfid for item in items if item.gfid in staging.in_place]
+    aside = [item for item in items if item.gfid not in staging.in_place]
+    private: list[str | bytes] = ["--perms", "--chmod=F600"]
+    # Beside the units, whose directories are made anew at every try. Only for new files: a delta against
+    # the whole old version costs less than a delta against the first part of the new one.
+    partial = b"--partial-dir=" + os.path.join(os.path.dirname(os.path.dirname(staging.new)), b"partial")
+    runs = [
+        Run(in_place, ["--inplace"]),
+        Run([item.gfid for item in aside if item.how != "new"], [*private, b"--copy-dest=" + staging.basis]),
+        Run([item.gfid for item in aside if item.how == "new"], [*private, partial]),
+    ]
+    return [run for run in runs if run.gfids]
 
 
 def judge(outcome: Outcome, asked: list[bytes], host: str) -> dict[bytes, Failure]:

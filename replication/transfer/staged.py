@@ -204,6 +204,11 @@ def name_of(gfid: bytes) -> bytes:
     return gfid.hex().encode()
 
 
+def quoted(word: bytes) -> bytes:
+    """One word for a POSIX shell, byte by byte: paths may be of any bytes."""
+    return b"'" + word.replace(b"'", b"'\\''") + b"'"
+
+
 def failure_from(line: str) -> Failure:
     """An error line of rsync or tar as a Failure, by the error that it names. Needs LC_ALL=C on this side."""
     lowered = line.lower()

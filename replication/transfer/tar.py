@@ -21,7 +21,7 @@ from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoTar, Unreachable
 from replication.remote.link import last_lines
 from replication.transfer.processes import ended, english, lines_of
-from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of
+from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,9 +111,10 @@ class TarSender(StagedSender):
     def _command(shell: list[str], unpack: list[str], directory: bytes) -> list[str | bytes]:
         if not shell:
             return [*unpack, b"--directory=" + directory]
-        # The directory is quoted for a POSIX shell byte by byte: it may be of any bytes.
-        quoted = b"'" + directory.replace(b"'", b"'\\''") + b"'"
-        return [*shell, b"LC_ALL=C exec " + shlex.join(unpack).encode() + b" --directory=" + quoted]
+        return [
+            *shell,
+            b"LC_ALL=C exec " + shlex.join(unpack).encode() + b" --directory=" + quoted(directory),
+        ]
 
     def _pipe(
         self,
