@@ -30,7 +30,6 @@ worker_deduplicate_successful_tasks = False
 worker_cancel_long_running_tasks_on_connection_loss = False
 # On SIGTERM or Ctrl-C: this long for the running tasks to finish, then they are given back.
 worker_soft_shutdown_timeout = 10.0
-worker_enable_soft_shutdown_on_idle = True
 
 broker_transport_options = {
     # A message whose worker vanished is handed out again after this; a running task renews it each second.

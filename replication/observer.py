@@ -58,11 +58,13 @@ class Observer:
         client: SecondaryClient,
         *,
         position: int | None = None,
+        after: int | None = None,
         crawl: str | None = None,
     ) -> None:
         self._volume = volume
         self._client = client
         self._position = position
+        self._after = after
         self._crawl = crawl
         self._listings: list[Listing] = []
         self._paths: dict[bytes, bytes] = {}
@@ -70,6 +72,7 @@ class Observer:
         self._pending = 0
         self._sent: deque[_Sent] = deque()
         self._ancestors_sent: set[bytes] = set()
+        self._told = False
         self.findings = Findings()
 
     # ---- looking
@@ -138,13 +141,15 @@ class Observer:
         if at_once or self._pending >= PART_NAMES:
             self.flush()
 
-    def flush(self) -> None:
+    def flush(self, *, even_nothing: bool = False) -> None:
         """Send what is gathered, without waiting for the answer."""
-        if not self._listings:
+        if not self._listings and not even_nothing:
             return
         future = self._client.submit_observe(
-            self._listings, position=self._position, crawl=self._crawl, limbo_until=time.time_ns(), final=True
-        )
+            self._listings, position=self._position, after=self._after, crawl=self._crawl,
+            limbo_until=time.time_ns(),
+        )  # fmt: skip
+        self._told = True
         self._sent.append(_Sent(future, self._listings, self._paths, self._where))
         self._listings, self._paths, self._where, self._pending = [], {}, {}, 0
         self.collect(leave=_WINDOW)
@@ -155,8 +160,8 @@ class Observer:
             self._take(self._sent.popleft())
 
     def finish(self) -> Findings:
-        """Send the rest, wait for every answer."""
-        self.flush()
+        """Send the rest, wait for every answer. A position is told even when there is nothing to say of it."""
+        self.flush(even_nothing=self._position is not None and not self._told)
         self.collect()
         return self.findings
 

@@ -183,12 +183,16 @@ class Crawler:
                 if standing.opened == standing.front == self.ctx.ledger.forgotten():
                     self._idle()
                 break
-            units = {f"E:{s.number}:0": _segment_todo(s.number) for s in segments if s.state is State.DATA}
+            data = [s for s in segments if s.state is State.DATA]
+            before = [self.ctx.ledger.sent(), *(s.number for s in data)]
+            units = {
+                f"E:{s.number}:0": _todo(s.number, after) for s, after in zip(data, before, strict=False)
+            }
             manifest = {
                 "kind": "changelog", "first": segments[0].number, "last": segments[-1].number,
-                "start_ns": segments[0].start_ns, "end_ns": segments[-1].end_ns,
+                "sent": before[-1], "start_ns": segments[0].start_ns, "end_ns": segments[-1].end_ns,
             }  # fmt: skip
-            says = {name: f"{s.records} records" for name, s in zip(units, segments, strict=False)}
+            says = {name: f"{s.records} records" for name, s in zip(units, data, strict=True)}
             open_batch(self.ctx, self.epoch, standing, manifest, units, says)
             standing = self.ctx.ledger.standing(self.epoch)
             opened += 1
@@ -221,5 +225,6 @@ class Crawler:
                 self.ctx.secondary(self.epoch).client.purge(brick.front_ns)
 
 
-def _segment_todo(number: int) -> str:
-    return json.dumps({"segment": number, "part": 0, "at": 0, "dirs": "[]"})
+def _todo(number: int, after: int | None) -> str:
+    """A segment's first part: its records from the first on. ``after``: the position sent before it."""
+    return json.dumps({"segment": number, "after": after, "part": 0, "at": 0, "dirs": "[]"})

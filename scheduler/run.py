@@ -118,7 +118,7 @@ class Run:
         self.redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
         self.stopping = 0
         self._target: int | None = None
-        self._crawled = False
+        self._finished = False
         self._epoch = 0
 
     def run(self) -> int:
@@ -139,7 +139,7 @@ class Run:
                 self._start(broker)
                 return self._watch(ctx, Status(ctx, began))
             finally:
-                self._stop(ctx)
+                self._stop(ctx, idle=self._finished)
 
     # ---- starting and ending
 
@@ -178,8 +178,8 @@ class Run:
             self.supervisor.add(services.flower_service(self.options.flower_port, broker))
             log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
 
-    def _stop(self, ctx: Context) -> None:
-        self.supervisor.stop(self.logs.relay)
+    def _stop(self, ctx: Context, *, idle: bool) -> None:
+        self.supervisor.stop(self.logs.relay, idle=idle)
         self.logs.relay()
         with contextlib.suppress(SeamarkError, OSError):
             ctx.keep_mark()
@@ -231,6 +231,7 @@ class Run:
         return brick.front >= self._target
 
     def _finish(self, ctx: Context, status: Status) -> int:
+        self._finished = True
         lines = log_failures(ctx)
         for line in lines:
             log.error("%s", line)

@@ -10,6 +10,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
+from celery import signals
 from celery.platforms import SecurityWarning
 
 from replication.agent import AgentConfig, RecorderUnavailable, run_agent
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
 _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
+
+
+@signals.setup_logging.connect
+def _keep_our_logging(**_: object) -> None:
+    """Being connected is all: Celery then leaves logging as the supervisor has set it up."""
 
 
 def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> Service:
@@ -67,13 +73,13 @@ def worker_service(name: str, queues: list[str], processes: int) -> Service:
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
-            hostname=f"{name}@%h", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
+            hostname=f"{name}@{os.uname().nodename}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
             without_gossip=True, without_mingle=True, quiet=True,
         )  # fmt: skip
         worker.start()
         return int(worker.exitcode or 0)
 
-    return Service(f"worker {name}", body, stop_signals=_WORKER_STOP)
+    return Service(f"worker {name}", body, stop_signals=_WORKER_STOP, droppable=True)
 
 
 def control_worker() -> Service:
@@ -92,7 +98,7 @@ def beat_service(session: Session) -> Service:
         app.Beat(scheduler_cls="celery.beat:Scheduler", quiet=True, loglevel="WARNING").run()
         return 0
 
-    return Service("beat", body)
+    return Service("beat", body, droppable=True)
 
 
 def flower_service(port: int, broker: str) -> Service:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ class Service:
     name: str
     body: Callable[[], int]
     stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 10.0),)
+    droppable: bool = False  # may be killed while nothing is under way
     pid: int = 0
     started: float = 0.0
     deaths: int = 0
@@ -106,32 +108,44 @@ class Supervisor:
         service.why = how
         log.warning("%s ended (%s); next start in %.1f s", service.name, how, delay)
 
-    def stop(self, keep_going: Callable[[], None]) -> None:
-        """End all services, last started first; ``keep_going`` is called while waiting."""
-        for service in reversed(self.services):
-            service.finished = True
-        for service in reversed(self.services):
-            for number, patience in service.stop_signals:
-                if not service.pid:
-                    break
-                os.kill(service.pid, number)
-                self._await(service, patience, keep_going)
-            if service.pid:
-                log.warning("%s did not end by itself", service.name)
-                _kill_group(service.pid, signal.SIGKILL)
-                self._await(service, 5.0, keep_going)
+    def stop(self, keep_going: Callable[[], None], *, idle: bool = False) -> None:
+        """End all services together; ``keep_going`` is called while waiting.
 
-    @staticmethod
-    def _await(service: Service, seconds: float, keep_going: Callable[[], None]) -> None:
-        until = time.monotonic() + seconds
-        while service.pid and time.monotonic() < until:
-            pid, _ = os.waitpid(service.pid, os.WNOHANG)
-            if pid:
-                _kill_group(pid, signal.SIGKILL)
-                service.pid = 0
-                return
+        ``idle``: nothing is under way, so that workers need not be waited for (they take two seconds).
+        """
+        for service in self.services:
+            service.finished = True
+        began = time.monotonic()
+        told: dict[str, int] = {}
+        while running := [service for service in self.services if service.pid]:
+            for service in running:
+                hurry = idle and service.droppable
+                self._urge(service, time.monotonic() - began, told, hurry=hurry)
+                pid, _ = os.waitpid(service.pid, os.WNOHANG)
+                if pid:
+                    _kill_group(pid, signal.SIGKILL)
+                    service.pid = 0
             keep_going()
             time.sleep(0.02)
+
+    @staticmethod
+    def _urge(service: Service, waited_s: float, told: dict[str, int], *, hurry: bool) -> None:
+        """Send the next of a service's stop signals when it is due; in the end, SIGKILL."""
+        due = 0.0
+        steps = [*service.stop_signals, (signal.SIGKILL, math.inf)]
+        if hurry:
+            steps = [(signal.SIGTERM, 0.1), (signal.SIGKILL, math.inf)]
+        for step, (number, patience) in enumerate(steps):
+            if waited_s >= due and told.get(service.name, -1) < step:
+                told[service.name] = step
+                if number == signal.SIGKILL:
+                    log.log(
+                        logging.DEBUG if hurry else logging.WARNING, "%s did not end by itself", service.name
+                    )
+                    _kill_group(service.pid, number)
+                else:
+                    os.kill(service.pid, number)
+            due += patience
 
 
 def _become_child(parent: int, logs: LogPipe, output: str) -> None:

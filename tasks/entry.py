@@ -52,7 +52,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
 def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str, Any] | None]:
     """Look at this part; also what the next part has to do, None when there is none."""
     ctx = work.ctx
-    observer = Observer(ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"])
+    observer = Observer(
+        ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"]
+    )
     queue = decode_dirs(todo["dirs"])
     at = todo["at"]
     if at is not None:
@@ -66,7 +68,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     queue += observer.findings.unlisted
     if at is None and not queue:
         return observer.findings, None
-    more = {"segment": todo["segment"], "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue)}
+    more = {**todo, "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue)}
     return observer.findings, more
 
 
@@ -106,6 +108,7 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> None:
 def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) -> int | None:
     """Observe the names of records from ``at`` on; where the next part goes on, None at the end."""
     wanted: dict[bytes, dict[bytes, Change]] = {}
+    entered: set[bytes] = set()  # directories whose names changed
     nameless: dict[bytes, Kind] = {}
     seen = 0
     for seen, record in enumerate(segment.records, 1):
@@ -117,6 +120,8 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
             if record.gfid is not None:
                 nameless.setdefault(record.gfid, record.kinds)
             continue
+        if record.kinds & Kind.E:
+            entered.add(record.parent)
         names = wanted.setdefault(record.parent, {})
         if record.kinds & Kind.D:
             names[record.name] = Change.DATA
@@ -127,7 +132,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     _look_at_objects(work, observer, segment, nameless)
     # Parents before what is in them: a shorter path first.
     for parent in sorted(wanted, key=lambda gfid: _depth(segment, gfid)):
-        _look(work, observer, segment, parent, wanted[parent])
+        _look(work, observer, segment, parent, wanted[parent], entered=parent in entered)
     return at + PART_NAMES if seen else None
 
 
@@ -164,10 +169,15 @@ def _depth(segment: Segment, gfid: bytes) -> int:
 
 
 def _look(
-    work: Unit, observer: Observer, segment: Segment, parent: bytes, names: dict[bytes, Change]
+    work: Unit,
+    observer: Observer,
+    segment: Segment,
+    parent: bytes,
+    names: dict[bytes, Change],
+    *,
+    entered: bool,
 ) -> None:
     work.alive()
-    own = {name: names.pop(name) for name in (b"", b".") if name in names}
     try:
         fd, path = _open_parent(work, segment, parent)
     except VanishedError:
@@ -176,10 +186,10 @@ def _look(
         observer.fail("entry", segment.dirs[parent].path, error)
         return
     try:
-        if own:
+        if entered:
+            # Its names changed, and so did its own times.
             observer.findings.meta.append((parent, path))
-        if names:
-            observer.look(fd, parent, path, names)
+        observer.look(fd, parent, path, names)
     finally:
         os.close(fd)
 

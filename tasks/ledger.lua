@@ -15,7 +15,8 @@
 --
 -- Keys below the prefix:
 --   fence          current epoch
---   ledger         hash: opened (last batch opened), front (all up to it are done), forgotten
+--   ledger         hash: opened (last batch opened), front (all up to it are done), forgotten,
+--                  sent (the last changelog position that any batch of this epoch holds records of)
 --   batch:<n>      hash: manifest, moved (ms of the last progress), worked (1: a unit was done),
 --                  boot, rebooted (1: the secondary restarted)
 --   units:<n>      hash: unit -> payload, those not done
@@ -34,6 +35,8 @@ if op == 'open' then
   redis.call('HSET', k .. 'batch:' .. batch, 'manifest', ARGV[5], 'moved', now)
   for i = 6, #ARGV, 2 do redis.call('HSET', k .. 'units:' .. batch, ARGV[i], ARGV[i + 1]) end
   redis.call('HSET', ledger, 'opened', batch)
+  local sent = cjson.decode(ARGV[5])['sent']
+  if type(sent) == 'number' then redis.call('HSET', ledger, 'sent', sent) end
   opened = batch
 elseif op == 'settle' then
   local unit = ARGV[5]

@@ -133,6 +133,11 @@ class Ledger:
         value: bytes | None = self.redis.hget(self.prefix + "ledger", "opened")  # type: ignore[assignment]
         return int(value or 0)
 
+    def sent(self) -> int | None:
+        """The last changelog position with records of which this epoch opened a batch; None: none yet."""
+        value: bytes | None = self.redis.hget(self.prefix + "ledger", "sent")  # type: ignore[assignment]
+        return int(value) if value else None
+
     def once_in(self, seconds: int, what: str) -> bool:
         """True at most once in so many seconds, over all processes."""
         return bool(self.redis.set(f"{self.prefix}once:{what}", 1, nx=True, ex=seconds))

@@ -7,6 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
 from replication.remote.errors import LinkLost
@@ -113,3 +115,10 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
         work.outcome = f"given back: {error.message}"
         ctx.ledger.trouble("unreachable", error.message)
         log.warning("%s batch %d %s: %s", session, batch, unit, error.message)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:
+        # A bug, or a machine that misbehaves. The unit stays in the ledger, so nothing is lost by going on.
+        work.outcome = f"failed: {type(error).__name__}: {error}"
+        ctx.ledger.trouble("unexpected", f"{unit}: {type(error).__name__}: {error}")
+        log.exception("%s batch %d %s: unexpected %s", session, batch, unit, type(error).__name__)

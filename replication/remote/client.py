@@ -261,15 +261,22 @@ class SecondaryClient:
         listings: Sequence[Listing],
         *,
         position: int | None = None,
+        after: int | None = None,
         crawl: str | None = None,
         limbo_until: int,
         final: bool = True,
     ) -> Future[Observed]:
-        """Send observations; the future gives an Observed. ``limbo_until``: the stamp for `purge`."""
-        args = {
+        """Send observations; the future gives an Observed.
+
+        ``after``: the position that was sent before this one (by default the one before it).
+        ``limbo_until``: the stamp for `purge`.
+        """
+        args: dict[str, Any] = {
             "position": position, "crawl": crawl, "limbo_until": limbo_until, "final": final,
             "listings": [encode_listing(listing) for listing in listings],
         }  # fmt: skip
+        if after is not None:
+            args["after"] = after
         return self._submit("observe", b"", args, Observed)
 
     def observe(self, listings: Sequence[Listing], **args: Any) -> Observed:

@@ -50,7 +50,8 @@ def _admit(agent: Agent, request: Dict[str, Any]) -> None:
             raise AgentError("crawl-closed", "crawl {} is not open".format(crawl))
         return
     applied = meta.get("applied")
-    if applied is not None and position not in (applied, applied + 1):
+    # Positions without records are not sent: each says which one it comes after.
+    if applied is not None and applied not in (position, request.get("after", position - 1)):
         raise AgentError("out-of-order", "position {} after {}".format(position, applied))
     current = meta.get("current")
     if applied is None and current is not None and position != current:

@@ -37,3 +37,4 @@ def place(tmp_path):
     for run in made.runs:
         if run.process.poll() is None:
             run.kill()
+        run.close()

@@ -62,6 +62,8 @@ class SeamarkRun:
             return self.process.wait(timeout)
         finally:
             self._reader.join(5)
+            if self.process.returncode is not None:
+                self.process.stdout.close()
 
     def wait_for(self, condition, what, timeout=60):
         """Until ``condition()`` holds; fails with what was logged when it does not in time."""
@@ -160,6 +162,9 @@ class SeamarkRun:
                 for pid in [self.process.pid, *below]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+        self.wait(10)
+
+    def close(self):
         self.stderr.close()
 
 
