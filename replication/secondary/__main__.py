@@ -16,6 +16,11 @@ def main(arguments: list[str]) -> int:
         print("usage: seamark-secondary serve ROOT   (protocol {})".format(VERSION), file=sys.stderr)
         return 2
     os.umask(0)
+    if os.environ.get("SEAMARK_TRACE"):
+        import faulthandler
+        import signal
+
+        faulthandler.register(signal.SIGUSR1)
     allow_many_files()
     reader = io.BufferedReader(io.FileIO(0, "rb"), buffer_size=1 << 20)
     # Nothing else may write into the stream of frames.

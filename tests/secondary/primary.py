@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.client import SecondaryClient, encode_listing
+from replication.volume.directory import settled
 from replication.volume.identity import ROOT_GFID, identify
 from replication.volume.xattrs import read_xattrs
 
@@ -56,7 +57,6 @@ class Primary:
 
     def __init__(self, root):
         self.root = os.fsencode(root)
-        self.racy = False
 
     # ---- looking
 
@@ -75,9 +75,13 @@ class Primary:
             target = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(s.mode) else None
         except FileNotFoundError:
             return Entry(name, None)
-        ctime = 0 if self.racy else s.ctime_ns
+        ctime = settled(s.ctime_ns)
         inode = Inode(gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns, ctime)
         return Entry(name, inode, target, change)
+
+    def own(self, fd, gfid):
+        entry = self.entry(fd, b".")
+        return Entry(b".", entry.inode._replace(gfid=gfid), None, Change.NONE)
 
     def look(self, directory, names):
         """A partial listing; None when the directory is not there."""
@@ -87,7 +91,7 @@ class Primary:
         except OSError:
             return None
         try:
-            return Listing(gfid, [self.entry(fd, n) for n in names])
+            return Listing(gfid, [self.entry(fd, n) if n != b"." else self.own(fd, gfid) for n in names])
         finally:
             os.close(fd)
 
@@ -115,7 +119,7 @@ class Primary:
         s = os.lstat(full)
         return [
             gfid.hex(), s.st_size if stat.S_ISREG(s.st_mode) else 0, s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns,
-            s.st_atime_ns, s.st_ctime_ns, s.st_ino, read_xattrs(full),
+            s.st_atime_ns, settled(s.st_ctime_ns), s.st_ino, read_xattrs(full),
         ]  # fmt: skip
 
     def send(self, client, answer, paths=None):
