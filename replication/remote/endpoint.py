@@ -75,7 +75,8 @@ def resolve(target: Target, options: SshOptions) -> Endpoint:
     user = _one(config, "user", target.user or getpass.getuser())
     alias = _one(config, "hostkeyalias", "")
     given = (options.identity,) if options.identity else ()
-    configured = () if given else _paths(config.get("identityfile", list(_DEFAULT_IDENTITIES)))
+    tokens = {"%%": "%", "%h": hostname, "%p": str(port), "%n": target.host, "%r": user}
+    configured = [name for name in config.get("identityfile", _DEFAULT_IDENTITIES) if name.lower() != "none"]
     agent = _one(config, "identityagent", "SSH_AUTH_SOCK")
     return Endpoint(
         host=target.host,
@@ -84,11 +85,11 @@ def resolve(target: Target, options: SshOptions) -> Endpoint:
         user=user,
         key_name=alias or hostname,
         key_port=22 if alias else port,
-        identities=given or configured,
+        identities=given or _paths([_expand(name, tokens) for name in configured]),
         use_agent_keys=not given and _one(config, "identitiesonly", "no") != "yes",
         agent_socket=_agent_socket(agent),
         known_hosts=known_hosts_files(config, options),
-        proxy_command=_proxy(config, options, host=target.host, hostname=hostname, port=port, user=user),
+        proxy_command=_proxy(config, options, tokens),
     )
 
 
@@ -152,14 +153,17 @@ def _agent_socket(configured: str) -> str | None:
     return os.path.expanduser(configured)
 
 
-def _proxy(
-    config: dict[str, list[str]], options: SshOptions, *, host: str, hostname: str, port: int, user: str
-) -> str | None:
+def _expand(text: str, tokens: dict[str, str]) -> str:
+    """ssh's percent tokens; %d and %u are of this side."""
+    here = {"%d": os.path.expanduser("~"), "%u": getpass.getuser()}
+    return re.sub("%.", lambda token: tokens.get(token[0], here.get(token[0], token[0])), text)
+
+
+def _proxy(config: dict[str, list[str]], options: SshOptions, tokens: dict[str, str]) -> str | None:
     """A shell command whose standard streams lead to the host, or None for a plain connection."""
     command = _one(config, "proxycommand", "")
     if command:
-        tokens = {"%%": "%", "%h": hostname, "%p": str(port), "%n": host, "%r": user}
-        return re.sub(r"%[%hpnr]", lambda token: tokens[token[0]], command)
+        return _expand(command, tokens)
     jumps = _one(config, "proxyjump", "")
     if not jumps:
         return None
@@ -169,6 +173,7 @@ def _proxy(
     parts = ["ssh", *config_arguments(options), "-oBatchMode=yes"]
     if before:
         parts += ["-J", ",".join(before)]
+    hostname, port = tokens["%h"], tokens["%p"]
     destination = f"[{hostname}]:{port}" if ":" in hostname else f"{hostname}:{port}"
     return shlex.join([*parts, "-W", destination, "--", _jump_url(last)])
 

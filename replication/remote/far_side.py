@@ -76,9 +76,13 @@ def keep(content: bytes, name: str) -> str:
             if not ours(directory):
                 raise PermissionError(1, "not ours alone", directory)
             fd, aside = tempfile.mkstemp(dir=directory)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-            os.replace(aside, os.path.join(directory, name))
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(content)
+                os.replace(aside, os.path.join(directory, name))
+            except OSError:
+                os.unlink(aside)
+                raise
             return os.path.join(directory, name)
         except OSError as error:
             problems.append(f"{error.filename or directory}: {error.strerror}")

@@ -113,10 +113,11 @@ def test_ssh_config_gives_host_port_user_key_and_known_hosts(ssh_server):
     included = server.directory / "included"
     included.write_text(f"Host backup\n  HostName 127.0.0.1\n  Port {server.port}\n  HostKeyAlias vault\n")
     kind, key = Path(f"{server.host_key}.pub").read_text().split()[:2]
+    server.identity.rename(server.directory / "backup-id")
     trusted = server.directory / "with space"
     trusted.write_text(f"vault {kind} {key}\n")
     server.config.write_text(
-        f"Include {included}\nHost backup\n  User {server.user}\n  IdentityFile {server.identity}\n"
+        f"Include {included}\nHost backup\n  User {server.user}\n  IdentityFile {server.directory}/%n-id\n"
         f'  UserKnownHostsFile "{trusted}"\n  GlobalKnownHostsFile /dev/null\n'
     )
     target = server.target("/x").__class__(b"/x", "backup")
