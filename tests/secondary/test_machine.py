@@ -260,14 +260,18 @@ class Tree(RuleBasedStateMachine):
         self.in_flight.setdefault(gfid, {}).update(names)
 
     def send(self):
-        listings = self.outbox.pop(0)
+        self.send_one()
+        if self.random.random() < 0.7:
+            self.fulfil()
+
+    def send_one(self):
+        listings = self.outbox[0]
         answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp)
+        self.outbox.pop(0)
         assert answer.errors == [], answer.errors
         for parent in answer.unknown:
             self.unknown(bytes.fromhex(parent), [e.name for li in listings if li.parent.hex() == parent for e in li.entries])
         self.needs.append(answer)
-        if self.random.random() < 0.7:
-            self.fulfil()
 
     def unknown(self, gfid, names):
         """A parent that the secondary has not: observe the way to it, and these names again."""
@@ -281,7 +285,7 @@ class Tree(RuleBasedStateMachine):
 
     def fulfil(self):
         while self.needs:
-            answer = self.needs.pop(0)
+            answer = self.needs[0]
             for directory in self.primary.send(self.client, answer):
                 try:
                     listing = self.primary.listing(directory)
@@ -292,6 +296,7 @@ class Tree(RuleBasedStateMachine):
                     self.unknown(listing.parent, [e.name for e in listing.entries])
                 assert again.errors == []
                 self.needs.append(again)
+            self.needs.pop(0)
 
     # ---- rules
 

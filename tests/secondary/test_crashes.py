@@ -1,0 +1,88 @@
+"""kill -9 of the agent at every point between two operations: the same requests again converge."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+
+import pytest
+
+from replication.remote.errors import LinkLost
+from tests.secondary.primary import Far
+from tests.secondary.test_machine import Tree
+
+POINTS = ("journal", "step", "place", "commit", "committed", "staged", "purge")
+SEEDS = int(os.environ.get("SEAMARK_EXAMPLES", "3"))
+
+
+class CrashingTree(Tree):
+    """The agent dies at a fault point every now and then; what it had not answered is sent again."""
+
+    point = "step"
+    crashes = 0
+    most = 12  # passages of the point before it kills
+
+    def survive(self, work):
+        for _ in range(100):
+            try:
+                return work()
+            except LinkLost:
+                self.crashes += 1
+                self.restart()
+        raise AssertionError("it keeps dying")
+
+    def restart(self):
+        self.far.close()
+        fault = f"{self.point}:{self.random.randint(1, self.most)}" if self.random.random() < 0.9 else ""
+        while True:
+            self.far = Far(os.fsdecode(self.b), fault=fault)
+            self.client = self.far.client
+            try:
+                self.client.begin_crawl("x")
+                return
+            except LinkLost:
+                self.crashes += 1
+                self.far.close()
+                fault = ""
+
+    def send_one(self):
+        return self.survive(super().send_one)
+
+    def fulfil(self):
+        return self.survive(super().fulfil)
+
+    def rest(self):
+        return self.survive(super().rest)
+
+
+def run(seed, point):
+    tree = CrashingTree()
+    tree.point = point
+    tree.random = choose = random.Random(seed)
+    try:
+        tree.restart()
+        for _ in range(20):
+            tree.change()
+        for _ in range(15):
+            kind = choose.choice(["change", "change", "look", "look", "send", "send", "rest"])
+            if kind == "change":
+                for _ in range(choose.randint(1, 10)):
+                    tree.change()
+            elif kind == "look":
+                tree.look(tree.take(choose.randint(1, 40)))
+            elif kind == "send":
+                tree.send_some()
+            else:
+                tree.rest()
+        tree.rest()
+        return tree.crashes
+    finally:
+        tree.far.close()
+        shutil.rmtree(tree.base, ignore_errors=True)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_and_asked_again_converges(point):
+    crashes = sum(run(seed, point) for seed in range(SEEDS))
+    assert crashes, "the agent was never killed: this test proves nothing"
