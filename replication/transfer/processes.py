@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
+import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,11 +17,29 @@ if TYPE_CHECKING:
     from typing import IO
 
 _PATIENCE_S = 10
+# prctl(2), PR_SET_PDEATHSIG = 1. Not in a preexec_fn: that is no place for Python in a process with threads.
+_LAUNCHER = (
+    "import ctypes,os,sys\n"
+    "parent = int(sys.argv[1])\n"
+    "ctypes.CDLL(None).prctl(1, 15)\n"
+    "if os.getppid() == parent: os.execvp(sys.argv[2], sys.argv[2:])\n"
+)
 
 
 def english() -> dict[str, str]:
     """The environment with messages in English, since they are read by us; the rest as it is."""
     return {**os.environ, "LC_ALL": "C"}
+
+
+def mortal(command: list[str | bytes]) -> list[str | bytes]:
+    """The command, ended by SIGTERM when this process dies, however it dies.
+
+    An rsync that outlives a killed worker would go on writing in place while its successor does. Raises
+    FileNotFoundError when there is no such program.
+    """
+    if shutil.which(os.fsdecode(command[0])) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
 @contextmanager

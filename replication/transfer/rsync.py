@@ -19,7 +19,7 @@ from replication.remote.command import ssh_command
 from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoRsync, Unreachable
 from replication.remote.link import last_lines
-from replication.transfer.processes import ended, english, lines_of
+from replication.transfer.processes import ended, english, lines_of, mortal
 from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of
 
 if TYPE_CHECKING:
@@ -138,7 +138,11 @@ class RsyncSender(StagedSender):
         """
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=english()
+                mortal(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=english(),
             )
         except FileNotFoundError:
             raise NoRsync("rsync is not installed here; install it, or use --sync-method stream") from None

@@ -20,7 +20,7 @@ from replication.remote.command import ssh_command
 from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoTar, Unreachable
 from replication.remote.link import last_lines
-from replication.transfer.processes import ended, english, lines_of
+from replication.transfer.processes import ended, english, lines_of, mortal
 from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of, quoted
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class TarSender(StagedSender):
         arrived: set[bytes] = set()
         try:
             sender = subprocess.Popen(
-                pack, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english()
+                mortal(pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english()
             )
         except FileNotFoundError:
             raise NoTar("GNU tar is not installed here; install it, or use --sync-method stream") from None

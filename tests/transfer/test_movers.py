@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -159,6 +162,8 @@ def test_a_file_that_cannot_be_read_is_reported_alone(move, primary, secondary):
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             os.environ["TMPDIR"] = "/tmp"
+            if not os.access(sys.executable, os.X_OK):  # a Python of root's own
+                sys.executable = shutil.which("python3", path="/usr/bin:/usr/local/bin")
             results = move([good, bad], primary.volume, secondary, Target(os.fsencode(secondary.root)), None)
             said = {r.gfid: (r.status, r.code, r.message) for r in results}
             expected = ("error", "permission", "cannot read bad: Permission denied")
@@ -406,6 +411,40 @@ def test_no_process_is_left_behind(move, primary, secondary):
     with pytest.raises(KeyboardInterrupt):
         move([item], primary.volume, secondary, Target(os.fsencode(secondary.root)), None, alive=boom)
     assert _children() <= before
+
+
+def test_rsync_does_not_outlive_a_killed_worker(shared_ssh_server, primary, secondary):
+    need("rsync")
+    item = primary.write("big", os.urandom(48 * MIB))
+    ours, theirs = os.pipe()
+    worker = os.fork()
+    if not worker:
+        try:
+            sender = RsyncSender(
+                primary.volume, secondary, shared_ssh_server.target(secondary.root), shared_ssh_server.options(),
+                bwlimit=2000, progress=lambda _files, _bytes: os.write(theirs, b"."),
+            )  # fmt: skip
+            sender.send([item])
+        finally:
+            os._exit(0)
+    os.read(ours, 1)
+    programs = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    assert len(programs) == 1
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    deadline = time.monotonic() + 5
+    while _runs(programs[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(programs[0])
+    os.close(ours)
+    os.close(theirs)
+
+
+def _runs(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 def _children():
