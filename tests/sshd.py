@@ -44,7 +44,9 @@ class SshServer:
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        self.home.mkdir(exist_ok=True)
+        self.temporary = directory / "tmp"
+        for place in (self.home, self.temporary):
+            place.mkdir(exist_ok=True)
         _keygen(self.identity)
         shutil.copy(f"{self.identity}.pub", self.authorized_keys)
         self.authorized_keys.chmod(0o600)
@@ -99,7 +101,7 @@ class SshServer:
             "PermitRootLogin": "yes",
             "PermitUserEnvironment": "no",
             # A home of its own, so that caches and start-up files of this machine's user stay out of it.
-            "SetEnv": f"HOME={self.home} PATH={_PATH}",
+            "SetEnv": f"HOME={self.home} TMPDIR={self.temporary} PATH={_PATH}",
             "MaxStartups": "100",
             "Subsystem": "sftp internal-sftp",
             **self.settings,

@@ -100,6 +100,8 @@ def close_shared_connection(target: Target, options: SshOptions) -> None:
                 capture_output=True,
                 timeout=10,
             )
+        if path.parent != options.run_dir.absolute():
+            path.parent.rmdir()
 
 
 def _config_word(path: Path) -> str:
