@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -61,8 +60,7 @@ def test_a_run_directory_with_a_long_name(shared_ssh_server, tmp_path, monkeypat
     assert run(shared_ssh_server, options)[:2] == (0, "hello\n")
     assert path.is_socket()
     close_shared_connection(shared_ssh_server.target("/x"), options)
-    if path.parent.parent == Path("/tmp"):
-        path.parent.rmdir()
+    assert not path.parent.exists()
 
 
 def test_a_run_directory_that_others_can_use_is_refused(shared_ssh_server, tmp_path):
