@@ -137,7 +137,8 @@ class Agent:
             self._tell(self._store.gap("started", self._complete_ns))
         elif not quiet:
             self._tell(self._store.gap("agent down", self._complete_ns))
-        self._recorder.next_segment(self._store.open_number())
+        else:
+            self._recorder.next_segment(self._store.open_number())
         self._tick_at = time.monotonic() + _FIRST_TICK_S
 
     def _end(self) -> None:
@@ -275,7 +276,6 @@ class Agent:
             return
         self._unwritten = []
         self._unwritten_records = 0
-        self._recorder.next_segment(self._store.open_number())
         self._tick_at = time.monotonic() + min(_FIRST_TICK_S, self.config.tick_s)
         self._tell(info)
 
@@ -295,6 +295,7 @@ class Agent:
         self._write_rest()
 
     def _tell(self, info: SegmentInfo) -> None:
+        self._recorder.next_segment(self._store.open_number())
         try:
             self._on_segment(info)
         except Exception:  # recording goes on whatever a listener does

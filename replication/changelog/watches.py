@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from replication.changelog import fanotify
 from replication.changelog.fanotify import ATTRIB, CREATE, DELETE, EVENT_ON_CHILD, ONDIR, Q_OVERFLOW, RENAME
 from replication.changelog.gather import Gather, Node, Tree
+from replication.changelog.memory import Modified, RootState
 from replication.changelog.recorder import (
     KIND_EVENTS,
     KINDS,
@@ -26,9 +27,7 @@ from replication.changelog.recorder import (
     D,
     E,
     M,
-    Modified,
     RecorderUnavailable,
-    RootState,
 )
 from replication.volume.handle import file_handle, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, gfid_from
@@ -189,9 +188,17 @@ class DirectoryRecorder:
         try:
             handle = file_handle(self._root_fd, path)
         except OSError as error:
-            return error.errno in _ABSENT
+            if error.errno not in _ABSENT:
+                return False
+            handle = b""
+        before = node.children.get(doubt.name)
+        if before is not None and before.handle not in (b"", handle):
+            # An exchange tells of one of the two only. Lost or not: a rename that is still to come finds it.
+            self._doubts.append(_Doubt(before, b""))
         known = self._tree.by_handle.get(handle)
-        if known is None:
+        if not handle:
+            pass
+        elif known is None:
             self._watch(path, record=True)
         elif known.path != path:
             self._tree.move(known, node, doubt.name)

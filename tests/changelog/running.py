@@ -139,7 +139,7 @@ def uncovered(before: State_, after: State_, records: Recorded, *, contents: boo
     """What a consumer that looks only at what is recorded, and only now, would have missed.
 
     It looks at the names recorded, lists directories that are new to it, and all below a directory with D.
-    ``contents`` False forgives everything about content.
+    ``contents`` False forgives everything about content and metadata.
     """
     known = {ROOT_GFID} | {thing.gfid for thing in before.values()}
     missed: list[str] = []
@@ -165,7 +165,7 @@ def uncovered(before: State_, after: State_, records: Recorded, *, contents: boo
             if contents and not kinds_of[new.gfid] & Kind.D:
                 missed.append("D " + label)
         elif (old.mode, old.owner) != (new.mode, new.owner) or not new.is_dir:
-            if not kinds_of[new.gfid]:
+            if contents and not kinds_of[new.gfid]:
                 missed.append("M " + label)
     # Content of what was renamed: known before, and standing at any name now.
     earlier = {thing.gfid: thing for thing in before.values()}

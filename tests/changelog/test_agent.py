@@ -166,6 +166,18 @@ def test_content_of_a_file_that_was_renamed_since(root: Path, store: Path) -> No
         assert found.names[ROOT_GFID, b"c"] == Kind.E
 
 
+def test_what_a_tick_was_applied_for_does_not_forget_what_came_after(root: Path, store: Path) -> None:
+    (root / "a").write_bytes(b"1")
+    with running(root, store) as agent:
+        agent.barrier()
+        tick = agent.barrier()
+        (root / "a").write_bytes(b"2")
+        agent.barrier()
+        agent_call(store, "retain", upto=tick)
+        (root / "a").rename(root / "b")
+        assert agent.recorded(tick, agent.barrier()).names[ROOT_GFID, b"b"] & Kind.D
+
+
 def test_content_of_a_file_whose_name_is_gone(root: Path, store: Path) -> None:
     (root / "a").write_bytes(b"1")
     (root / "b").hardlink_to(root / "a")

@@ -190,7 +190,7 @@ def test_nothing_is_missed(volume: Volume, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_missed_by_marks_on_directories(volume: Volume, seed: int) -> None:
     with running(volume.root, volume.store, close_after_ms=20, detector="directories") as agent:
-        # Without privileges nobody says that an inode lost one of several names: its content may have been
+        # Without privileges nobody says that an inode lost one of several names: its change may have been
         # recorded under that one. The periodic scan finds it.
         vandalise(volume, agent, seed, 25, contents=not seed % 2)
 
