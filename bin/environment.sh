@@ -55,7 +55,7 @@ make_environment() {
         rm -rf "$venv"
         "$base" -m venv "$venv" || die "cannot make $venv"
     fi
-    "$python" -m pip --quiet --disable-pip-version-check --no-input install --require-hashes -r "$root/$1" >&2 ||
+    "$python" -m pip -qq --disable-pip-version-check --no-input install --require-hashes -r "$root/$1" >&2 ||
         die "cannot install what $1 names (see above); nothing else was changed"
     printf '%s\n' "$root" >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/seamark.pth"
     {
