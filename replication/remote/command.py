@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def control_path(target: Target, options: SshOptions) -> Path:
 
 
 def close_shared_connection(target: Target, options: SshOptions) -> None:
-    """Ask the shared connection's process to end, if there is one. Never raises."""
+    """End the shared connection's process, if there is one. Never raises; takes two seconds at most."""
     if options.run_dir is None or not target.is_remote:
         return
     with contextlib.suppress(Exception):
@@ -100,6 +101,10 @@ def close_shared_connection(target: Target, options: SshOptions) -> None:
                 capture_output=True,
                 timeout=10,
             )
+            # It answers before it goes.
+            deadline = time.monotonic() + 2
+            while path.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
         if path.parent != options.run_dir.absolute():
             path.parent.rmdir()
 
