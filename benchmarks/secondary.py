@@ -95,13 +95,21 @@ def main() -> None:
 
     timed("observe", lambda: [client.submit_observe(g, crawl="bench", limbo_until=1) for g in groups])
     starts = range(0, files, FRAME_FILES)
-    timed("data", lambda: [client.submit_data(items[s : s + FRAME_FILES], blobs[s : s + FRAME_FILES]) for s in starts])
+    timed(
+        "data",
+        lambda: [client.submit_data(items[s : s + FRAME_FILES], blobs[s : s + FRAME_FILES]) for s in starts],
+    )
     timed("sync", lambda: [client.submit("sync")])
-    timed("observe again, nothing changed", lambda: [client.submit_observe(g, crawl="bench", limbo_until=1) for g in groups])
+    timed(
+        "observe again, nothing changed",
+        lambda: [client.submit_observe(g, crawl="bench", limbo_until=1) for g in groups],
+    )
     empty = [Listing(gfid(10_000_000 + d), [], complete=True) for d in range(directories)]
     timed("observe all of them absent", lambda: [client.submit_observe(empty, crawl="bench", limbo_until=1)])
     timed("purge", lambda: [client.submit("purge", upto=1)])
-    print(f"peak memory of the agent {Path(f'/proc/{pid}/status').read_text().split('VmHWM:')[1].split()[0]} KiB")
+    print(
+        f"peak memory of the agent {Path(f'/proc/{pid}/status').read_text().split('VmHWM:')[1].split()[0]} KiB"
+    )
     far.close()
 
 

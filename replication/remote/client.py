@@ -51,6 +51,11 @@ class Reply:
     payload: bytes = b""
 
 
+_Gfids = list[str]
+_Needs = list[tuple[str, str]]
+_Errors = list[tuple[str, str, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the secondary makes of observations. gfids in hex, as they travel.
@@ -60,13 +65,14 @@ class Observed:
     ``errors``: (gfid, code, message).
     """
 
-    need: list[tuple[str, str]]
-    meta: list[str]
-    list: list[str]
-    unknown: list[str]
-    errors: list[tuple[str, str, str]]
+    need: _Needs
+    meta: _Gfids
+    list: _Gfids
+    unknown: _Gfids
+    errors: _Errors
     counts: dict[str, int] = field(default_factory=dict)
     rebuilding: bool = False
+    ticket: int = 0  # of this look: goes back with the content that it makes somebody read
 
     @classmethod
     def of(cls, header: dict[str, Any]) -> Observed:
@@ -78,6 +84,7 @@ class Observed:
             [(e[0], e[1], f"{e[3]}: {e[2]}" if len(e) > 3 and e[3] else e[2]) for e in header["errors"]],
             header["counts"],
             header["rebuilding"],
+            header["ticket"],
         )
 
 
@@ -144,20 +151,23 @@ class SecondaryClient:
                 self._room.release()
                 raise self._dead
             self._waiting.append((number, future, kind))
+            lost: SeamarkError | None = None
             try:
                 self._write(frame)
             except (OSError, ValueError, SeamarkError) as error:
-                lost = error if isinstance(error, SeamarkError) else LinkLost(f"link to the secondary: {error}")
+                lost = (
+                    error if isinstance(error, SeamarkError) else LinkLost(f"link to the secondary: {error}")
+                )
                 self._dead = lost
-        if self._dead is not None:
-            self._fail_all(self._dead)
+        if lost is not None:
+            self._fail_all(lost)
         return future
 
     def _write(self, frame: bytes) -> None:
         view = memoryview(frame)
         while view:
             written = self._writer.write(view)
-            view = view[written if written is not None else 0 :]
+            view = view[written or 0 :]
         self._writer.flush()
 
     # ---- answers
@@ -294,7 +304,9 @@ class SecondaryClient:
                 return self.submit("data", packed, z=True, items=items)
         return self.submit("data", payload, z=False, items=items)
 
-    def data(self, items: list[list[Any]], blobs: Sequence[bytes], *, compress: bool = False) -> list[list[str]]:
+    def data(
+        self, items: list[list[Any]], blobs: Sequence[bytes], *, compress: bool = False
+    ) -> list[list[str]]:
         """submit_data, and wait: [gfid, code, message] of each file that failed."""
         errors: list[list[str]] = self.submit_data(items, blobs, compress=compress).result().header["errors"]
         return errors
@@ -306,7 +318,9 @@ class SecondaryClient:
 
     def digests(self, directories: Sequence[tuple[bytes, bytes]]) -> list[int]:
         """Positions of the directories whose digest differs."""
-        differ: list[int] = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header["differ"]
+        differ: list[int] = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header[
+            "differ"
+        ]
         return differ
 
     def names(self, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
@@ -318,7 +332,9 @@ class SecondaryClient:
         """Have these directories listed completely again."""
         self.call("unlist", gfids=[g.hex() for g in gfids])
 
-    def dirty(self, after: str | None = None, limit: int = 1000) -> tuple[list[tuple[bytes, bytes]], str | None]:
+    def dirty(
+        self, after: str | None = None, limit: int = 1000
+    ) -> tuple[list[tuple[bytes, bytes]], str | None]:
         """Files whose content is wanted: (gfid, path), and where to go on (None: that was all)."""
         header = self.call("dirty", after=after, limit=limit).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = io.FileIO(out, "wb")
-    return Server(os.fsencode(arguments[1]), reader, writer).serve()  # type: ignore[arg-type]
+    return Server(os.fsencode(arguments[1]), reader, writer).serve()
 
 
 if __name__ == "__main__":

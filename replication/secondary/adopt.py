@@ -79,7 +79,9 @@ def displace_unseen(agent: Agent, parent: Row) -> None:
     """The same for a directory that came in parts; ``seen`` holds its names."""
     db = agent.index.db
     fd = agent.tree.fd(parent.id)
-    _displace_others(agent, parent, fd, lambda n: db.execute(sql.IS_SEEN, (parent.id, n)).fetchone() is not None)
+    _displace_others(
+        agent, parent, fd, lambda n: db.execute(sql.IS_SEEN, (parent.id, n)).fetchone() is not None
+    )
 
 
 def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes], bool]) -> None:

@@ -40,7 +40,9 @@ class Agent:
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
         self.healed: Set[bytes] = set()  # directories made again; to be listed
-        self._lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd)
+        self._lock_fd = os.open(
+            layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
+        )
         self._dirty_journal = False
 
     @property

@@ -25,7 +25,9 @@ class Displacer:
         tree = self._tree
         number = int(tree.index.meta.get("displaced", 0)) + 1
         tree.index.set_meta("displaced", number)
-        at = os.open(_fresh(tree.displaced_fd, number), os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree.displaced_fd)
+        at = os.open(
+            _fresh(tree.displaced_fd, number), os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree.displaced_fd
+        )
         try:
             parts = path.split(b"/")
             for part in parts[:-1]:

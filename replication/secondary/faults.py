@@ -15,7 +15,7 @@ _left = int(_count or 0)
 
 
 def point(name: str) -> None:
-    global _left  # noqa: PLW0603
+    global _left
     if name == _point:
         _left -= 1
         if _left == 0:

@@ -111,9 +111,7 @@ class Index:
 
     def read_meta(self) -> None:
         found = self.db.execute(sql.META)
-        self.meta = {
-            k.decode(): v.decode() if isinstance(v, bytes) else v for k, v in found
-        }
+        self.meta = {k.decode(): v.decode() if isinstance(v, bytes) else v for k, v in found}
 
     def set_meta(self, key: str, value: Any) -> None:
         self.meta[key] = value
@@ -154,7 +152,7 @@ class Index:
         """Those of ``names`` which the directory has."""
         if len(names) < 8:
             return {n: i for n in names for (i,) in self.db.execute(sql.ENTRY, (parent, n))}
-        return dict(self._chunked(sql.ENTRIES_BY_NAME, names, parent))  # type: ignore[arg-type]
+        return dict(self._chunked(sql.ENTRIES_BY_NAME, names, parent))
 
     def entries_of(self, parent: int, limit: int) -> Dict[bytes, int]:
         """At most ``limit`` entries of a directory."""

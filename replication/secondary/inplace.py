@@ -66,7 +66,7 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     finally:
         os.close(new_fd)
         os.close(basis_fd)
-    base = "/".join((layout.HIDDEN.decode(), layout.STAGING.decode(), name.decode()))
+    base = b"/".join((layout.HIDDEN, layout.STAGING, name)).decode()
     return {"path": base + "/new", "basis": base + "/basis", "in_place": in_place, "unknown": unknown}
 
 
@@ -136,7 +136,7 @@ def _written(agent: Agent, item: Item, new_fd: int, errors: List[List[Any]]) -> 
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size != item.size:
             raise OSError(5, "{} bytes came, not {}".format(found.st_size, item.size))
-        dress_existing(fd, b"/proc/self/fd/%d" % fd, found, item, agent.powers, item.xattrs, times=True)
+        dress_existing(b"/proc/self/fd/%d" % fd, found, item, agent.powers, item.xattrs, times=True)
     except OSError as error:
         os.close(fd)
         errors.append([item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)])
@@ -152,11 +152,12 @@ def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -
         rows = agent.index.inodes(item.gfid for item in items)
         for item in items:
             row = rows[item.gfid]
-            row.dirty = 0
+            if item.answers(row.dirty):
+                row.dirty = 0
             row.size = item.size
             row.gen = agent.index.meta["gen"]
             row.changed = True
         agent.index.save(rows.values(), [], [])
-        found = apply_items(agent, items)
+        found = apply_items(agent, items, content_too=True)
     errors += found
     return len(items) - len(found)

@@ -39,11 +39,14 @@ class Powers:
 class Item:
     """State of an object on the primary, as `metadata` and `data` bring it. Times in ns."""
 
-    __slots__ = ("atime", "ctime", "extents", "gfid", "gid", "ino", "mode", "mtime", "size", "uid", "xattrs")
+    __slots__ = (
+        "atime", "ctime", "extents", "gfid", "gid", "ino", "mode", "mtime", "size", "ticket", "uid", "xattrs",
+    )  # fmt: skip
 
     def __init__(
         self, gfid: str, size: int, mode: int, uid: int, gid: int, mtime: int, atime: int, ctime: int, ino: int,
         xattrs: Xattrs = None, extents: Optional[List[List[int]]] = None,
+        ticket: int = 0,
     ) -> None:  # fmt: skip
         self.gfid = bytes.fromhex(gfid)
         self.size = size
@@ -56,6 +59,11 @@ class Item:
         self.ino = ino
         self.xattrs = xattrs
         self.extents = extents
+        self.ticket = ticket  # of the look that this was read for; 0: whatever is wanted
+
+    def answers(self, wanted: int) -> bool:
+        """Whether this was read for the look that wanted it (``wanted``: a row's `dirty`), or a later one."""
+        return bool(wanted) and (not self.ticket or self.ticket >= wanted)
 
 
 def replicated(name: str, powers: Powers) -> bool:
@@ -136,7 +144,9 @@ def _pardoned(error: OSError, name: str, powers: Powers) -> bool:
     return error.errno == errno.EPERM and not powers.chown and not name.startswith("user.")
 
 
-def apply_at(dir_fd: int, name: bytes, row: Row, item: Any, powers: Powers, xattrs: Xattrs, times: bool) -> None:
+def apply_at(
+    dir_fd: int, name: bytes, row: Row, item: Any, powers: Powers, xattrs: Xattrs, times: bool
+) -> None:
     """Make an existing object of ours look like ``item``; ``times`` says whether its times too.
 
     Raises AgentError("io") when another object stands at the name, OSError when the system refuses.
@@ -146,13 +156,13 @@ def apply_at(dir_fd: int, name: bytes, row: Row, item: Any, powers: Powers, xatt
         found = os.fstat(fd)
         if found.st_ino != row.ino or stat.S_IFMT(found.st_mode) != stat.S_IFMT(row.mode):
             raise AgentError("io", "another object stands there", os.fsdecode(name))
-        dress_existing(fd, b"/proc/self/fd/%d" % fd, found, item, powers, xattrs, times)
+        dress_existing(b"/proc/self/fd/%d" % fd, found, item, powers, xattrs, times)
     finally:
         os.close(fd)
 
 
 def dress_existing(
-    fd: int, path: bytes, found: os.stat_result, item: Any, powers: Powers, xattrs: Xattrs, times: bool
+    path: bytes, found: os.stat_result, item: Any, powers: Powers, xattrs: Xattrs, times: bool
 ) -> None:  # fmt: skip
     """Through the magic link of an O_PATH descriptor, which leads to the object itself, symlinks too."""
     chowned = False

@@ -16,12 +16,19 @@ def metadata(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """See docs/formats.md."""
     items = [Item(g, 0, *rest) for g, *rest in request["items"]]
     with agent.transaction():
+        position, applied = request.get("position"), agent.index.meta.get("applied")
+        if position is not None and applied is not None and position < applied:
+            raise AgentError("out-of-order", "metadata of position {} after {}".format(position, applied))
         errors = apply_items(agent, items)
     return {"errors": errors}
 
 
-def apply_items(agent: Agent, items: List[Item]) -> List[List[Any]]:
-    """Within a transaction. An inode whose content is wanted keeps its old times and version."""
+def apply_items(agent: Agent, items: List[Item], content_too: bool = False) -> List[List[Any]]:
+    """Within a transaction. ``content_too``: the content here is known to be that of these items.
+
+    Otherwise a file whose content is wanted, or which changed since it was observed (its ctime is another
+    one), keeps its times and version: its content may have changed as well.
+    """
     index = agent.index
     rows = index.inodes({item.gfid for item in items})
     agent.tree.rows.update((row.id, row) for row in rows.values())
@@ -34,8 +41,11 @@ def apply_items(agent: Agent, items: List[Item]) -> List[List[Any]]:
             errors.append([item.gfid.hex(), "not-found", "not here (any more)"])
             continue
         keys = names.get(row.id, [])
+        current = not row.is_file or content_too
+        if not current and not row.dirty and item.ctime:
+            current = item.ctime in (row.pctime, -row.pctime)
         try:
-            _apply(agent, row, keys, item)
+            _apply(agent, row, keys, item, current)
         except FileNotFoundError:
             errors.append([item.gfid.hex(), "not-found", "not here (any more)"])
             continue
@@ -43,7 +53,7 @@ def apply_items(agent: Agent, items: List[Item]) -> List[List[Any]]:
             code = error.code if isinstance(error, AgentError) else code_of(error)
             errors.append([item.gfid.hex(), code, "cannot set its metadata: {}".format(error)])
             continue
-        if not row.dirty:
+        if current:
             row.pino, row.pctime = item.ino, item.ctime
         row.changed = True
         parents.update(key[0] for key in keys)
@@ -52,18 +62,17 @@ def apply_items(agent: Agent, items: List[Item]) -> List[List[Any]]:
     return errors
 
 
-def _apply(agent: Agent, row: Row, keys: List[Key], item: Item) -> None:
+def _apply(agent: Agent, row: Row, keys: List[Key], item: Item, times: bool) -> None:
     if (row.mode ^ item.mode) & 0o170000:
         raise AgentError("protocol", "an inode changed its type")
     tree = agent.tree
     row.mode, row.uid, row.gid = item.mode, item.uid, item.gid
-    times = not (row.is_file and row.dirty)
     if times:
         row.mtime, row.atime = item.mtime, item.atime
     if row.is_dir:
         fd = tree.fd(row.id)
         path = b"/proc/self/fd/%d" % fd
-        dress_existing(fd, path, os.fstat(fd), row, agent.powers, item.xattrs, times=True)
+        dress_existing(path, os.fstat(fd), row, agent.powers, item.xattrs, times=True)
         # Whatever happens below it in this transaction comes before the times that count.
         tree.touched.setdefault(row.id, False)
     elif keys:

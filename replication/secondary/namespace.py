@@ -288,6 +288,11 @@ def _create(namespace: Namespace, step: Step, errors: List[Any]) -> None:
     try:
         namespace.create(step.row, step.key, step.target)
     except OSError as error:
-        if step.row.is_dir or error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENAMETOOLONG):
+        if step.row.is_dir or error.errno not in (
+            errno.EPERM,
+            errno.EACCES,
+            errno.EINVAL,
+            errno.ENAMETOOLONG,
+        ):
             raise
         errors.append((step.row, error, step.key))

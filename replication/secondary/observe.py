@@ -11,8 +11,22 @@ from replication.secondary.index import Key, Row
 from replication.secondary.metadata import apply_at, dress_directory
 from replication.secondary.namespace import run
 from replication.secondary.observed import (
-    ATIME, CHANGE, CHANGE_DATA, CHANGE_UNKNOWN, CTIME, GFID, GID, INO, MODE, MTIME, NAME, SIZE, UID,
-    Listing, Observed, parse,
+    ATIME,
+    CHANGE,
+    CHANGE_DATA,
+    CHANGE_UNKNOWN,
+    CTIME,
+    GFID,
+    GID,
+    INO,
+    MODE,
+    MTIME,
+    NAME,
+    SIZE,
+    UID,
+    Listing,
+    Observed,
+    parse,
 )  # fmt: skip
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.reconcile import Plan, new_row, same_attributes, unchanged
@@ -49,6 +63,7 @@ def _admit(agent: Agent, request: Dict[str, Any]) -> None:
         if crawl != meta.get("crawl"):
             raise AgentError("crawl-closed", "crawl {} is not open".format(crawl))
         return
+    assert position is not None
     applied = meta.get("applied")
     # Positions without records are not sent: each says which one it comes after.
     if applied is not None and applied not in (position, request.get("after", position - 1)):
@@ -74,8 +89,16 @@ class _Work:
         self.unknown: List[str] = []
         self.errors: List[List[Any]] = []
         self.stale: Set[int] = set()  # directories whose digest is out of date
+        self.ticket = 0
         self._ids = 0
         self._unseen: List[Tuple[Row, Listing]] = []
+
+    def _ticket(self) -> int:
+        """The number of this look: content that was read for an earlier one is out of date (receiver.place)."""
+        if not self.ticket:
+            self.ticket = int(self.index.meta.get("ticket") or 1) + 1
+            self.index.set_meta("ticket", self.ticket)
+        return self.ticket
 
     # ---- taking in
 
@@ -114,7 +137,9 @@ class _Work:
                 row = rows.get(listing.parent)
                 if row.is_dir if row is not None else listing.parent in coming:
                     ordered.append(listing)
-                    coming.update(e[GFID] for e in listing.entries if e[GFID] is not None and stat.S_ISDIR(e[MODE]))
+                    coming.update(
+                        e[GFID] for e in listing.entries if e[GFID] is not None and stat.S_ISDIR(e[MODE])
+                    )
                 else:
                     later.append(listing)
             if len(later) == len(pending):
@@ -275,9 +300,9 @@ class _Work:
             how = _how(row, e)
             if how is not None:
                 if not row.dirty:
-                    row.dirty = 1
-                    row.changed = True
                     self._stale_parents(row, key)
+                row.dirty = self._ticket()
+                row.changed = True
                 self.need[g] = how
                 if how == "new":
                     self._remember(row, e)
@@ -287,6 +312,9 @@ class _Work:
         if g not in self.need and row.ino:
             self.meta.append(g.hex())
             self._stale_parents(row, key)
+            if row.is_file and row.pctime != -e[CTIME]:
+                row.pctime = -e[CTIME]  # the metadata that comes must be of this very state
+                row.changed = True
 
     def _remember(self, row: Row, e: Observed) -> None:
         if not same_attributes(row, e):
@@ -337,6 +365,7 @@ class _Work:
     def answer(self) -> Dict[str, Any]:
         return {
             "need": [[g.hex(), how] for g, how in self.need.items()],
+            "ticket": self.ticket,
             "meta": self.meta,
             "list": list(self.list),
             "unknown": self.unknown,

@@ -40,7 +40,9 @@ def free_bytes(fd: int) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def hello(root: bytes, request: Dict[str, Any], before: Optional[Agent]) -> Tuple[Optional[Agent], Dict[str, Any]]:
+def hello(
+    root: bytes, request: Dict[str, Any], before: Optional[Agent]
+) -> Tuple[Optional[Agent], Dict[str, Any]]:
     """Open the secondary for this connection. Raises AgentError, OSError, sqlite3.Error."""
     if request.get("protocol") != VERSION:
         raise AgentError("protocol", "this agent speaks protocol {}".format(VERSION))
@@ -118,7 +120,9 @@ def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[st
     for name in os.listdir(root_fd):
         # lost+found belongs to the file system; .seamark without an owner: we were killed while taking over.
         if name not in ("lost+found", os.fsdecode(layout.HIDDEN)):
-            raise AgentError("not-empty", "the directory is not empty, and not ours: adopt it, or choose another")
+            raise AgentError(
+                "not-empty", "the directory is not empty, and not ours: adopt it, or choose another"
+            )
 
 
 def _write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
@@ -181,7 +185,9 @@ def _our_directory(parent_fd: int, name: bytes) -> int:
     return fd
 
 
-def _open_index(hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any], root: os.stat_result) -> Index:
+def _open_index(
+    hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any], root: os.stat_result
+) -> Index:
     """The index, made anew where it is missing or damaged. The lock is held."""
     path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
     there = _exists(hidden_fd, layout.INDEX)
@@ -195,7 +201,7 @@ def _open_index(hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[s
     try:
         index = _create(path, root, rebuild)
     except sqlite3.DatabaseError as error:
-        if not there or isinstance(error, sqlite3.OperationalError) and "file" not in str(error):
+        if not there or (isinstance(error, sqlite3.OperationalError) and "file" not in str(error)):
             raise
         _set_aside(hidden_fd)
         index = _create(path, root, True)
@@ -232,7 +238,10 @@ def _set_aside(hidden_fd: int) -> None:
     for suffix in (b"", b"-wal", b"-shm"):
         try:
             os.rename(
-                layout.INDEX + suffix, b"damaged-index" + stamp + suffix, src_dir_fd=hidden_fd, dst_dir_fd=hidden_fd
+                layout.INDEX + suffix,
+                b"damaged-index" + stamp + suffix,
+                src_dir_fd=hidden_fd,
+                dst_dir_fd=hidden_fd,
             )
         except FileNotFoundError:
             pass
@@ -276,7 +285,9 @@ def _sweep_staging(hidden_fd: int) -> None:
         os.close(staging_fd)
 
 
-def _take_over(agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]) -> None:
+def _take_over(
+    agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]
+) -> None:
     index = agent.index
     epoch = max(index.meta.get("epoch", 0), (owner or {}).get("epoch", 0))
     if request["epoch"] < epoch:

@@ -11,7 +11,7 @@ import os
 import resource
 import stat
 import zlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from replication.secondary import faults
 from replication.secondary.agent import Agent
@@ -123,7 +123,8 @@ def write_all(fd: int, content: memoryview) -> None:
 def _write_extents(fd: int, item: Item, content: memoryview) -> None:
     """Only what is not a hole; ``extents`` are [offset, length] in bytes."""
     at = 0
-    for offset, length in item.extents or ():
+    for start, length in item.extents or ():
+        offset = start
         piece = content[at : at + length]
         at += length
         while piece:
@@ -134,7 +135,11 @@ def _write_extents(fd: int, item: Item, content: memoryview) -> None:
 
 
 def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
-    """Give staged files their names, in one transaction. Returns how many it were."""
+    """Give staged files their names, in one transaction. Returns how many it were.
+
+    What nobody waits for any more is left out: a twin was first, or a later look wants later content,
+    and what was read for this one must not replace that.
+    """
     if not staged:
         return 0
     index = agent.index
@@ -147,10 +152,10 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             keys = names.get(row.id, []) if row is not None else []
             if row is None or not row.is_file or (not keys and not row.ino):
                 errors.append([file.item.gfid.hex(), "not-found", "no name for it here any more"])
-            else:
+            elif file.item.answers(row.dirty):
                 ready.append((file, row, keys))
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
-        parents = set()
+        parents: Set[int] = set()
         done = 0
         for file, row, keys in ready:
             faults.point("place")
@@ -223,5 +228,3 @@ def allow_many_files() -> None:
     want = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
     if soft < want:
         resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-
-

@@ -10,12 +10,24 @@ later rename is freed through limbo, which unties swaps and cycles.
 from __future__ import annotations
 
 import stat
-from typing import Dict, Iterable, List, Optional, Set, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.namespace import Step
 from replication.secondary.observed import (
-    ATIME, CTIME, GFID, GID, INO, MODE, MTIME, NLINK, RDEV, SIZE, TARGET, UID, Observed,
+    ATIME,
+    CTIME,
+    GFID,
+    GID,
+    INO,
+    MODE,
+    MTIME,
+    NLINK,
+    RDEV,
+    SIZE,
+    TARGET,
+    UID,
+    Observed,
 )  # fmt: skip
 from replication.secondary.protocol import AgentError
 
@@ -104,7 +116,7 @@ class Plan:
         if missing:
             for row in self.index.inodes_by_id(missing).values():
                 by_id[row.id] = self.rows[row.gfid] = row
-        affected = {i for i in self._gone} | {i for i in self._come if not by_id[i].new}
+        affected = set(self._gone) | {i for i in self._come if not by_id[i].new}
         if affected:
             self._names = self.index.names(affected)
 
@@ -246,7 +258,8 @@ class Plan:
         return steps + [Step("link", row, k, source=first, target=o[TARGET]) for k, o in come[1:]]
 
     def _order(self, attaches: Dict[int, List[Step]]) -> None:
-        sources = {s[0].source: s[0] for s in attaches.values() if s and s[0].kind == "place" and s[0].source}
+        moves = [s[0] for s in attaches.values() if s and s[0].kind == "place"]
+        sources: Dict[Optional[Key], Step] = {s.source: s for s in moves if s.source is not None}
         done: Set[int] = set()
         for inode in attaches:
             chain = [inode]
@@ -281,17 +294,12 @@ def new_row(inode: int, e: Observed) -> Row:
     return row
 
 
-def parent_rows(index: Index, by_id: Dict[int, Row], ids: Iterable[int]) -> None:
-    """Complete ``by_id`` with the rows of some directories."""
-    missing = [i for i in ids if i not in by_id]
-    if missing:
-        by_id.update(index.inodes_by_id(missing))
-
-
 def unchanged(row: Row, e: Observed) -> bool:
     """Whether this very state of the inode is here completely."""
-    return row.pctime == e[CTIME] and row.pctime != 0 and row.pino == e[INO] and not row.dirty and row.ino != 0
+    return bool(
+        row.pctime == e[CTIME] and row.pctime != 0 and row.pino == e[INO] and not row.dirty and row.ino != 0
+    )
 
 
 def same_attributes(row: Row, e: Observed) -> bool:
-    return row.mode == e[MODE] and row.uid == e[UID] and row.gid == e[GID]
+    return bool(row.mode == e[MODE] and row.uid == e[UID] and row.gid == e[GID])

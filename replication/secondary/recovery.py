@@ -35,7 +35,7 @@ def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
 
 
 def _names(agent: Agent, line: List[Any], at: int) -> None:
-    gfid_hex, mode, ino, limbo, places = line
+    gfid_hex, mode, _, limbo, places = line
     index, tree = agent.index, agent.tree
     gfid = bytes.fromhex(gfid_hex)
     row = index.inode(gfid)
@@ -173,5 +173,3 @@ def _relink(agent: Agent, source: Key, key: Key) -> None:
     source_fd, fd = agent.tree.fd(source[0]), agent.tree.fd(key[0])
     os.link(source[1], aside, src_dir_fd=source_fd, dst_dir_fd=agent.staging_fd, follow_symlinks=False)
     os.rename(aside, key[1], src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
-
-

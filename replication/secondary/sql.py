@@ -4,15 +4,16 @@ inode   one row per gfid that is on the secondary, or wanted there.
         id       our short name for it: rows of a directory's files lie together, whatever their gfids
         mode…rdev  as on the primary when last applied; size and mtime (ns) are those of the content here
         ino      inode number on the secondary; 0 while nothing stands there (a file without data yet)
-        dirty    1: content is wanted
+        dirty    not 0: content is wanted, by the look of this number (meta: ticket)
         pino, pctime   inode number and ctime (ns) on the primary of the state that is here completely;
-                 pctime 0: not complete, or not certain
+                 pctime 0: not complete, or not certain; below 0, for a file: its content as of ctime -pctime
+                 is here, its metadata not yet
         listed   1: a complete listing of this directory was applied
         digest   of a directory's names and versions (digests.py); NULL: not computed
         limbo    NULL, or the stamp after which an inode without a name may be purged
         gen      number of the `sync` after which its content came: what a power cut may have undone
 entry   which inode a name in a directory is. A directory is the child of one entry at most.
-meta    key/value: format, volume, epoch, applied, current, crawl, state, next_id, gen, boot, displaced
+meta    key/value: format, volume, epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ SEEN = """CREATE TEMP TABLE IF NOT EXISTS seen(
 META = "SELECT key, value FROM meta"
 SET_META = "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
 
-COLUMNS = "id, gfid, mode, uid, gid, size, mtime, atime, rdev, ino, dirty, pino, pctime, listed, digest, limbo, gen"
+COLUMNS = (
+    "id, gfid, mode, uid, gid, size, mtime, atime, rdev, ino, dirty, pino, pctime, listed, digest, limbo, gen"
+)
 _INODE = "SELECT " + COLUMNS + " FROM inode WHERE "
 CHUNK = 500  # values in one IN (…); SQLite before 3.32 allows 999
 _MARKS = ",".join("?" * CHUNK)
@@ -89,17 +92,17 @@ DROP_ENTRIES_OF = "DELETE FROM entry WHERE parent = ?"
 DROP_NAMELESS = "DELETE FROM inode WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE inode = ?1)"
 
 # name, pino, pctime of everything in a directory; what is dirty counts as of no version.
-VERSIONS = """SELECT entry.name, inode.pino, CASE WHEN inode.dirty THEN 0 ELSE inode.pctime END
+VERSIONS = """SELECT entry.name, inode.pino, CASE WHEN inode.dirty THEN 0 ELSE max(inode.pctime, 0) END
     FROM entry JOIN inode ON inode.id = entry.inode WHERE entry.parent = ? ORDER BY entry.name"""
 SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
 
-DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty = 1 ORDER BY id LIMIT ?"
+DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 AFTER_POWER_CUT = "UPDATE inode SET dirty = 1 WHERE gen >= ? AND mode & 61440 = 32768"
 DIGESTS_AFTER_POWER_CUT = "UPDATE inode SET digest = NULL WHERE digest IS NOT NULL"
 STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesce(sum(mode & 61440 = 16384), 0),
-    coalesce(sum(dirty), 0), coalesce(sum(limbo IS NOT NULL), 0),
+    coalesce(sum(dirty <> 0), 0), coalesce(sum(limbo IS NOT NULL), 0),
     coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
 COUNT_ENTRIES = "SELECT count(*) FROM entry"
 # While rebuilding: whose object stands here?

@@ -18,7 +18,6 @@ from replication.secondary.receiver import Staged, place
 
 _READ = 1 << 20
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
-_LEFTOVER_AGE_S = 7 * 86400  # an unfinished transfer that nobody came back to
 
 
 class Transfer:
@@ -79,7 +78,7 @@ def _drop(agent: Agent, gfid: bytes) -> None:
 
 
 def _under_way(agent: Agent, gfid: bytes) -> Transfer:
-    transfer = agent.transfers.get(gfid)
+    transfer: Optional[Transfer] = agent.transfers.get(gfid)
     if transfer is None:
         raise AgentError("protocol", "file_begin comes first")
     return transfer
@@ -110,12 +109,18 @@ def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         os.ftruncate(fd, item.size)
         wanted = request.get("digest")
         if wanted is not None and content_digest(fd) != wanted:
-            return {"errors": [[item.gfid.hex(), "io", "the content does not have the digest that was sent"]], "done": 0}
+            return {
+                "errors": [[item.gfid.hex(), "io", "the content does not have the digest that was sent"]],
+                "done": 0,
+            }
         try:
             path = b"/proc/self/fd/%d" % fd
-            dress_existing(fd, path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
+            dress_existing(path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
         except OSError as error:
-            return {"errors": [[item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)]], "done": 0}
+            return {
+                "errors": [[item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)]],
+                "done": 0,
+            }
         errors: List[List[Any]] = []
         done = place(agent, [staged], errors)
         return {"errors": errors, "done": done, "bytes": item.size}
@@ -189,10 +194,12 @@ def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List
             if row is None or row.ino != item.extents[0][0]:
                 differ.append(item.gfid.hex())
                 continue
+            if row.dirty and not item.answers(row.dirty):
+                continue
             row.dirty = 0
             row.size = item.size
             row.gen = agent.index.meta["gen"]
             row.changed = True
             still.append(item)
         agent.index.save(rows.values(), [], [])
-        return apply_items(agent, still)
+        return apply_items(agent, still, content_too=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from typing import Dict, Optional
+from typing import Dict, List, Optional, Tuple
 
 from replication.secondary import layout
 from replication.secondary.index import Index, Key, Row
@@ -88,7 +88,7 @@ class Tree:
         return names[0] if names else None
 
     def _open(self, inode: int) -> int:
-        chain = []
+        chain: List[Tuple[Row, Optional[Key]]] = []
         at: Optional[int] = inode
         while at is not None and at != ROOT_ID and at not in self._fds:
             row = self.row(at)

@@ -28,7 +28,11 @@ class Far:
             environment["SEAMARK_FAULT"] = fault
         self.process = subprocess.Popen(
             [python, "-X", "utf8", "-m", "replication.secondary", "serve", str(root)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0, cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+            cwd="/",
         )
         self.reader = os.fdopen(os.dup(self.process.stdout.fileno()), "rb", 1 << 20)
         self.process.stdout.close()
@@ -76,7 +80,9 @@ class Primary:
         except FileNotFoundError:
             return Entry(name, None)
         ctime = settled(s.ctime_ns)
-        inode = Inode(gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns, ctime)
+        inode = Inode(
+            gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns, ctime
+        )
         return Entry(name, inode, target, change)
 
     def own(self, fd, gfid):

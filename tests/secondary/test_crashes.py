@@ -21,7 +21,7 @@ class CrashingTree(Tree):
 
     point = "step"
     crashes = 0
-    most = 12  # passages of the point before it kills
+    most = 6  # passages of the point before it kills
 
     def survive(self, work):
         for _ in range(100):
@@ -36,9 +36,9 @@ class CrashingTree(Tree):
         self.far.close()
         fault = f"{self.point}:{self.random.randint(1, self.most)}" if self.random.random() < 0.9 else ""
         while True:
-            self.far = Far(os.fsdecode(self.b), fault=fault)
-            self.client = self.far.client
             try:
+                self.far = Far(os.fsdecode(self.b), fault=fault)
+                self.client = self.far.client
                 self.client.begin_crawl("x")
                 return
             except LinkLost:

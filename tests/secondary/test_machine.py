@@ -41,7 +41,9 @@ class Tree(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.base = tempfile.mkdtemp(prefix="seamark-machine-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self.base = tempfile.mkdtemp(
+            prefix="seamark-machine-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+        )
         self.a, self.b = os.path.join(self.base, "a").encode(), os.path.join(self.base, "b").encode()
         os.mkdir(self.a)
         os.mkdir(self.b)
@@ -64,7 +66,9 @@ class Tree(RuleBasedStateMachine):
     # ---- the primary
 
     def directories(self):
-        return [b""] + [p for p in self.primary.paths().values() if p and stat.S_ISDIR(os.lstat(self.full(p)).st_mode)]
+        return [b""] + [
+            p for p in self.primary.paths().values() if p and stat.S_ISDIR(os.lstat(self.full(p)).st_mode)
+        ]
 
     def full(self, path):
         return os.path.join(self.a, path)
@@ -173,11 +177,20 @@ class Tree(RuleBasedStateMachine):
 
     def do_chown(self, path, _):
         if os.geteuid() == 0:
-            os.chown(self.full(path), self.random.choice([0, 1000]), self.random.choice([0, 1001]), follow_symlinks=False)
+            os.chown(
+                self.full(path),
+                self.random.choice([0, 1000]),
+                self.random.choice([0, 1001]),
+                follow_symlinks=False,
+            )
             self.touch_inode(path, Change.NONE)
 
     def do_utime(self, path, _):
-        os.utime(self.full(path), ns=(self.random.randrange(1 << 60), self.random.randrange(1 << 60)), follow_symlinks=False)
+        os.utime(
+            self.full(path),
+            ns=(self.random.randrange(1 << 60), self.random.randrange(1 << 60)),
+            follow_symlinks=False,
+        )
         self.touch_inode(path, Change.NONE)
 
     def do_xattr(self, path, _):
@@ -214,7 +227,9 @@ class Tree(RuleBasedStateMachine):
 
     def do_move_out_and_remove(self, path, other):
         """A directory moved into another that is then removed."""
-        if stat.S_ISDIR(os.lstat(self.full(path)).st_mode) and stat.S_ISDIR(os.lstat(self.full(other)).st_mode):
+        if stat.S_ISDIR(os.lstat(self.full(path)).st_mode) and stat.S_ISDIR(
+            os.lstat(self.full(other)).st_mode
+        ):
             inside = os.path.join(other, b"moved")
             os.rename(self.full(path), self.full(inside))
             self.touch(path)
@@ -248,7 +263,13 @@ class Tree(RuleBasedStateMachine):
             if listing is None:
                 continue
             changes = [names[e.name] for e in listing.entries]
-            listing = type(listing)(gfid, [type(e)(e.name, e.inode, e.target, c) for e, c in zip(listing.entries, changes)])
+            listing = type(listing)(
+                gfid,
+                [
+                    type(e)(e.name, e.inode, e.target, c)
+                    for e, c in zip(listing.entries, changes, strict=True)
+                ],
+            )
             listings.append(listing)
             self.wanted_again(gfid, names)
         self.random.shuffle(listings)
@@ -270,7 +291,10 @@ class Tree(RuleBasedStateMachine):
         self.outbox.pop(0)
         assert answer.errors == [], answer.errors
         for parent in answer.unknown:
-            self.unknown(bytes.fromhex(parent), [e.name for li in listings if li.parent.hex() == parent for e in li.entries])
+            self.unknown(
+                bytes.fromhex(parent),
+                [e.name for li in listings if li.parent.hex() == parent for e in li.entries],
+            )
         self.needs.append(answer)
 
     def unknown(self, gfid, names):
