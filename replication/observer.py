@@ -174,7 +174,7 @@ class Observer:
             if entry is None or entry.inode is None or path is None:
                 continue
             i = entry.inode
-            found.needs.append(FileItem(gfid, path, how, i.ino, i.ctime_ns, i.size, i.nlink))
+            found.needs.append(FileItem(gfid, path, how, i.ino, i.ctime_ns, i.size, i.nlink, answer.ticket))
         for gfid_hex in answer.meta:
             if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
                 found.meta.append((bytes.fromhex(gfid_hex), at[0]))

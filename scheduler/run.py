@@ -114,7 +114,9 @@ class Run:
         self.session = session
         self.update = update
         self.logs = LogPipe()
-        self.supervisor = Supervisor(self.logs, str(place.path / "services.log"))
+        self.supervisor = Supervisor(
+            self.logs, str(place.path / "services.log"), str(place.path / "pids.json")
+        )
         self.redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
         self.stopping = 0
         self._target: int | None = None

@@ -8,6 +8,7 @@ single-threaded, or forking would not be safe.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import math
 import os
@@ -51,9 +52,10 @@ class Service:
 class Supervisor:
     """Starts services, notices their deaths, restarts them; ``stop`` ends them in reverse order."""
 
-    def __init__(self, logs: LogPipe, output: str) -> None:
+    def __init__(self, logs: LogPipe, output: str, pids: str) -> None:
         self._logs = logs
-        self._output = output
+        self._output = output  # file for what services print
+        self._pids = pids  # file that says which process each service is, for people and scripts
         self.services: list[Service] = []
 
     def add(self, service: Service) -> None:
@@ -67,6 +69,7 @@ class Supervisor:
         pid = os.fork()
         if pid:
             service.pid, service.started = pid, time.monotonic()
+            self._write_pids()
             return
         code = 1
         try:
@@ -79,6 +82,12 @@ class Supervisor:
             traceback.print_exc()
         finally:
             os._exit(code)
+
+    def _write_pids(self) -> None:
+        text = json.dumps({service.name: service.pid for service in self.services if service.pid})
+        with open(f"{self._pids}.new", "w", encoding="ascii") as file:
+            file.write(text)
+        os.replace(f"{self._pids}.new", self._pids)
 
     def watch(self) -> None:
         """Reap what died, and start again what is due. Never blocks."""

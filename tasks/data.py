@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Sender = Callable[[Unit, list[FileItem]], list[ItemResult]]
 
+_LOOKS = 5  # a file that changes all the time has later records for all the later times
 # Reported, not retried by itself: the whole unit is given back and tried again when there is room.
 _WHOLE_UNIT = {"no-space", "read-only"}
 
@@ -48,6 +49,7 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         items = decode_items(packed)
         results = send(work, items)
         results = _look_elsewhere(work, items, results, send)
+        _look_again(work, items, results)
         stuck = next((r for r in results if r.status == "error" and r.code in _WHOLE_UNIT), None)
         if stuck is not None:
             work.ctx.ledger.trouble(stuck.code, stuck.message)
@@ -98,15 +100,37 @@ def _look_elsewhere(
     return [again.get(r.gfid, r) for r in results]
 
 
-def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) -> None:
+    """What changed between being read and being placed: bring its metadata up to date.
+
+    A metadata step of a later segment may have run meanwhile, and what was read before it was placed
+    after it. (Content has the number of the look that wanted it for that; and a change of it is recorded.)
+    """
+    items_of = {item.gfid: item for item in items}
+    sent = {r.gfid: r.ctime_ns for r in results if r.ctime_ns}
+    for _ in range(_LOOKS):
+        moved = work.ctx.volume.changed_since(
+            [(items_of[gfid].path, items_of[gfid].ino, ctime_ns) for gfid, ctime_ns in sent.items()]
+        )
+        again = [item for item in items if item.path in moved and item.gfid in sent]
+        if not again:
+            return
+        work.alive()
+        again = [item._replace(ino=0, ctime_ns=0, ticket=0) for item in again]
+        sent = {r.gfid: r.ctime_ns for r in _sender(work).recheck(again) if r.ctime_ns}
+
+
+def _sender(work: Unit) -> StreamSender:
     connection = work.ctx.secondary(work.epoch)
 
     def progress(_files: int, _size: int) -> None:
         work.alive()
 
-    return StreamSender(work.ctx.volume, connection.client, compress=connection.thin, progress=progress).send(
-        items
-    )
+    return StreamSender(work.ctx.volume, connection.client, compress=connection.thin, progress=progress)
+
+
+def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+    return _sender(work).send(items)
 
 
 def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:

@@ -51,14 +51,20 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
 
 
 def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
-    """Send owner, mode, times and xattrs of objects (gfid, path); what failed."""
-    return send_metadata_now(work.ctx, work.epoch, objects, work.alive)
+    """Send owner, mode, times and xattrs of objects (gfid, path) in this unit's order; what failed."""
+    todo = json.loads(work.payload() or b"{}") if work.name.startswith("E:") else {}
+    return send_metadata_now(work.ctx, work.epoch, objects, work.alive, position=todo.get("segment"))
 
 
 def send_metadata_now(
-    ctx: Context, epoch: int, objects: list[tuple[bytes, bytes]], alive: Callable[[], None] = lambda: None
+    ctx: Context,
+    epoch: int,
+    objects: list[tuple[bytes, bytes]],
+    alive: Callable[[], None] = lambda: None,
+    *,
+    position: int | None = None,
 ) -> list[Failure]:
-    """The same, for a caller that is no unit of work."""
+    """The same, for a caller that is no unit of entries."""
     failures: list[Failure] = []
     futures = []
     client = ctx.secondary(epoch).client
@@ -67,7 +73,7 @@ def send_metadata_now(
         alive()
         failures += bad
         if rows:
-            futures.append(client.submit("metadata", items=rows))
+            futures.append(client.submit("metadata", items=rows, position=position))
     for future in futures:
         for gfid, code, message in future.result().header["errors"]:
             if code != "not-found":

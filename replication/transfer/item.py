@@ -15,7 +15,7 @@ class FileItem(NamedTuple):
 
     ``path`` (relative to the volume root) is a hint of where it was; the gfid decides. ``how``:
     "new" (nothing there), "data" (another content there), "compare" (perhaps the same content).
-    ino, ctime_ns, size (bytes) and nlink are as observed.
+    ino, ctime_ns, size (bytes) and nlink are as observed; ``ticket`` is the number of that look.
     """
 
     gfid: bytes
@@ -25,6 +25,7 @@ class FileItem(NamedTuple):
     ctime_ns: int
     size: int
     nlink: int
+    ticket: int = 0
 
 
 class ItemResult(NamedTuple):
@@ -37,6 +38,7 @@ class ItemResult(NamedTuple):
     code: str = ""
     message: str = ""
     bytes_sent: int = 0
+    ctime_ns: int = 0  # of what was sent, as it was read; 0: not known
 
 
 def encode_items(items: list[FileItem]) -> bytes:
@@ -47,17 +49,9 @@ def encode_items(items: list[FileItem]) -> bytes:
         directory, name = os.path.split(item.path)
         index = directories.setdefault(directory, len(directories))
         rows.append(
-            [
-                item.gfid.hex(),
-                index,
-                os.fsdecode(name),
-                item.how,
-                item.ino,
-                item.ctime_ns,
-                item.size,
-                item.nlink,
-            ]
-        )
+            [item.gfid.hex(), index, os.fsdecode(name), item.how, item.ino, item.ctime_ns, item.size, item.nlink,
+             item.ticket]
+        )  # fmt: skip
     return zlib.compress(dumps([[os.fsdecode(d) for d in directories], rows]).encode(), 1)
 
 
@@ -66,6 +60,6 @@ def decode_items(packed: bytes) -> list[FileItem]:
     directories, rows = loads(zlib.decompress(packed))
     where = [os.fsencode(d) for d in directories]
     return [
-        FileItem(bytes.fromhex(g), os.path.join(where[d], os.fsencode(n)), how, ino, ctime, size, nlink)
-        for g, d, n, how, ino, ctime, size, nlink in rows
+        FileItem(bytes.fromhex(g), os.path.join(where[d], os.fsencode(n)), how, *rest)
+        for g, d, n, how, *rest in rows
     ]

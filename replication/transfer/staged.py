@@ -169,9 +169,16 @@ class StagedSender:
             else:
                 new, xattrs = look
                 still = (new.ino, new.ctime_ns, new.size) == (old.ino, old.ctime_ns, old.size)
-                rows.append(meta_row(gfid, new, new.size, settled(new.ctime_ns) if still else 0, xattrs))
+                rows.append(
+                    meta_row(gfid, new, new.size, settled(new.ctime_ns) if still else 0, xattrs, item.ticket)
+                )
                 results.append(
-                    ItemResult(gfid, "ok" if still else "changed", bytes_sent=self._sent.get(gfid, 0))
+                    ItemResult(
+                        gfid,
+                        "ok" if still else "changed",
+                        bytes_sent=self._sent.get(gfid, 0),
+                        ctime_ns=new.ctime_ns,
+                    )  # fmt: skip
                 )
         refused = self._commit(unit, rows, keep=any(row.status == "error" for row in results))
         # Refused since it changed while it was sent (its size is another by now): still a change, no error.

@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from hashlib import blake2b
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from replication.transfer.item import FileItem, ItemResult
 from replication.volume.directory import VanishedError, settled
@@ -35,20 +35,22 @@ _WINDOW = 16  # frames under way before the oldest answer is waited for
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
 
 
-def meta_row(gfid: bytes, stat: Stat, size: int, ctime_ns: int, xattrs: dict[str, str]) -> list[Any]:
+def meta_row(
+    gfid: bytes, stat: Stat, size: int, ctime_ns: int, xattrs: dict[str, str], ticket: int
+) -> list[Any]:
     """The row with which the receiver commits a file: see docs/formats.md."""
     return [
-        gfid.hex(),
-        size,
-        stat.mode,
-        stat.uid,
-        stat.gid,
-        stat.mtime_ns,
-        stat.atime_ns,
-        ctime_ns,
-        stat.ino,
-        xattrs,
-    ]
+        gfid.hex(), size, stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime_ns, stat.ino, xattrs,
+        None, ticket,
+    ]  # fmt: skip
+
+
+class _Sent(NamedTuple):
+    """``still``: it did not change while it was read. ``size``: bytes; ``ctime_ns``: as it was read."""
+
+    still: bool
+    size: int
+    ctime_ns: int
 
 
 class StreamSender:
@@ -66,11 +68,11 @@ class StreamSender:
         self._client = client
         self._compress = compress
         self._progress = progress
-        self._under_way: deque[tuple[Future[Any], dict[str, tuple[bool, int]]]] = deque()
+        self._under_way: deque[tuple[Future[Any], dict[str, _Sent]]] = deque()
         self._results: list[ItemResult] = []
         self._rows: list[list[Any]] = []
         self._blobs: list[bytes] = []
-        self._sent: dict[str, tuple[bool, int]] = {}
+        self._sent: dict[str, _Sent] = {}
         self._bytes = 0
 
     def send(self, items: list[FileItem]) -> list[ItemResult]:
@@ -88,6 +90,15 @@ class StreamSender:
         self._flush()
         self._drain(0)
         return self._results
+
+    def recheck(self, items: list[FileItem]) -> list[ItemResult]:
+        """Compare again, and set metadata where the content is the same; nothing is sent.
+
+        "changed": the content is another by now, which a later record or scan sees.
+        """
+        self._results = []
+        differ = self._compare(items)
+        return self._results + [ItemResult(item.gfid, "changed") for item in differ]
 
     # ---- opening
 
@@ -137,10 +148,12 @@ class StreamSender:
         xattrs = read_xattrs(fd)
         after = stat_at(fd, b"")
         still = after.ctime_ns == stat.ctime_ns and len(content) == stat.size
-        row = meta_row(item.gfid, after, len(content), settled(after.ctime_ns) if still else 0, xattrs)
+        row = meta_row(
+            item.gfid, after, len(content), settled(after.ctime_ns) if still else 0, xattrs, item.ticket
+        )
         self._rows.append(row)
         self._blobs.append(content)
-        self._sent[row[0]] = (still, len(content))
+        self._sent[row[0]] = _Sent(still, len(content), after.ctime_ns)
         self._bytes += len(content)
         if self._bytes >= _FRAME_BYTES or len(self._rows) >= _FRAME_FILES:
             self._flush()
@@ -160,9 +173,8 @@ class StreamSender:
         while len(self._under_way) > leave:
             future, sent = self._under_way.popleft()
             failed = {gfid: (code, message) for gfid, code, message in future.result().header["errors"]}
-            for gfid, (still, size) in sent.items():
-                self._results.append(_result(gfid, failed.get(gfid), still=still, size=size))
-            self._progress(len(sent), sum(size for _, size in sent.values()))
+            self._results += [_result(gfid, failed.get(gfid), was) for gfid, was in sent.items()]
+            self._progress(len(sent), sum(was.size for was in sent.values()))
 
     def _send_large(self, item: FileItem, fd: int, stat: Stat) -> None:
         gfid = item.gfid.hex()
@@ -185,10 +197,12 @@ class StreamSender:
         xattrs = read_xattrs(fd)
         after = stat_at(fd, b"")
         still = after.ctime_ns == stat.ctime_ns
-        row = meta_row(item.gfid, after, stat.size, settled(after.ctime_ns) if still else 0, xattrs)
+        row = meta_row(
+            item.gfid, after, stat.size, settled(after.ctime_ns) if still else 0, xattrs, item.ticket
+        )
         errors = self._client.call("file_end", gfid=gfid, item=row, digest=None).header["errors"]
         failed = (errors[0][1], errors[0][2]) if errors else None
-        self._results.append(_result(gfid, failed, still=still, size=sent))
+        self._results.append(_result(gfid, failed, _Sent(still, sent, after.ctime_ns)))
         self._progress(1, 0)
 
     # ---- comparing
@@ -197,7 +211,7 @@ class StreamSender:
         """Ask which of these really differ; those that do not are made clean on the secondary."""
         differ: list[FileItem] = []
         rows: list[list[Any]] = []
-        asked: dict[str, tuple[FileItem, bool]] = {}
+        asked: dict[str, tuple[FileItem, _Sent]] = {}
 
         def ask() -> None:
             if not rows:
@@ -205,11 +219,11 @@ class StreamSender:
             header = self._client.call("compare", items=list(rows)).header
             failed = {gfid: (code, message) for gfid, code, message in header["errors"]}
             different = set(header["differ"])
-            for gfid, (item, still) in asked.items():
+            for gfid, (item, was) in asked.items():
                 if gfid in different:
                     differ.append(item)
                 else:
-                    self._results.append(_result(gfid, failed.get(gfid), still=still, size=0))
+                    self._results.append(_result(gfid, failed.get(gfid), was))
             self._progress(len(asked) - len(different), 0)
             rows.clear()
             asked.clear()
@@ -225,18 +239,21 @@ class StreamSender:
             finally:
                 os.close(fd)
             still = after.ctime_ns == stat.ctime_ns
-            row = meta_row(item.gfid, after, after.size, settled(after.ctime_ns) if still else 0, xattrs)
+            row = meta_row(
+                item.gfid, after, after.size, settled(after.ctime_ns) if still else 0, xattrs, item.ticket
+            )
             rows.append([row[0], after.size, digest, row])
-            asked[row[0]] = (item, still)
+            asked[row[0]] = (item, _Sent(still, 0, after.ctime_ns))
             if len(rows) >= _FRAME_FILES:
                 ask()
         ask()
         return differ
 
 
-def _result(gfid: str, failed: tuple[str, str] | None, *, still: bool, size: int) -> ItemResult:
+def _result(gfid: str, failed: tuple[str, str] | None, was: _Sent) -> ItemResult:
     if failed is None:
-        return ItemResult(bytes.fromhex(gfid), "ok" if still else "changed", bytes_sent=size)
+        status: Literal["ok", "changed"] = "ok" if was.still else "changed"
+        return ItemResult(bytes.fromhex(gfid), status, bytes_sent=was.size, ctime_ns=was.ctime_ns)
     if failed[0] == "not-found":
         return ItemResult(bytes.fromhex(gfid), "vanished")
     return ItemResult(bytes.fromhex(gfid), "error", failed[0], failed[1])

@@ -12,6 +12,7 @@ import os
 import stat as st
 import time
 from hashlib import blake2b
+from itertools import groupby
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -160,6 +161,30 @@ class DirectoryVolume:
             if error.errno in _GONE or error.errno == errno.EINVAL:
                 return Entry(name, None)
             raise
+
+    def changed_since(self, files: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
+        """Which of these files, (path, inode number, ctime_ns), changed since they had that ctime.
+
+        Those that moved or vanished are left out: that is recorded, and theirs is another story.
+        """
+        changed = set()
+        for directory, group in groupby(files, key=lambda file: os.path.dirname(file[0])):
+            members = list(group)
+            try:
+                dir_fd = open_beneath(self.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                for path, ino, ctime_ns in members:
+                    try:
+                        now = stat_at(dir_fd, os.path.basename(path))
+                    except OSError:
+                        continue
+                    if now.ctime_ns != ctime_ns and ino in (0, now.ino):
+                        changed.add(path)
+            finally:
+                os.close(dir_fd)
+        return changed
 
     def observe_root(self) -> Inode:
         """The root itself."""
