@@ -91,8 +91,12 @@ def run(**words: Any) -> int:
     with make_display(options, sys.stderr, sys.stdout) as display:
         try:
             setup_logging(options, display)
-            from scheduler.run import run as run_session  # Celery is loaded only here: usage errors are quick
+            # Celery and redis are loaded only here: usage errors are quick
+            from scheduler.redis_server import check_broker
+            from scheduler.run import run as run_session
 
+            if options.broker is not None and not options.dry_run:
+                check_broker(options.broker)
             code: int = run_session(options, display.update)
         except SeamarkError as error:
             display.error(error.message, error.exit_code)

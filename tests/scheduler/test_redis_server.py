@@ -12,8 +12,9 @@ import time
 import pytest
 import redis
 
+from replication.errors import TemporaryError, UsageError
 from scheduler import redis_server as module
-from scheduler.redis_server import MAX_SOCKET_PATH, EmbeddedRedis, RedisServerError
+from scheduler.redis_server import MAX_SOCKET_PATH, EmbeddedRedis, RedisServerError, check_broker
 
 
 def _alive(pid: int) -> bool:
@@ -124,6 +125,40 @@ def test_ends_when_its_parent_is_killed(tmp_path):
 def test_survives_the_terminals_interrupt(tmp_path):
     with EmbeddedRedis(tmp_path) as server:
         assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_a_broker_that_is_there_is_accepted(tmp_path):
+    with EmbeddedRedis(tmp_path) as server:
+        check_broker(server.url)
+
+
+def test_a_broker_that_is_not_there_may_come_back(tmp_path):
+    for url in (f"redis+socket://{tmp_path}/none", "redis://:pass@127.0.0.1:1/0"):
+        with pytest.raises(TemporaryError) as caught:
+            check_broker(url)
+        assert "pass" not in caught.value.message
+
+
+def test_a_broker_that_lets_us_not_in_is_an_error(tmp_path, monkeypatch):
+    arguments = EmbeddedRedis._arguments
+    monkeypatch.setattr(
+        EmbeddedRedis, "_arguments", lambda self: [*arguments(self), "--requirepass", "right"]
+    )
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not os.path.exists(server.socket_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(RedisServerError, match="(?i)auth"):
+            check_broker(server.url)
+    finally:
+        server.stop()
+
+
+def test_a_broker_address_that_is_none_is_wrong_usage():
+    with pytest.raises(UsageError):
+        check_broker("redis://host:port/0")
 
 
 def test_no_server_binary_is_one_clear_line(tmp_path, monkeypatch):

@@ -153,6 +153,14 @@ def test_an_understood_error_is_one_line_and_its_code(asked, capsys, error, code
     assert capsys.readouterr().err == f"seamark: {error.message}\n"
 
 
+def test_a_broker_that_is_away_is_5(asked, capsys):
+    assert main(["run", "/a", "/b", "--no-progress", "--broker", "redis://:secret@127.0.0.1:1/0"]) == 5
+    err = capsys.readouterr().err
+    assert "refused" in err
+    assert "secret" not in err
+    assert asked.options is None
+
+
 def test_the_pipelines_exit_code_is_ours(asked):
     asked.end = lambda: ExitCode.PARTIAL
     assert main(["run", "/a", "/b"]) == 3
