@@ -1,7 +1,7 @@
 """The recorder without privileges, or where a file system cannot be marked: a mark on each directory.
 
-A directory is marked first and listed then, so nothing falls between; what is found in one that is new to
-us is recorded. Paths are kept here, since the kernel does not resolve handles for everybody: after renames
+A directory is marked first and looked at then, so nothing falls between; one that is new to us is recorded
+as to be listed. Paths are kept here, since the kernel does not resolve handles for everybody: after renames
 of directories they are put right by looking, never by believing the order of events.
 """
 
@@ -199,7 +199,9 @@ class DirectoryRecorder:
         if not handle:
             pass
         elif known is None:
-            self._watch(path, record=True)
+            # New, or not watched for a while: all of it has to be looked at, names that are gone included.
+            if self._watch(path, record=True):
+                self._gather.add(node, doubt.name, E | M | D)
         elif known.path != path:
             self._tree.move(known, node, doubt.name)
         return True
@@ -227,9 +229,13 @@ class DirectoryRecorder:
         # Only now: whatever scans because of the gap begins after everything is watched.
         self._on_gap(reason)
 
-    def _watch(self, path: bytes, *, record: bool) -> None:
-        """Mark a directory and all below it. Raises RecorderUnavailable when there are too many."""
+    def _watch(self, path: bytes, *, record: bool) -> bool:
+        """Mark a directory and all below it. Raises RecorderUnavailable when there are too many.
+
+        ``record``: D for each directory found below. False when there is no directory at ``path``.
+        """
         pending = [path]
+        found = False
         while pending:
             path = pending.pop()
             try:
@@ -240,8 +246,10 @@ class DirectoryRecorder:
                 continue
             try:
                 pending.extend(self._watch_one(fd, path, record=record))
+                found = True
             finally:
                 os.close(fd)
+        return found
 
     def _watch_one(self, fd: int, path: bytes, *, record: bool) -> list[bytes]:
         stat = stat_at(fd, b"")
@@ -261,10 +269,10 @@ class DirectoryRecorder:
                 name = os.fsencode(entry.name)
                 if not path and name == OWN:
                     continue
-                if record:
-                    self._gather.add(node, name, E | M | D)
                 if entry.is_dir(follow_symlinks=False):
                     below.append(path + b"/" + name if path else name)
+                    if record:
+                        self._gather.add(node, name, E | M | D)
         return below
 
     # ---- the rest of a recorder

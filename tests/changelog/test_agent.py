@@ -441,7 +441,10 @@ def test_without_privileges(root: Path, tmp_path: Path) -> None:
         end = int(agent_call(store, "barrier")["position"])
         found = recorded(str(store), at, end)
         assert not uncovered(before, snapshot(volume), found)
-        assert (gfid_of(volume / "moved" / "x" / "y"), b"z") in found.names
+        assert found.names[gfid_of(volume / "moved" / "x"), b"y"] & Kind.D  # to be listed
+        (volume / "moved" / "x" / "y" / "later").touch()
+        found = recorded(str(store), end, int(agent_call(store, "barrier")["position"]))
+        assert (gfid_of(volume / "moved" / "x" / "y"), b"later") in found.names
 
 
 def test_where_nothing_can_be_watched(tmp_path: Path) -> None:
