@@ -180,14 +180,14 @@ def vandalise(volume: Volume, agent: Running, seed: int, rounds: int, *, content
 
 
 @everywhere
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1])
 def test_nothing_is_missed(volume: Volume, seed: int) -> None:
     with running(volume.root, volume.store, close_after_ms=20, detector="filesystem") as agent:
         vandalise(volume, agent, seed, 25)
 
 
 @pytest.mark.parametrize("volume", ["ext4", "btrfs"], indirect=True)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [2, 3])
 def test_nothing_is_missed_by_marks_on_directories(volume: Volume, seed: int) -> None:
     with running(volume.root, volume.store, close_after_ms=20, detector="directories") as agent:
         # Without privileges nobody says that an inode lost one of several names: its change may have been
