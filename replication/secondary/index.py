@@ -79,6 +79,7 @@ class Index:
         self.db.text_factory = bytes
         for pragma in sql.PRAGMAS:
             self.db.execute(pragma)
+        self.db.execute(sql.SEEN)
         self.meta: Dict[str, Any] = {}
 
     def create(self, root: Row) -> None:

@@ -41,6 +41,17 @@ def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     listings = request.get("parsed")
     if listings is None:  # a second try, after a lost directory was mended, has them already
         listings = request["parsed"] = parse(request["listings"])
+    parts = dict(agent.parts)
+    try:
+        answer = _apply(agent, request, listings)
+    except BaseException:
+        agent.parts = parts
+        raise
+    agent.healed.clear()
+    return answer
+
+
+def _apply(agent: Agent, request: Dict[str, Any], listings: List[Listing]) -> Dict[str, Any]:
     with agent.transaction():
         _admit(agent, request)
         work = _Work(agent, int(request["limbo_until"]))
@@ -48,9 +59,7 @@ def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         if request.get("position") is not None:
             key = "applied" if request.get("final", True) else "current"
             agent.index.set_meta(key, request["position"])
-        answer = work.answer()
-    agent.healed.clear()
-    return answer
+        return work.answer()
 
 
 def _admit(agent: Agent, request: Dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from replication.secondary import layout
 from replication.secondary.index import Index, Key, Row
@@ -18,6 +18,7 @@ from replication.secondary.protocol import AgentError
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT = 512  # descriptors
+_DEEPEST = 100_000  # components of a path
 
 
 class LostDirectory(Exception):
@@ -41,6 +42,8 @@ class Tree:
         self.displaced_fd = os.open(layout.DISPLACED, _OPEN_DIR, dir_fd=self.hidden_fd)
         self.privileged = os.geteuid() == 0
         self._fds: "OrderedDict[int, int]" = OrderedDict()
+        self._inos: Dict[int, int] = {}
+        self._verified: Set[int] = set()
         # What this transaction knows better than the index: where a directory is now (None: limbo), and its row.
         self.moved: Dict[int, Optional[Key]] = {}
         self.rows: Dict[int, Row] = {}
@@ -51,10 +54,11 @@ class Tree:
         """A descriptor of a directory, good until the next few hundred calls. Raises LostDirectory, OSError."""
         if inode == ROOT_ID:
             return self.root_fd
-        found = self._fds.get(inode)
-        if found is not None:
-            self._fds.move_to_end(inode)
-            return found
+        if inode in self._verified:
+            found = self._fds.get(inode)
+            if found is not None:
+                self._fds.move_to_end(inode)
+                return found
         return self._open(inode)
 
     def changing(self, inode: int) -> int:
@@ -88,23 +92,49 @@ class Tree:
         return names[0] if names else None
 
     def _open(self, inode: int) -> int:
-        chain: List[Tuple[Row, Optional[Key]]] = []
+        """Open it, or make sure once per transaction that what is open still is where the index says."""
+        chain: List[Tuple[int, Optional[Key]]] = []
         at: Optional[int] = inode
-        while at is not None and at != ROOT_ID and at not in self._fds:
-            row = self.row(at)
-            if row is None or len(chain) > 10_000:
-                raise AgentError("io", "index: no directory {}".format(at))
+        while at is not None and at != ROOT_ID and not (at in self._verified and at in self._fds):
+            if len(chain) > _DEEPEST:
+                raise AgentError("io", "index: directories in a circle")
             key = self.place(at)
-            chain.append((row, key))
+            chain.append((at, key))
             at = key[0] if key else None
         fd = -1
-        for row, key in reversed(chain):
-            fd = self._open_one(row, key)
+        for at, key in reversed(chain):
+            fd = self._fds.get(at, -1)
+            if fd < 0:
+                fd = self._open_one(at, key)
+            else:
+                self._verify(at, key)
+            self._verified.add(at)
         return fd
 
-    def _open_one(self, row: Row, key: Optional[Key]) -> int:
-        parent_fd = self.limbo_fd if key is None else self.fd(key[0])
-        name = row.gfid.hex().encode() if key is None else key[1]
+    def _verify(self, inode: int, key: Optional[Key]) -> None:
+        parent_fd, name = self._where(inode, key)
+        try:
+            found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            if found.st_ino == self._inos[inode] and found.st_dev == self.device:
+                return
+        except FileNotFoundError:
+            pass
+        self.forget(inode)
+        raise LostDirectory(inode)
+
+    def _where(self, inode: int, key: Optional[Key]) -> Tuple[int, bytes]:
+        if key is not None:
+            return self.fd(key[0]), key[1]
+        row = self.row(inode)
+        if row is None:
+            raise AgentError("io", "index: no directory {}".format(inode))
+        return self.limbo_fd, row.gfid.hex().encode()
+
+    def _open_one(self, inode: int, key: Optional[Key]) -> int:
+        row = self.row(inode)
+        if row is None:
+            raise AgentError("io", "index: no directory {}".format(inode))
+        parent_fd, name = self._where(inode, key)
         try:
             fd = os.open(name, _OPEN_DIR, dir_fd=parent_fd)
         except PermissionError:
@@ -120,8 +150,11 @@ class Tree:
             os.close(fd)
             raise LostDirectory(row.id)
         self._fds[row.id] = fd
+        self._inos[row.id] = row.ino
         if len(self._fds) > _KEPT:
-            os.close(self._fds.popitem(last=False)[1])
+            oldest, unused = self._fds.popitem(last=False)
+            os.close(unused)
+            self._inos.pop(oldest, None)
         return fd
 
     def _open_forbidden(self, name: bytes, parent_fd: int, key: Optional[Key]) -> int:
@@ -137,6 +170,8 @@ class Tree:
 
     def forget(self, inode: int) -> None:
         """Close a directory's descriptor: it was removed or replaced."""
+        self._verified.discard(inode)
+        self._inos.pop(inode, None)
         fd = self._fds.pop(inode, None)
         if fd is not None:
             os.close(fd)
@@ -145,6 +180,7 @@ class Tree:
         self.moved.clear()
         self.rows.clear()
         self.touched.clear()
+        self._verified.clear()
 
     def reset(self) -> None:
         """After a rollback: ids may come to mean something else."""
@@ -152,6 +188,7 @@ class Tree:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+        self._inos.clear()
 
     def settle(self) -> None:
         """Give the directories that we changed the times which the primary has. Failures are no errors."""

@@ -18,16 +18,29 @@ from replication.volume.xattrs import read_xattrs
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOREVER = 1 << 60
 
+# Another user may not be allowed to read this Python: it is loaded first. A process that changed its
+# user is not dumpable, and then does not own its /proc/self.
+BECOME = """
+import ctypes, os, sys
+import replication.secondary.recovery
+from replication.secondary.__main__ import main
+user = int(sys.argv.pop(1))
+os.setgroups([]); os.setgid(user); os.setuid(user)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 class Far:
     """An agent process on a root, and a client to it."""
 
-    def __init__(self, root, *, python=sys.executable, fault="", epoch=1, **hello):
+    def __init__(self, root, *, python=sys.executable, fault="", epoch=1, user=None, **hello):
         environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_TRACE="1")
         if fault:
             environment["SEAMARK_FAULT"] = fault
+        start = ["-m", "replication.secondary"] if user is None else ["-c", BECOME, str(user)]
         self.process = subprocess.Popen(
-            [python, "-X", "utf8", "-m", "replication.secondary", "serve", str(root)],
+            [python, "-X", "utf8", *start, "serve", str(root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

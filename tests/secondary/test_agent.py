@@ -1,0 +1,554 @@
+"""The agent through its client: who may come in, what it refuses, what must survive, what is not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from replication.observation import Change, Entry, Inode, Listing
+from replication.remote.client import SecondaryError
+from replication.volume.identity import ROOT_GFID
+from tests.secondary.primary import REPOSITORY, Far, Primary, differences
+
+
+@pytest.fixture
+def trees(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    return a, b
+
+
+@pytest.fixture
+def open_path():
+    """A directory that other users can reach, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="seamark-test-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+def refused(code, root, **hello):
+    with pytest.raises(SecondaryError) as caught:
+        Far(root, **hello)
+    assert caught.value.code == code, caught.value
+
+
+def fill(a):
+    (a / "dir" / "sub").mkdir(parents=True)
+    (a / "file").write_bytes(b"content")
+    (a / "dir" / "sub" / "other").write_bytes(b"x" * 10_000)
+    os.link(a / "file", a / "dir" / "link")
+    os.symlink("nowhere", a / "symlink")
+
+
+# ---- hello
+
+
+def test_a_directory_with_other_things_is_refused_unless_adopted(trees):
+    a, b = trees
+    (b / "mine").write_text("precious")
+    refused("not-empty", b)
+    assert not (b / ".seamark").exists()
+    far = Far(b, adopt=True)
+    assert far.hello["index"] == "rebuilding"
+    far.close()
+
+
+def test_another_session_is_refused(trees):
+    _, b = trees
+    Far(b).close()
+    owner = json.loads((b / ".seamark" / "owner").read_text())
+    assert owner["session"] == "s"
+    (b / ".seamark" / "owner").write_text(json.dumps(dict(owner, session="other")))
+    refused("owned", b)
+
+
+def test_a_root_inside_a_secondarys_own_directory_is_refused(trees):
+    _, b = trees
+    Far(b).close()
+    refused("inside", b / ".seamark" / "limbo")
+
+
+def test_only_the_last_component_of_the_root_is_created(trees):
+    _, b = trees
+    Far(b / "new").close()
+    assert (b / "new" / ".seamark").is_dir()
+    refused("not-found", b / "no" / "way")
+
+
+def test_an_older_epoch_is_refused_at_hello_and_while_it_works(trees):
+    _, b = trees
+    old = Far(b, epoch=3)
+    old.client.begin_crawl("c")
+    new = Far(b, epoch=4)
+    with pytest.raises(SecondaryError) as caught:
+        old.client.observe([Listing(ROOT_GFID)], crawl="c", limbo_until=1)
+    assert caught.value.code == "stale-epoch"
+    refused("stale-epoch", b, epoch=3)
+    old.close()
+    new.close()
+
+
+def test_positions_come_in_order(trees):
+    _, b = trees
+    with Far(b) as client:
+        client.observe([Listing(ROOT_GFID)], position=7, limbo_until=1)
+        client.observe([Listing(ROOT_GFID)], position=7, limbo_until=1)
+        client.observe([Listing(ROOT_GFID)], position=8, limbo_until=1)
+        for position in (7, 10):
+            with pytest.raises(SecondaryError) as caught:
+                client.observe([Listing(ROOT_GFID)], position=position, limbo_until=1)
+            assert caught.value.code == "out-of-order"
+        with pytest.raises(SecondaryError) as caught:
+            client.observe([Listing(ROOT_GFID)], crawl="never opened", limbo_until=1)
+        assert caught.value.code == "crawl-closed"
+
+
+def test_a_dry_run_touches_nothing(trees):
+    _, b = trees
+    far = Far(b, read_only=True)
+    assert far.hello["index"] == "new"
+    far.close()
+    assert os.listdir(b) == []
+
+
+# ---- what it refuses
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"../x", b"/etc", b"nul\0", b".seamark"])
+def test_names_that_are_no_names_are_refused(trees, name):
+    _, b = trees
+    inode = Inode(bytes(15) + b"\x09", stat.S_IFIFO | 0o600, 0, 0, 1, 5, 0, 0, 1, 1, 1)
+    with Far(b) as client:
+        client.begin_crawl("c")
+        with pytest.raises(SecondaryError) as caught:
+            client.observe([Listing(ROOT_GFID, [Entry(name, inode)])], crawl="c", limbo_until=1)
+        assert caught.value.code == "protocol"
+    assert os.listdir(b) == [".seamark"]
+
+
+def test_what_is_no_frame_ends_the_connection(trees):
+    _, b = trees
+    process = subprocess.run(
+        [sys.executable, "-m", "replication.secondary", "serve", str(b)],
+        input=b"GET / HTTP/1.1\r\n\r\n", capture_output=True, env=dict(os.environ, PYTHONPATH=str(REPOSITORY)),
+    )  # fmt: skip
+    assert process.returncode == 1
+    size = struct.unpack(">I", process.stdout[:4])[0]
+    assert json.loads(process.stdout[8 : 8 + size])["error"] == "protocol"
+
+
+@pytest.mark.parametrize(
+    "request_", [{"op": "observe"}, {"op": "data", "items": [[1]]}, {"op": "nonsense"}, {}]
+)
+def test_malformed_requests_are_answered(trees, request_):
+    _, b = trees
+    with Far(b) as client:
+        op = request_.get("op", "")
+        with pytest.raises(SecondaryError) as caught:
+            client.call(op, **{k: v for k, v in request_.items() if k != "op"})
+        assert caught.value.code == "protocol"
+        assert client.ping() > 0
+
+
+def test_a_symlink_planted_on_the_secondary_leads_nowhere(trees, tmp_path):
+    a, b = trees
+    fill(a)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    far = Far(b)
+    primary = Primary(a)
+    primary.crawl(far.client)
+    far.close()
+    shutil.rmtree(b / "dir")
+    os.symlink(outside, b / "dir")
+    (a / "dir" / "new").write_text("new")
+    with Far(b) as client:
+        for crawl in ("x", "y"):  # the second lists what was made again by the first
+            primary.crawl(client, crawl)
+        assert os.listdir(outside) == []
+        assert differences(a, b) == ""
+        assert client.check() == []
+        assert client.stat()["displaced"] == 1
+
+
+# ---- what must survive
+
+
+def test_everything_survives(trees):
+    a, b = trees
+    fill(a)
+    os.mkfifo(a / "fifo")
+    os.mknod(a / "socket", stat.S_IFSOCK | 0o600)
+    for name in (b"\xff\xfe\n", b"-rf", b" ", b"\\", "ünï".encode(), b"f" * 255):
+        (a / os.fsdecode(name)).write_bytes(name)
+    os.setxattr(a / "file", "user.color", b"blue\0")
+    os.chmod(a / "dir" / "sub" / "other", 0o6755)
+    os.chmod(a / "dir", 0o3775)
+    os.utime(a / "symlink", ns=(1_234_567_891, 999_999_999_123), follow_symlinks=False)
+    if os.geteuid() == 0:
+        os.mknod(a / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.chown(a / "file", 1234, 4321)
+        os.chown(a / "symlink", 99, 98, follow_symlinks=False)
+        os.setxattr(a / "symlink", "trusted.t", b"1", follow_symlinks=False)
+        os.setxattr(
+            a / "file", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000")
+        )
+    if shutil.which("setfacl"):
+        subprocess.run(["setfacl", "-m", "u:1000:rwx,g:7:r", a / "dir", a / "file"], check=True)
+        subprocess.run(["setfacl", "-d", "-m", "u:1001:rx", a / "dir"], check=True)
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        assert differences(a, b) == ""
+        if shutil.which("setfacl"):
+            subprocess.run(["setfacl", "-b", a / "dir", a / "file"], check=True)
+        os.removexattr(a / "file", "user.color")
+        primary.crawl(client, "2")
+        assert differences(a, b) == ""
+        assert client.check() == []
+        assert (b / "symlink").lstat().st_mtime_ns == 999_999_999_123
+
+
+def test_a_directory_of_thousands_renamed_moves_no_data(trees):
+    a, b = trees
+    (a / "old").mkdir()
+    for i in range(3000):
+        (a / "old" / f"f{i}").write_bytes(b"%d" % i)
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        inodes = {n: (b / "old" / n).stat().st_ino for n in os.listdir(b / "old")}
+        os.rename(a / "old", a / "new")
+        client.begin_crawl("r")
+        answer = client.observe([primary.look(b"", [b"new", b"old"])], crawl="r", limbo_until=1)
+        assert answer.need == []
+        assert answer.list == []
+        assert answer.counts["renamed"] == 1
+        assert {n: (b / "new" / n).stat().st_ino for n in os.listdir(b / "new")} == inodes
+        assert client.check() == []
+
+
+def test_a_listing_in_parts_removes_what_no_part_had_and_an_incomplete_one_nothing(trees):
+    a, b = trees
+    for i in range(300):
+        (a / f"f{i}").write_bytes(b"x")
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        for i in range(0, 300, 3):
+            (a / f"f{i}").unlink()
+        whole = primary.listing(b"").entries
+        client.begin_crawl("p")
+        for complete in (False, True):
+            for part, start in enumerate(range(0, len(whole), 50)):
+                last = start + 50 >= len(whole)
+                listing = Listing(ROOT_GFID, whole[start : start + 50], complete, part, last)
+                client.observe([listing], crawl="p", limbo_until=1)
+            assert len(os.listdir(b)) - 1 == (200 if complete else 300)
+        assert client.check() == []
+
+
+# ---- content
+
+
+def test_large_files_resume_and_stay_sparse(trees):
+    a, b = trees
+    with open(a / "big", "wb") as f:
+        f.write(b"A" * 100_000)
+        f.seek(5 << 20)
+        f.write(b"B" * 100_000)
+        f.truncate(8 << 20)
+    primary = Primary(a)
+    gfid = primary.gfid(b"big")
+    far = Far(b)
+    far.client.begin_crawl("c")
+    assert far.client.observe([primary.listing(b"")], crawl="c", limbo_until=1).need == [(gfid.hex(), "new")]
+    begin = {"gfid": gfid.hex(), "size": 8 << 20, "version": "v1-1"}
+    assert far.client.call("file_begin", **begin).header["offset"] == 0
+    far.client.call("file_data", b"A" * 100_000, gfid=gfid.hex(), offset=0)
+    far.close()
+    far = Far(b)
+    assert far.client.call("file_begin", **begin).header["offset"] == 100_000
+    far.client.call("file_data", b"B" * 100_000, gfid=gfid.hex(), offset=5 << 20)
+    assert not (b / "big").exists()
+    item = primary.item(gfid, b"big")
+    assert far.client.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+    primary.send_metadata(far.client, [ROOT_GFID.hex()], {ROOT_GFID: b""})
+    assert differences(a, b) == ""
+    assert (b / "big").stat().st_blocks * 512 < 1 << 20
+    far.close()
+
+
+def test_a_wrong_digest_is_not_placed(trees):
+    a, b = trees
+    (a / "f").write_bytes(b"right")
+    primary = Primary(a)
+    gfid = primary.gfid(b"f")
+    with Far(b) as client:
+        client.begin_crawl("c")
+        client.observe([primary.listing(b"")], crawl="c", limbo_until=1)
+        client.call("file_begin", gfid=gfid.hex(), size=5, version="v")
+        client.call("file_data", b"wrong", gfid=gfid.hex(), offset=0)
+        header = client.call(
+            "file_end", gfid=gfid.hex(), item=primary.item(gfid, b"f"), digest="00" * 32
+        ).header
+        assert header["errors"][0][1] == "io"
+        assert not (b / "f").exists()
+        assert client.dirty() == ([(gfid, b"f")], None)
+
+
+@pytest.mark.parametrize("in_place", [None, True, False])
+def test_a_unit_of_another_engine(trees, in_place):
+    a, b = trees
+    fill(a)
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        with open(a / "dir" / "sub" / "other", "r+b") as f:
+            f.write(b"changed")
+        (a / "file").write_bytes(b"through two names")
+        paths = primary.paths()
+        client.begin_crawl("u")
+        listings = [primary.look(b"", [b"file"]), primary.look(b"dir/sub", [b"other"])]
+        answer = client.observe(listings, crawl="u", limbo_until=1)
+        gfids = [bytes.fromhex(g) for g, _ in answer.need]
+        assert len(gfids) == 2
+        unit = client.stage("u-1", gfids, in_place=in_place)
+        for gfid in gfids:
+            new = b / unit["path"] / gfid.hex()
+            content = (a / os.fsdecode(paths[gfid])).read_bytes()
+            assert new.exists() == (gfid.hex() in unit["in_place"])
+            assert new.exists() != (b / unit["basis"] / gfid.hex()).exists()
+            new.write_bytes(content)
+        assert client.commit("u-1", [primary.item(g, paths[g]) for g in gfids]) == []
+        primary.crawl(client, "v")
+        assert differences(a, b) == ""
+        assert client.check() == []
+        assert [n for n in os.listdir(b / ".seamark" / "staging") if n.startswith("unit")] == []
+
+
+def test_digests_agree_when_all_is_here(trees):
+    from hashlib import blake2b
+
+    a, b = trees
+    fill(a)
+    primary = Primary(a)
+    import time
+
+    time.sleep(0.1)  # a state that has settled
+
+    def digest():
+        parts = []
+        for entry in sorted(primary.listing(b"").entries, key=lambda e: e.name):
+            parts.append(entry.name + b"\0" + struct.pack("<QQ", entry.inode.ino, entry.inode.ctime_ns))
+        return blake2b(b"".join(parts), digest_size=16).digest()
+
+    with Far(b) as client:
+        assert client.digests([(ROOT_GFID, digest())]) == [0]
+        primary.crawl(client)
+        primary.crawl(client, "again")
+        assert client.digests([(ROOT_GFID, digest()), (b"\x07" * 16, bytes(16))]) == [1]
+        (a / "file").write_bytes(b"changed")
+        os.utime(a / "file", ns=(1, 1))
+        time.sleep(0.1)
+        assert client.digests([(ROOT_GFID, digest())]) == [0]
+        client.unlist([ROOT_GFID])
+        primary.crawl(client, "third")
+        assert client.digests([(ROOT_GFID, digest())]) == []
+
+
+# ---- what is not ours
+
+
+def test_foreign_objects_in_the_way_are_displaced_never_deleted(trees):
+    a, b = trees
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        (b / "file").write_text("foreign file")
+        (b / "dir").write_text("foreign, where a directory comes")
+        (b / "symlink").mkdir()
+        (b / "symlink" / "inside").write_text("foreign tree")
+        fill(a)
+        primary.crawl(client, "2")
+        assert differences(a, b) == ""
+        kept = {p.read_text() for p in (b / ".seamark" / "displaced").rglob("*") if p.is_file()}
+        assert kept == {"foreign file", "foreign, where a directory comes", "foreign tree"}
+        assert client.stat()["displaced"] == 3
+
+
+def test_a_foreign_file_inside_a_purged_directory_is_displaced(trees):
+    a, b = trees
+    fill(a)
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        (b / "dir" / "sub" / "foreign").write_text("kept")
+        shutil.rmtree(a / "dir")
+        primary.crawl(client, "2", stamp=5)
+        assert differences(a, b) == ""
+        assert [p.read_text() for p in (b / ".seamark" / "displaced").rglob("foreign")] == ["kept"]
+        assert client.stat()["limbo"] == 0
+        assert os.listdir(b / ".seamark" / "limbo") == []
+
+
+def test_foreign_deletes_and_writes_are_healed_by_the_next_look(trees):
+    a, b = trees
+    fill(a)
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        shutil.rmtree(b / "dir")
+        (a / "dir" / "sub" / "other").write_bytes(b"changed")
+        (a / "dir" / "new").write_bytes(b"new")
+        for crawl in "xyz":
+            primary.crawl(client, crawl)
+        assert differences(a, b) == ""
+        assert client.check() == []
+
+
+# ---- adopting, rebuilding
+
+
+@pytest.mark.parametrize("how", ["adopt", "lost", "damaged"])
+def test_an_index_is_made_anew_from_what_stands_there(trees, how):
+    a, b = trees
+    fill(a)
+    (a / "type").mkdir()
+    primary = Primary(a)
+    if how == "adopt":
+        subprocess.run(["cp", "-a", f"{a}/.", str(b)], check=True)
+    else:
+        with Far(b) as client:
+            primary.crawl(client)
+        for path in (b / ".seamark").glob("index.sqlite*"):
+            if how == "lost":
+                path.unlink()
+            else:
+                path.write_bytes(b"not a database" * 1000)
+    (b / "extra").mkdir()
+    (b / "extra" / "deep").write_text("not the primary's")
+    os.rmdir(b / "type")
+    (b / "type").write_text("another type")
+    inodes = {p: (b / p).stat().st_ino for p in ("file", "dir", "dir/sub/other")}
+    far = Far(b, adopt=how == "adopt")
+    assert far.hello["index"] == "rebuilding"
+    client = far.client
+    sent = []
+    data = client.submit_data
+    client.submit_data = lambda items, blobs, **k: sent.extend(items) or data(items, blobs, **k)
+    primary.crawl(client, rebuilt=True)
+    assert sent == []  # what is right already is not sent
+    assert differences(a, b) == ""
+    assert client.check() == []
+    assert {p: (b / p).stat().st_ino for p in inodes} == inodes
+    kept = {p.read_text() for p in (b / ".seamark" / "displaced").rglob("*") if p.is_file()}
+    assert kept == {"not the primary's", "another type"}
+    far.close()
+    far = Far(b)
+    assert far.hello["index"] == "ok"
+    far.close()
+
+
+# ---- trouble
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+@pytest.mark.root
+def test_a_full_secondary_is_a_clean_error_and_recovers(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", b], check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        primary = Primary(a)
+        (a / "dir").mkdir()
+        (a / "dir" / "big").write_bytes(os.urandom(12 << 20))
+        for i in range(50):
+            (a / "dir" / f"small{i}").write_bytes(b"x" * 5000)
+        far = Far(b)
+        client = far.client
+        client.begin_crawl("c")
+        answers = [client.observe([primary.listing(d)], crawl="c", limbo_until=1) for d in (b"", b"dir")]
+        paths = primary.paths()
+        codes = set()
+        for answer in answers:
+            for g, _ in answer.need:
+                path = paths[bytes.fromhex(g)]
+                content = (a / os.fsdecode(path)).read_bytes()
+                codes |= {e[1] for e in client.data([primary.item(bytes.fromhex(g), path)], [content])}
+        assert codes == {"no-space"}
+        assert client.check() == []
+        assert client.stat()["dirty"] == 1
+        subprocess.run(["mount", "-o", "remount,size=64m", b], check=True)
+        primary.crawl(client, "again")
+        assert differences(a, b) == ""
+        far.close()
+    finally:
+        subprocess.run(["umount", b], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.root
+def test_without_privileges_what_can_be_kept_is_kept(open_path):
+    a, b = open_path / "a", open_path / "b"
+    a.mkdir()
+    b.mkdir()
+    os.chown(b, 65534, 65534)
+    fill(a)
+    os.mknod(a / "dir" / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    for path in (a / "dir" / "sub", a / "dir"):
+        os.chmod(path, 0o555)
+    for path in [a, *a.rglob("*")]:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    primary = Primary(a)
+    far = Far(b, user=65534)
+    client = far.client
+    assert far.hello["fs"]["chown"] is False
+    assert far.hello["fs"]["mknod"] is False
+    client.begin_crawl("c")
+    errors = []
+    paths = primary.paths()
+    for directory in (b"", b"dir", b"dir/sub"):
+        answer = client.observe([primary.listing(directory)], crawl="c", limbo_until=1)
+        errors += answer.errors
+        primary.send(client, answer, paths)
+    primary.send_metadata(client, [ROOT_GFID.hex()], paths)
+    assert [e[1] for e in errors] == ["permission"]  # the device
+    os.unlink(a / "dir" / "null")
+    (a / "dir" / "more").write_text("into a directory that is read-only")
+    os.chown(a / "dir" / "more", 65534, 65534)
+    primary.crawl(client, "2")
+    assert differences(a, b) == ""
+    assert stat.S_IMODE((b / "dir").stat().st_mode) == 0o555
+    os.rename(a / "dir" / "sub", a / "moved")
+    primary.crawl(client, "3")
+    shutil.rmtree(a / "dir")
+    primary.crawl(client, "4")
+    assert differences(a, b) == ""
+    assert client.check() == []
+    far.close()
+
+
+def test_content_for_what_is_gone_is_harmless(trees):
+    a, b = trees
+    (a / "f").write_bytes(b"x")
+    primary = Primary(a)
+    with Far(b) as client:
+        errors = client.data([primary.item(primary.gfid(b"f"), b"f")], [b"x"])
+        assert [e[1] for e in errors] == ["not-found"]
+
+
+def test_change_says_what_kind_of_look_it_was():
+    assert [int(c) for c in Change] == [0, 1, 2]
