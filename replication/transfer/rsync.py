@@ -36,6 +36,7 @@ _LISTED = re.compile(r"^[<>]f\S{9} (\d+) (\d+) ([0-9a-f]{32})$")
 _PROGRESS = re.compile(r"^\s*([\d,]+)\s+\d+%")
 _TRANSFERRED = re.compile(r"^Number of regular files transferred: ([\d,]+)$")
 _SENT = re.compile(r"^Total bytes sent: ([\d,]+)$")
+_THERE = re.compile(r"\(code (\d+)\) at .*\[[Rr]eceiver")
 # Files were left out, and standard error says which; anything else but 0 means that rsync broke off.
 _PARTIAL = {23, 24}
 _CONNECTION = {10, 12, 30, 35, 255}
@@ -193,7 +194,7 @@ def judge(outcome: Outcome, asked: list[bytes], host: str) -> dict[bytes, Failur
 
     Raises NoRsync, Unreachable, LinkLost when it was none of the files' fault.
     """
-    status = outcome.status
+    status = _first_status(outcome)
     said = last_lines(outcome.errors, 1000)
     if status == 127 or (status in _CONNECTION and _no_rsync(outcome.errors)):
         raise NoRsync(f"there is no rsync on {host}: {said}; install it there, or use --sync-method stream")
@@ -213,6 +214,12 @@ def judge(outcome: Outcome, asked: list[bytes], host: str) -> dict[bytes, Failur
         doubt = Failure("io", f"rsync transferred {outcome.transferred} of {len(arrived)} files: {said}")
         failures |= dict.fromkeys(arrived, doubt)
     return failures
+
+
+def _first_status(outcome: Outcome) -> int:
+    """The far side's exit status where it says one: ours is often just 12, since it has gone."""
+    there = _THERE.search(outcome.errors)
+    return int(there[1]) if there and outcome.status == 12 else outcome.status
 
 
 def named_failures(lines: Iterable[str]) -> dict[bytes, Failure]:

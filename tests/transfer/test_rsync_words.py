@@ -60,6 +60,20 @@ def test_named_errors_are_of_that_file_alone(line, code):
     assert failures[A].code == code
 
 
+def test_the_far_sides_own_status_counts():
+    """Which of the two we see first is a matter of luck."""
+    errors = (
+        'rsync: [Receiver] mkdir "/r/.seamark/no" failed: No such file or directory (2)\n'
+        "rsync error: error in file IO (code 11) at main.c(791) [Receiver=3.5.0]\n"
+        "rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n"
+        "rsync error: error in rsync protocol data stream (code 12) at io.c(285) [sender=3.5.0]\n"
+    )
+    for status in (11, 12):
+        failures = judge(outcome(status, listed=(), errors=errors), [A, B], "host")
+        assert set(failures) == {A, B}
+        assert "No such file" in failures[A].message
+
+
 def test_a_warning_that_it_will_try_again_is_no_error():
     line = f"WARNING: {A.hex()} failed verification -- update discarded (will try again).\n"
     assert judge(outcome(errors=line), [A, B], "host") == {}
