@@ -88,15 +88,14 @@ class Agent:
 
     def _recover(self) -> None:
         """Mend what a transaction has left that did not end, ours or a dead process's. The lock is held."""
-        records = self.journal.read()
-        if not records:
+        if not self.journal.filled():
             return
         from replication.secondary import recovery
 
         self.index.begin()
         self.tree.begin()
         try:
-            recovery.replay(self, records)
+            recovery.replay(self, self.journal.read())
             self.tree.settle()
             self.index.commit()
         except BaseException:

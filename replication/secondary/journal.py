@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 from replication.secondary import layout
 
@@ -40,19 +40,18 @@ class Journal:
     def clear(self) -> None:
         os.ftruncate(self._fd, 0)
 
-    def read(self) -> List[Dict[str, Any]]:
+    def read(self) -> Iterator[Dict[str, Any]]:
         """What a transaction that did not end has left; a torn last line never began."""
-        size = os.fstat(self._fd).st_size
-        if not size:
-            return []
-        records = []
-        for line in os.pread(self._fd, size, 0).split(b"\n"):
-            try:
-                if line:
-                    records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        with open(os.dup(self._fd), "rb") as file:
+            file.seek(0)
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def filled(self) -> bool:
+        return os.fstat(self._fd).st_size > 0
 
     def close(self) -> None:
         os.close(self._fd)

@@ -237,10 +237,13 @@ class _Work:
             names = [n for (n,) in self.index.db.execute(sql.UNSEEN, (parent.id, _REMOVALS))]
             if not names:
                 break
+            before = set(self.rows)
             plan = Plan(self.index, self.rows, self.by_id)
             for name, current in self.index.entries(parent.id, names).items():
                 plan.absent((parent.id, name), current)
             self._carry_out(plan)
+            for gfid in [g for g in self.rows if g not in before]:
+                self.by_id.pop(self.rows.pop(gfid).id, None)
         if self.agent.rebuilding:
             adopt.displace_unseen(self.agent, parent)
         self.index.db.execute(sql.FORGET_SEEN, (parent.id,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
@@ -18,7 +18,7 @@ from replication.secondary.tree import LostDirectory
 _CLOCK_GRAIN_NS = 100_000_000  # ctime comes from a coarser clock than ours
 
 
-def replay(agent: Agent, records: List[Dict[str, Any]]) -> None:
+def replay(agent: Agent, records: Iterator[Dict[str, Any]]) -> None:
     """Within a transaction and with the lock held. Raises OSError, sqlite3.Error."""
     for record in records:
         for line in record.get("n", ()):

@@ -17,6 +17,8 @@ from replication.volume.xattrs import read_xattrs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOREVER = 1 << 60
+# The far side may have another Python than we have: try with SEAMARK_AGENT_PYTHON=python3.9.
+AGENT_PYTHON = os.environ.get("SEAMARK_AGENT_PYTHON", sys.executable)
 
 # Another user may not be allowed to read this Python: it is loaded first. A process that changed its
 # user is not dumpable, and then does not own its /proc/self.
@@ -34,7 +36,7 @@ sys.exit(main(sys.argv[1:]))
 class Far:
     """An agent process on a root, and a client to it."""
 
-    def __init__(self, root, *, python=sys.executable, fault="", epoch=1, user=None, **hello):
+    def __init__(self, root, *, python=AGENT_PYTHON, fault="", epoch=1, user=None, **hello):
         environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_TRACE="1")
         if fault:
             environment["SEAMARK_FAULT"] = fault

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import struct
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -348,9 +350,8 @@ def test_digests_agree_when_all_is_here(trees):
     time.sleep(0.1)  # a state that has settled
 
     def digest():
-        parts = []
-        for entry in sorted(primary.listing(b"").entries, key=lambda e: e.name):
-            parts.append(entry.name + b"\0" + struct.pack("<QQ", entry.inode.ino, entry.inode.ctime_ns))
+        entries = sorted(primary.listing(b"").entries, key=lambda e: e.name)
+        parts = [e.name + b"\0" + struct.pack("<QQ", e.inode.ino, e.inode.ctime_ns) for e in entries]
         return blake2b(b"".join(parts), digest_size=16).digest()
 
     with Far(b) as client:
@@ -539,6 +540,59 @@ def test_without_privileges_what_can_be_kept_is_kept(open_path):
     assert differences(a, b) == ""
     assert client.check() == []
     far.close()
+
+
+def test_several_agents_serve_one_root(trees):
+    a, b = trees
+    primary = Primary(a)
+    for d in range(4):
+        (a / f"d{d}").mkdir()
+        for i in range(150):
+            (a / f"d{d}" / f"f{i}").write_bytes(b"%d" % i * 50)
+    fars = [Far(b) for _ in range(4)]
+    primary.crawl(fars[0].client)
+    for d in range(4):
+        for i in range(0, 150, 2):
+            (a / f"d{d}" / f"f{i}").write_bytes(b"again %d" % i)
+        os.rename(a / f"d{d}" / "f1", a / f"d{(d + 1) % 4}" / "moved")
+    fars[0].client.begin_crawl("many")
+    paths = primary.paths()
+    with ThreadPoolExecutor(4) as pool:
+
+        def one(d):
+            client = fars[d].client
+            for _ in range(3):
+                answer = client.observe([primary.listing(b"d%d" % d)], crawl="many", limbo_until=1)
+                primary.send(client, answer, paths)
+                client.sync()
+
+        list(pool.map(one, range(4)))
+    primary.crawl(fars[1].client, "last")
+    assert differences(a, b) == ""
+    assert fars[2].client.check() == []
+    for far in fars:
+        far.close()
+    assert os.listdir(b / ".seamark" / "staging") == []
+
+
+def test_a_power_cut_makes_what_was_not_synced_wanted_again(trees):
+    a, b = trees
+    (a / "before").write_bytes(b"synced")
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        client.sync()
+        (a / "after").write_bytes(b"not synced")
+        primary.crawl(client, "2")
+    db = sqlite3.connect(b / ".seamark" / "index.sqlite")
+    with db:
+        db.execute("UPDATE meta SET value = 'another' WHERE key = 'boot'")
+    db.close()
+    (b / "after").write_bytes(b"")  # what file systems do
+    with Far(b) as client:
+        assert [path for _, path in client.dirty()[0]] == [b"after"]
+        primary.crawl(client, "3")
+        assert differences(a, b) == ""
 
 
 def test_content_for_what_is_gone_is_harmless(trees):
