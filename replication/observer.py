@@ -60,11 +60,14 @@ class Observer:
         position: int | None = None,
         after: int | None = None,
         crawl: str | None = None,
+        since_ns: int = 2**63 - 1,
     ) -> None:
+        """``since_ns``: versions of files that changed later are not taken for what they say."""
         self._volume = volume
         self._client = client
         self._position = position
         self._after = after
+        self._since_ns = since_ns
         self._crawl = crawl
         self._listings: list[Listing] = []
         self._paths: dict[bytes, bytes] = {}
@@ -105,7 +108,7 @@ class Observer:
             entries = []
             for name in names[start : start + PART_NAMES]:
                 try:
-                    entries.append(self._volume.observe(dir_fd, name, Change.UNKNOWN))
+                    entries.append(self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN)))
                 except OSError as error:
                     complete = False
                     self.fail("entry", os.path.join(path, name), error)
@@ -116,6 +119,11 @@ class Observer:
             ]
             self._add(Listing(parent, entries, complete, start // PART_NAMES, last), path, at_once=not whole)
         return below
+
+    def _doubt(self, entry: Entry) -> Entry:
+        if entry.inode is None or entry.inode.ctime_ns < self._since_ns:
+            return entry
+        return entry._replace(inode=entry.inode._replace(ctime_ns=0))
 
     def fail(self, step: str, path: bytes, error: OSError) -> None:
         """Note something of the primary that could not be read."""

@@ -30,11 +30,12 @@ CREATE TABLE IF NOT EXISTS brick (
     crawl TEXT,                      -- id of the hybrid crawl that is open, or NULL
     crawl_position INTEGER NOT NULL, -- where the changelog stood when that crawl began
     crawl_ns INTEGER NOT NULL,       -- and when that was
+    crawl_since_ns INTEGER NOT NULL, -- what changed since then is compared, whatever its version says
     crawl_swept INTEGER NOT NULL,    -- 1 once the whole tree was looked at; what is left is data that was missed
     crawl_ended INTEGER NOT NULL,    -- epoch in which a hybrid crawl last finished
     complete INTEGER NOT NULL        -- 1 once a hybrid crawl has ever finished
 );
-INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0);
+INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0);
 -- The frontier of the open hybrid crawl: units of directories still to be looked at.
 CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
 -- What could not be replicated, until it is. first_ns bounds the mark.
@@ -63,6 +64,7 @@ class Brick:
     crawl: str | None
     crawl_position: int
     crawl_ns: int
+    crawl_since_ns: int
     crawl_swept: bool
     crawl_ended: int
     complete: bool
@@ -115,12 +117,22 @@ class Progress:
 
     def brick(self) -> Brick:
         row = self._db.execute(
-            "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, "
+            "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, crawl_since_ns, "
             "crawl_swept, crawl_ended, complete FROM brick"
         ).fetchone()
-        epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, swept, ended, complete = row
+        epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, since_ns, swept, ended, complete = row
         return Brick(
-            epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, bool(swept), ended, bool(complete)
+            epoch,
+            front,
+            front_ns,
+            stime_ns,
+            crawl,
+            position,
+            crawl_ns,
+            since_ns,
+            bool(swept),
+            ended,
+            bool(complete),
         )
 
     def new_epoch(self, at_least: int) -> int:
@@ -152,15 +164,25 @@ class Progress:
 
     # ---- the hybrid crawl
 
-    def begin_crawl(self, crawl: str, position: int, time_ns: int, units: dict[str, str]) -> None:
-        """Open a hybrid crawl with its first units; the changelog stood at ``position``."""
+    def begin_crawl(
+        self, epoch: int, crawl: str, position: int, time_ns: int, since_ns: int, units: dict[str, str]
+    ) -> bool:
+        """Open a hybrid crawl with its first units; the changelog stood at ``position``.
+
+        ``since_ns``: what changed since then is compared even if its version is known. False when a crawl is
+        open already, or the epoch is over.
+        """
         with self._write() as db:
-            db.execute(
-                "UPDATE brick SET crawl = ?, crawl_position = ?, crawl_ns = ?, crawl_swept = 0",
-                (crawl, position, time_ns),
+            done = db.execute(
+                "UPDATE brick SET crawl = ?, crawl_position = ?, crawl_ns = ?, crawl_since_ns = ?, "
+                "crawl_swept = 0 WHERE crawl IS NULL AND epoch = ?",
+                (crawl, position, time_ns, since_ns, epoch),
             )
+            if not done.rowcount:
+                return False
             db.execute("DELETE FROM frontier")
             db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
+        return True
 
     def frontier(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))

@@ -6,6 +6,7 @@ durable state (progress, changelog); the ledger only says what is still under wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ BATCH_RECORDS = 20_000
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
+_NEVER = 2**63 - 1  # ns
+_GAP = "gap in the changelog"
 
 
 class Crawler:
@@ -61,7 +64,7 @@ class Crawler:
             if self.brick.crawl is not None:
                 return self._go_on_with_hybrid(standing)
             if (why := self._hybrid_wanted()) is not None:
-                return self._begin_hybrid(standing, why)
+                return self._begin_hybrid(standing, why, gap=why.startswith(_GAP))
             return self._changelog(standing)
         except (OutOfOrder, StaleFence):
             return "somebody else is at work"
@@ -75,13 +78,13 @@ class Crawler:
             return "scan" if self.ctx.ledger.scan_due() else None
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
-            return f"gap in the changelog: {following[0].reason}"
+            return f"{_GAP}: {following[0].reason}"
         return "periodic look for what was not recorded" if self.ctx.ledger.scan_due() else None
 
     def _scanning(self) -> bool:
         return self.ctx.place.detector() == "scan"
 
-    def _begin_hybrid(self, standing: Standing, why: str) -> str:
+    def _begin_hybrid(self, standing: Standing, why: str, *, gap: bool) -> str:
         if standing.opened > self.ctx.ledger.forgotten():
             return f"waiting for batches under way before a hybrid crawl ({why})"
         now = time.time_ns()
@@ -93,9 +96,11 @@ class Crawler:
                 return "waiting for the agent"
         self._refuse_emptied()
         crawl = uuid.uuid4().hex
-        self.ctx.secondary(self.epoch).client.begin_crawl(crawl)
         root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
-        self.ctx.progress.begin_crawl(crawl, position, now, root)
+        # Records before a gap may have given a version to content whose change lies in it.
+        since = self.brick.front_ns if gap else _NEVER
+        if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root):
+            return "somebody else is at work"
         log.info("%s: hybrid crawl begins: %s", self.name, why)
         self.brick = self.ctx.progress.brick()
         return self._go_on_with_hybrid(standing)
@@ -117,7 +122,7 @@ class Crawler:
         brick = self.brick
         manifest = {
             "kind": "hybrid", "crawl": brick.crawl, "start_ns": brick.crawl_ns, "end_ns": brick.crawl_ns,
-            "final": brick.crawl_swept,
+            "final": brick.crawl_swept, "since_ns": brick.crawl_since_ns,
         }  # fmt: skip
         if brick.crawl is not None:
             # After a restart of anything the secondary may not have this crawl open any more.
@@ -217,12 +222,26 @@ class Crawler:
         return batch
 
     def _idle(self) -> None:
-        """Nothing is under way: the newest tick may have grown, and time with it."""
+        """Nothing is under way: time goes on, and what lost its last name for good is deleted."""
         last = self.ctx.store.last_closed()
-        if last is not None and last.number == self.brick.front and last.state is State.TICK:
-            brick: Brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
-            if self.ctx.ledger.once_in(5, "purge"):
-                self.ctx.secondary(self.epoch).client.purge(brick.front_ns)
+        if last is None or last.state is State.GAP or not self._nothing_since(last):
+            return
+        brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
+        if not self.ctx.ledger.limbo():
+            return
+        left = self.ctx.secondary(self.epoch).client.limbo_left(brick.front_ns)
+        self.ctx.ledger.set_limbo(left)
+        if left and self.ctx.ledger.once_in(1, "limbo barrier"):
+            # It vanished after that position: have one closed after it. The agent tells when it has.
+            with contextlib.suppress(AgentRefused, AgentUnreachable):
+                agent_call(self.ctx.place.changelog, "barrier")
+
+    def _nothing_since(self, last: SegmentInfo) -> bool:
+        """Whether no position between the front and the newest holds anything."""
+        return (
+            all(s.state is State.TICK for s in self._following(self.brick.front))
+            or last.number == self.brick.front
+        )
 
 
 def _todo(number: int, after: int | None) -> str:

@@ -99,6 +99,13 @@ def _locked(place: SessionDir, session: Session) -> Iterator[None]:
         yield
 
 
+def _write_private(path: Path, text: str) -> None:
+    """A small file for this user alone: it may hold a password."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
 class Run:
     """One run: starts everything, watches it, and ends it."""
 
@@ -130,6 +137,7 @@ class Run:
             os.environ["SEAMARK_BROKER"] = broker
             os.environ["SEAMARK_FLEET"] = self.session.name
             os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{self.session.name}"
+            _write_private(self.place.path / "broker", broker)
             app.conf.broker_url = broker
             app.conf.result_backend = broker
             hello = check_secondary(self.place, self.session, look_only=False)

@@ -47,7 +47,9 @@ class Status:
         total_files = max(counters.get("files_found", 0), files)
         total_bytes = max(counters.get("bytes_found", 0), size)
         trouble = ctx.ledger.current_trouble()
-        working = busy or bool(pending) or brick.crawl is not None or not brick.complete
+        scanning = ctx.place.detector() == "scan"
+        limbo = not scanning and ctx.ledger.limbo() > 0
+        working = busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
             crawl=self._crawl(brick.crawl is not None or not brick.complete, pending[0].end_ns if pending else None),

@@ -34,7 +34,9 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         manifest = work.ctx.ledger.batch(batch)
         if payload is None or manifest is None:
             return DONE
-        walk = _Walk(work, manifest.manifest["crawl"], decode_dirs(payload.decode()))
+        if manifest.manifest["crawl"] != work.ctx.progress.brick().crawl:
+            return "this crawl is over"
+        walk = _Walk(work, manifest.manifest, decode_dirs(payload.decode()))
         walk.run()
         found = walk.observer.finish()
         failures = found.failures + send_metadata(work, found.meta)
@@ -63,13 +65,14 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
 class _Walk:
     """Depth first through some directories, until the unit's budget is used up; ``queue`` is what is left."""
 
-    def __init__(self, work: Unit, crawl: str, dirs: Dirs) -> None:
+    def __init__(self, work: Unit, manifest: dict[str, Any], dirs: Dirs) -> None:
         self.work = work
-        self.crawl = crawl
+        self.crawl: str = manifest["crawl"]
+        self.since_ns: int = manifest["since_ns"]
         self.queue = dirs
         self.client = work.ctx.secondary(work.epoch).client
         self.volume = work.ctx.volume
-        self.observer = Observer(self.volume, self.client, crawl=crawl)
+        self.observer = Observer(self.volume, self.client, crawl=self.crawl, since_ns=self.since_ns)
         self.new: set[bytes] = set()  # directories that the secondary does not know: no use asking
         self.names = self.directories = self.different = 0
 
@@ -120,7 +123,9 @@ class _Walk:
             return None
         finally:
             os.close(fd)
-        return summary.digest, summary.names, summary.subdirs
+        # An empty digest equals none: what changed since then is compared whatever its version says.
+        digest = b"" if summary.newest_ns >= self.since_ns else summary.digest
+        return digest, summary.names, summary.subdirs
 
     def _observe(self, gfid: bytes, path: bytes, *, descend: bool) -> int:
         fd = self._open(gfid, path)

@@ -76,10 +76,15 @@ class Ledger:
         return Standing(status == 1, front, opened)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget everything of earlier epochs; from now on only ``epoch`` is served."""
+        """Forget everything of earlier epochs; from now on only ``epoch`` is served.
+
+        Locks and the count of requests stay: whoever holds one goes on holding it.
+        """
         pipe = self.redis.pipeline(transaction=True)
-        for key in self.redis.scan_iter(match=self.prefix.replace("[", "\\[") + "*", count=1000):
-            pipe.delete(key)
+        kept = tuple(f"{self.prefix}{kind}:".encode() for kind in ("lock", "asked"))
+        for key in self.redis.scan_iter(match=self.prefix + "*", count=1000):
+            if not key.startswith(kept):
+                pipe.delete(key)
         pipe.set(self.prefix + "fence", epoch)
         pipe.execute()
 
@@ -152,7 +157,7 @@ class Ledger:
         return int(value or 0)
 
     def try_lock(self, what: str, seconds: int) -> bool:
-        """A lock for efficiency only: order is kept by the fence and by batch numbers."""
+        """A lock for efficiency only: order is kept by the fence, by batch numbers, and by durable progress."""
         return bool(self.redis.set(f"{self.prefix}lock:{what}", 1, nx=True, ex=seconds))
 
     def unlock(self, what: str) -> None:
@@ -220,6 +225,16 @@ class Ledger:
     def scanned(self, again_in_s: float) -> None:
         """The whole tree was compared; the next time in so many seconds."""
         self.redis.set(self.prefix + "scanned", 1, px=max(1, int(again_in_s * 1000)))
+
+    # ---- what waits in limbo on the secondary; unknown counts as something
+
+    def limbo(self) -> int:
+        """How many objects without a name the secondary keeps, as far as is known."""
+        value: bytes | None = self.redis.get(self.prefix + "limbo")  # type: ignore[assignment]
+        return int(value) if value is not None else 1
+
+    def set_limbo(self, number: int) -> None:
+        self.redis.set(self.prefix + "limbo", number)
 
     # ---- live counters, for people
 

@@ -48,7 +48,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         for each in done:
             _finish(work, each)
         brick = work.ctx.progress.brick()
-        connection.client.purge(brick.front_ns)
+        ledger.set_limbo(connection.client.limbo_left(brick.front_ns))
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)

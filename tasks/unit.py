@@ -105,6 +105,10 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
                 ctx.ledger.trouble(
                     "taken-over", "the secondary is served by another run of this session by now"
                 )
+        elif error.code == "crawl-closed" and (crawl := ctx.progress.brick().crawl) is not None:
+            # Its index was replaced, or restored: the crawl that is open here is open there too.
+            ctx.secondary(epoch).client.begin_crawl(crawl)
+            work.outcome = "given back: the secondary had closed this crawl"
         elif error.code in ("out-of-order", "crawl-closed"):
             work.outcome = f"refused by the secondary: {error.code}"
         else:

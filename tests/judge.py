@@ -49,5 +49,7 @@ def _mtree_lines(mtree, exclude, spec, tree) -> list[str]:
 
 def assert_same(primary, secondary) -> None:
     """Both judges agree that nothing differs."""
-    assert rsync_differences(primary, secondary) == []
-    assert mtree_differences(primary, secondary) == []
+    by_rsync = rsync_differences(primary, secondary)
+    assert not by_rsync, f"rsync: {len(by_rsync)} differences: {by_rsync[:20]}"
+    by_mtree = mtree_differences(primary, secondary)
+    assert not by_mtree, f"mtree: {len(by_mtree)} differences: {by_mtree[:20]}"

@@ -359,6 +359,10 @@ class SecondaryClient:
         """Delete what is in limbo with a stamp of at most ``upto``; how many objects it were."""
         return int(self.call("purge", upto=upto).header["removed"])
 
+    def limbo_left(self, upto: int) -> int:
+        """purge, and how many objects are in limbo still."""
+        return int(self.call("purge", upto=upto).header["left"])
+
     def sync(self) -> dict[str, Any]:
         """Make all that was applied durable. Gives boot_id, free_bytes."""
         return self.call("sync").header

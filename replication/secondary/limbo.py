@@ -6,11 +6,11 @@ Also the mending of directories that somebody else took away.
 from __future__ import annotations
 
 import os
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from replication.secondary import faults, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Row
+from replication.secondary.index import Key, Row
 from replication.secondary.metadata import dress_directory
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError
@@ -34,7 +34,8 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                     break
             removed += done
         if not rows:
-            return {"removed": removed}
+            left = agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0]
+            return {"removed": removed, "left": left}
 
 
 def _remove(agent: Agent, row: Row) -> int:
@@ -53,12 +54,11 @@ def _remove(agent: Agent, row: Row) -> int:
 def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
     """Some of what a directory holds, and itself once it is empty. Directories in it come to limbo themselves."""
     index, tree = agent.index, agent.tree
+    fd: Optional[int] = None
     try:
         fd = tree.changing(row.id)
     except LostDirectory:
-        index.forget_below(row.id)
-        index.drop((row.id,))
-        return 1
+        pass  # removed, by us before we were killed, or by somebody else
     entries = index.entries_of(row.id, max(budget, 1))
     rows = index.inodes_by_id(entries.values())
     names = index.names(entries.values())
@@ -66,8 +66,9 @@ def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
     for name, inode in entries.items():
         child = rows.get(inode)
         left[inode] -= 1
+        faults.point("purge")
         if child is not None and child.ino:
-            _take_out(agent, child, (row.id, name), fd, last=not left[inode])
+            _take_out(agent, child, (row.id, name), fd)
         if child is not None and not left[inode] and not (child.is_dir and child.limbo is not None):
             index.drop((inode,))
         elif child is not None and child.is_dir:
@@ -80,29 +81,30 @@ def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
     return len(entries) + 1
 
 
-def _take_out(agent: Agent, child: Row, key: Any, fd: int, last: bool) -> None:
+def _take_out(agent: Agent, child: Row, key: Key, fd: Optional[int]) -> None:
+    """A file's name is removed; a directory comes to limbo, if it did not before we were killed."""
     namespace = agent.namespace
-    if not namespace.is_ours(child, key):
-        return
     if not child.is_dir:
-        os.unlink(key[1], dir_fd=fd)
-        return
-    assert last
-    child.limbo = 0
-    namespace.to_limbo(child, key)
+        if fd is not None and namespace.is_ours(child, key):
+            os.unlink(key[1], dir_fd=fd)
+    elif namespace.in_limbo(child):
+        child.limbo = 0
+    elif fd is not None and namespace.is_ours(child, key):
+        child.limbo = 0
+        namespace.to_limbo(child, key)
+    else:
+        agent.index.forget_below(child.id)
 
 
-def _finish_directory(agent: Agent, row: Row, fd: int) -> None:
+def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
     """Nothing of ours is left in it; what is left is not ours."""
     base = b".seamark/limbo/" + limbo_name(row) + b"/"
-    for name in os.listdir(fd):
+    for name in os.listdir(fd) if fd is not None else ():
         agent.namespace.displacer.displace_from(fd, os.fsencode(name), base + os.fsencode(name))
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)
-    try:
+    if fd is not None:
         os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
-    except FileNotFoundError:
-        pass
     agent.index.drop((row.id,))
 
 

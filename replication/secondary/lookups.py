@@ -52,9 +52,10 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """These directories must be listed completely again."""
+    """These directories, and all below them, must be listed completely again."""
     with agent.transaction():
-        agent.index.db.executemany(sql.UNLIST, [(gfid_of(g),) for g in request["gfids"]])
+        for row in agent.index.inodes(gfid_of(g) for g in request["gfids"]).values():
+            agent.index.db.execute(sql.UNLIST_BELOW, (row.id,))
     return {}
 
 
@@ -136,6 +137,8 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
                 yield [path, "a directory with two names"]
         for name in sorted(real):
             yield [_text(agent.tree.path((directory, name))), "not in the index"]
+    for (gfid,) in agent.index.db.execute(sql.NAMELESS):
+        yield [_text(gfid), "has no name and is not in limbo"]
     yield from _limbo_differences(agent)
 
 

@@ -90,15 +90,19 @@ DIRECTORIES_BELOW = _SUBTREE + "SELECT id FROM sub"
 CHILDREN = "SELECT inode FROM entry WHERE parent = ?"
 DROP_ENTRIES_OF = "DELETE FROM entry WHERE parent = ?"
 DROP_NAMELESS = "DELETE FROM inode WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE inode = ?1)"
+DROP_PENDING_NAMELESS = DROP_NAMELESS + " AND ino = 0"
+NAMELESS = """SELECT hex(gfid) FROM inode WHERE limbo IS NULL AND id <> 1
+    AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.inode = inode.id)"""
 
 # name, pino, pctime of everything in a directory; what is dirty counts as of no version.
 VERSIONS = """SELECT entry.name, inode.pino, CASE WHEN inode.dirty THEN 0 ELSE max(inode.pctime, 0) END
     FROM entry JOIN inode ON inode.id = entry.inode WHERE entry.parent = ? ORDER BY entry.name"""
-SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
+SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
+LIMBO_LEFT = "SELECT count(*) FROM inode WHERE limbo IS NOT NULL"
 AFTER_POWER_CUT = "UPDATE inode SET dirty = 1 WHERE gen >= ? AND mode & 61440 = 32768"
 DIGESTS_AFTER_POWER_CUT = "UPDATE inode SET digest = NULL WHERE digest IS NOT NULL"
 STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesce(sum(mode & 61440 = 16384), 0),

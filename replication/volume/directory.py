@@ -48,6 +48,7 @@ class Summary(NamedTuple):
     digest: bytes
     names: int
     subdirs: list[tuple[bytes, bytes]]  # (gfid, name)
+    newest_ns: int  # the latest ctime of any of them
 
 
 class DirectoryVolume:
@@ -206,7 +207,7 @@ class DirectoryVolume:
         """Digest one directory as the secondary's index does. Raises OSError on what cannot be read."""
         digest = blake2b(digest_size=16)
         subdirs: list[tuple[bytes, bytes]] = []
-        count = 0
+        count = newest = 0
         update, pack = digest.update, _CTIME.pack
         for name in names:
             try:
@@ -214,13 +215,14 @@ class DirectoryVolume:
             except FileNotFoundError:
                 continue
             count += 1
+            newest = max(newest, s.ctime_ns)
             update(name + b"\0" + pack(s.ino, s.ctime_ns))
             if st.S_ISDIR(s.mode):
                 try:
                     subdirs.append((identify(dir_fd, name)[0], name))
                 except FileNotFoundError:
                     continue
-        return Summary(digest.digest(), count, subdirs)
+        return Summary(digest.digest(), count, subdirs, newest)
 
 
 def settled(ctime_ns: int) -> int:

@@ -22,7 +22,7 @@ def progress(tmp_path):
 def crawled(progress, time_ns=100):
     """A first hybrid crawl that is over: only from then on there is a mark."""
     epoch = progress.new_epoch(0)
-    progress.begin_crawl("c", 0, time_ns, {"C:0": "[]"})
+    assert progress.begin_crawl(epoch, "c", 0, time_ns, 0, {"C:0": "[]"})
     progress.crawled("c", "C:0", {})
     progress.end_crawl(epoch, "c")
     return epoch
@@ -72,7 +72,7 @@ def test_retries_are_put_off_further_each_time(progress):
 
 
 def test_an_interrupted_crawl_goes_on_where_it_was(tmp_path, progress):
-    progress.begin_crawl("c", 4, 100, {"C:0": encode_dirs([(bytes(16), b"")])})
+    progress.begin_crawl(progress.new_epoch(0), "c", 4, 100, 0, {"C:0": encode_dirs([(bytes(16), b"")])})
     progress.crawled("c", "C:0", {"C:0.1": encode_dirs([(bytes(16), b"a\xff\nb")])})
     progress.crawled("another", "C:0.1", {})
     again = Progress(tmp_path / "progress.sqlite")
@@ -81,11 +81,20 @@ def test_an_interrupted_crawl_goes_on_where_it_was(tmp_path, progress):
     again.close()
 
 
+def test_one_crawl_at_a_time(progress):
+    epoch = progress.new_epoch(0)
+    assert progress.begin_crawl(epoch, "c", 0, 1, 0, {})
+    assert not progress.begin_crawl(epoch, "d", 0, 2, 0, {})
+    assert progress.brick().crawl == "c"
+    progress.end_crawl(epoch, "c")
+    assert not progress.begin_crawl(epoch - 1, "d", 0, 2, 0, {})
+
+
 def test_a_complete_crawl_forgives_what_it_could_read_this_time(progress):
     epoch = progress.new_epoch(0)
     progress.record([Failure(step="entry", gfid=None, path="d", code="permission", error="no")], [])
     progress.record([failure("cd")], [])
-    progress.begin_crawl("c", 0, 2**62, {})
+    progress.begin_crawl(epoch, "c", 0, 2**62, 0, {})
     progress.end_crawl(epoch, "c")
     assert [f.step for f in progress.failures()] == ["data"]
 

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from tasks.ledger import connect
 from tests.judge import rsync_differences
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -122,6 +123,11 @@ class SeamarkRun:
         """The pid of a service, as the run wrote it down."""
         (path,) = self.state.glob("sessions/*/pids.json")
         return json.loads(path.read_text())[service]
+
+    def redis(self):
+        """A client of the run's own Redis."""
+        (path,) = self.state.glob("sessions/*/broker")
+        return connect(path.read_text().strip())
 
     def stop(self, number=signal.SIGTERM, timeout=40):
         """Ask it to end; its exit code. Nothing of it may be left behind."""

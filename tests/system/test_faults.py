@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import redis
 
 from tests.judge import assert_same
 from tests.system.trees import many_small_files
@@ -57,8 +56,7 @@ def kill_worker_child(run, service):
 
 
 def flush_and_kill_redis(run):
-    (sock,) = run.state.glob("sessions/*/redis/redis.sock")
-    client = redis.Redis(unix_socket_path=str(sock))
+    client = run.redis()
     client.flushall()
     info = client.info("server")
     client.close()
@@ -66,8 +64,7 @@ def flush_and_kill_redis(run):
 
 
 def flush_redis(run):
-    (sock,) = run.state.glob("sessions/*/redis/redis.sock")
-    client = redis.Redis(unix_socket_path=str(sock))
+    client = run.redis()
     client.flushall()
     client.close()
 
