@@ -99,12 +99,12 @@ def _take_out(agent: Agent, child: Row, key: Key, fd: Optional[int]) -> None:
 def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
     """Nothing of ours is left in it; what is left is not ours."""
     base = b".seamark/limbo/" + limbo_name(row) + b"/"
-    for name in os.listdir(fd) if fd is not None else ():
-        agent.namespace.displacer.displace_from(fd, os.fsencode(name), base + os.fsencode(name))
+    if fd is not None:
+        for name in os.listdir(fd):
+            agent.namespace.displacer.displace_from(fd, os.fsencode(name), base + os.fsencode(name))
+        os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)
-    if fd is not None:
-        os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
     agent.index.drop((row.id,))
 
 

@@ -100,7 +100,7 @@ class Namespace:
         tree = self.tree
         if source is None:
             source_fd, source_name = tree.limbo_fd, limbo_name(row)
-            if not self._in_limbo(row):
+            if not self.in_limbo(row):
                 self.lose(row)
                 return False
         else:
@@ -114,7 +114,7 @@ class Namespace:
         self.counts["renamed"] += 1
         return True
 
-    def _in_limbo(self, row: Row) -> bool:
+    def in_limbo(self, row: Row) -> bool:
         try:
             found = os.stat(limbo_name(row), dir_fd=self.tree.limbo_fd, follow_symlinks=False)
         except FileNotFoundError:

@@ -24,6 +24,7 @@ from replication.secondary.tree import Tree
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
 _DAMAGED = b"damaged"
+_LEFTOVER_AGE_S = 7 * 86400
 
 
 def boot_id() -> str:
@@ -285,6 +286,17 @@ def _sweep_staging(hidden_fd: int) -> None:
         os.close(staging_fd)
 
 
+def _sweep_units(staging_fd: int) -> None:
+    """What an earlier epoch was about: units of engines, and transfers that nobody came back to."""
+    for name in os.listdir(staging_fd):
+        if name.startswith("unit."):
+            shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
+        elif not name.startswith("agent."):
+            found = os.stat(name, dir_fd=staging_fd, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _LEFTOVER_AGE_S:
+                os.unlink(name, dir_fd=staging_fd)
+
+
 def _take_over(
     agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]
 ) -> None:
@@ -297,6 +309,7 @@ def _take_over(
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
+        _sweep_units(agent.tree.staging_fd)
     _after_boot(agent)
     wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
     if owner != wanted:

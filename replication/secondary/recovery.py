@@ -10,6 +10,7 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional
 
+from replication.secondary import sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
 from replication.secondary.namespace import limbo_name
@@ -78,6 +79,9 @@ def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key]) -> 
         if key in standing:
             if current != row.id:
                 index.save([], [(key[0], key[1], row.id)], [])
+                if current is not None:
+                    # A file that never had data leaves no trace in the journal.
+                    index.db.execute(sql.DROP_PENDING_NAMELESS, (current,))
         elif current == row.id:
             index.save([], [], [key])
         index.reset_digests([key[0]])

@@ -18,6 +18,7 @@ import pytest
 
 from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.client import SecondaryError
+from replication.remote.errors import LinkLost
 from replication.volume.identity import ROOT_GFID
 from tests.secondary.primary import REPOSITORY, Far, Primary, differences
 
@@ -416,6 +417,30 @@ def test_foreign_deletes_and_writes_are_healed_by_the_next_look(trees):
             primary.crawl(client, crawl)
         assert differences(a, b) == ""
         assert client.check() == []
+
+
+@pytest.mark.parametrize("passage", range(2, 11, 2))
+def test_killed_while_it_purges_a_tree(trees, passage):
+    a, b = trees
+    for d in ("t/x/y", "t/z"):
+        (a / d).mkdir(parents=True)
+        for i in range(3):
+            (a / d / f"f{i}").write_bytes(b"x")
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        shutil.rmtree(a / "t")
+        primary.crawl(client, "2", purge=False)
+    far = Far(b, fault=f"purge:{passage}")
+    with pytest.raises(LinkLost):
+        far.client.purge(1)
+    far.close()
+    with Far(b) as client:
+        client.purge(1)
+        assert client.check() == []
+        assert client.stat()["inodes"] == 1
+        assert os.listdir(b / ".seamark" / "limbo") == []
+        assert client.stat()["displaced"] == 0
 
 
 # ---- adopting, rebuilding

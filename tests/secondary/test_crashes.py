@@ -84,5 +84,9 @@ def run(seed, point):
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_asked_again_converges(point):
-    crashes = sum(run(seed, point) for seed in range(SEEDS))
+    crashes = 0
+    for seed in range(10 * SEEDS):
+        crashes += run(seed, point)
+        if seed >= SEEDS - 1 and crashes:
+            break
     assert crashes, "the agent was never killed: this test proves nothing"
