@@ -57,7 +57,7 @@ def fill(a):
 
 
 def test_a_directory_with_other_things_is_refused_unless_adopted(trees):
-    a, b = trees
+    _, b = trees
     (b / "mine").write_text("precious")
     refused("not-empty", b)
     assert not (b / ".seamark").exists()

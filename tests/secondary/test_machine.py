@@ -42,7 +42,8 @@ class Tree(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.base = tempfile.mkdtemp(
-            prefix="seamark-machine-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+            prefix="seamark-machine-",
+            dir=os.environ.get("SEAMARK_TEST_DIR") or ("/dev/shm" if os.path.isdir("/dev/shm") else None),
         )
         self.a, self.b = os.path.join(self.base, "a").encode(), os.path.join(self.base, "b").encode()
         os.mkdir(self.a)
