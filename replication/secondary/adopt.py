@@ -86,12 +86,17 @@ def displace_unseen(agent: Agent, parent: Row) -> None:
 
 def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes], bool]) -> None:
     others = []
-    with os.scandir(fd) as found:
-        for entry in found:
-            name = os.fsencode(entry.name)
-            if wanted(name) or (parent.id == layout.ROOT_ID and name == layout.HIDDEN):
-                continue
-            if agent.index.entry(parent.id, name) is None:
-                others.append(name)
+    # A new descriptor, for the reason that list_directory gives; but not a million names at once.
+    fresh = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        with os.scandir(fresh) as found:
+            for entry in found:
+                name = os.fsencode(entry.name)
+                if wanted(name) or (parent.id == layout.ROOT_ID and name == layout.HIDDEN):
+                    continue
+                if agent.index.entry(parent.id, name) is None:
+                    others.append(name)
+    finally:
+        os.close(fresh)
     for name in others:
         agent.namespace.displacer.displace((parent.id, name))

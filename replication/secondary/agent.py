@@ -17,6 +17,7 @@ from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
 from replication.secondary.namespace import Namespace
 from replication.secondary.protocol import AgentError
+from replication.secondary.syscalls import list_directory
 from replication.secondary.tree import Tree
 
 
@@ -133,8 +134,8 @@ class Agent:
     def close(self) -> None:
         """Leave nothing of this process behind."""
         try:
-            for name in os.listdir(self.staging_fd):
-                os.unlink(os.fsencode(name), dir_fd=self.staging_fd)
+            for name in list_directory(self.staging_fd):
+                os.unlink(name, dir_fd=self.staging_fd)
             os.rmdir(self.staging_name, dir_fd=self.tree.staging_fd)
         except OSError:
             pass

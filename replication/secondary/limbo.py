@@ -14,6 +14,7 @@ from replication.secondary.index import Key, Row
 from replication.secondary.metadata import dress_directory
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError
+from replication.secondary.syscalls import list_directory
 from replication.secondary.tree import LostDirectory
 
 _AT_ONCE = 1_000  # objects in one transaction: others wait for the lock meanwhile
@@ -100,8 +101,8 @@ def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
     """Nothing of ours is left in it; what is left is not ours."""
     base = b".seamark/limbo/" + limbo_name(row) + b"/"
     if fd is not None:
-        for name in os.listdir(fd):
-            agent.namespace.displacer.displace_from(fd, os.fsencode(name), base + os.fsencode(name))
+        for name in list_directory(fd):
+            agent.namespace.displacer.displace_from(fd, name, base + name)
         os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)

@@ -12,7 +12,7 @@ from replication.secondary.index import Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.owner import boot_id, free_bytes
-from replication.secondary.syscalls import syncfs
+from replication.secondary.syscalls import list_directory, syncfs
 from replication.secondary.tree import LostDirectory
 
 
@@ -118,7 +118,7 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
         except LostDirectory:
             yield ["{}".format(directory), "the directory is not there"]
             continue
-        real = {os.fsencode(n) for n in os.listdir(fd)}
+        real = set(list_directory(fd))
         real.discard(layout.HIDDEN) if directory == layout.ROOT_ID else None
         for name, inode in agent.index.entries_of(directory, -1).items():
             row = agent.index.inode_by_id(inode)
@@ -160,7 +160,7 @@ def _compare(row: Row, fd: int, name: bytes, there: bool) -> Optional[str]:
 
 
 def _limbo_differences(agent: Agent) -> Iterator[List[str]]:
-    real = set(os.listdir(agent.tree.limbo_fd))
+    real = {name.decode() for name in list_directory(agent.tree.limbo_fd)}
     for t in agent.index.db.execute(sql.IN_LIMBO, (1 << 62, -1)):
         name = limbo_name(Row(*t)).decode()
         if name not in real:

@@ -42,6 +42,7 @@ SCHEMA = (
         parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL,
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
+    "CREATE INDEX IF NOT EXISTS inode_dirty ON inode(id) WHERE dirty <> 0",
     "CREATE INDEX IF NOT EXISTS inode_limbo ON inode(limbo) WHERE limbo IS NOT NULL",
 )
 

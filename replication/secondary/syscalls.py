@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import NoReturn
+from typing import List, NoReturn
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NOREPLACE = 1
@@ -65,3 +65,15 @@ def syncfs(fd: int) -> None:
         os.sync()
     elif _syncfs(fd):
         _raise(b"(syncfs)")
+
+
+def list_directory(fd: int) -> List[bytes]:
+    """Names in a directory that may have been open for long. Raises OSError.
+
+    By a new descriptor: on btrfs one sees only the names there were when it was opened or last rewound.
+    """
+    fresh = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fresh)]
+    finally:
+        os.close(fresh)

@@ -15,6 +15,7 @@ from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.receiver import Staged, place
+from replication.secondary.syscalls import list_directory
 
 _READ = 1 << 20
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
@@ -62,9 +63,9 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
-    prefix = gfid.hex() + "."
-    for name in os.listdir(agent.tree.staging_fd):
-        if name.startswith(prefix) and name.encode() != keep:
+    prefix = gfid.hex().encode() + b"."
+    for name in list_directory(agent.tree.staging_fd):
+        if name.startswith(prefix) and name != keep:
             try:
                 os.unlink(name, dir_fd=agent.tree.staging_fd)
             except OSError:

@@ -370,7 +370,8 @@ class Tree(RuleBasedStateMachine):
         self.stamp += 1
         found = differences(self.a, self.b)
         assert found == "", found + repr(self.client.check())
-        assert self.client.check() == []
+        wrong = self.client.check()
+        assert wrong == [], wrong
         found = self.client.stat()
         assert (found["limbo"], found["dirty"], found["displaced"]) == (0, 0, 0)
         assert found["inodes"] == len(paths)
