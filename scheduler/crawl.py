@@ -23,6 +23,7 @@ from replication.volume.handle import open_beneath
 from replication.volume.identity import ROOT_GFID, identify
 from scheduler.batches import open_batch
 from scheduler.epoch import start_over
+from scheduler.retry import send_again
 from tasks.canvas import mark_signature
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import data_units, send_metadata_now
@@ -39,6 +40,7 @@ BATCH_RECORDS = 20_000
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
+_DIRTY_EVERY_S = 5
 _NEVER = 2**63 - 1  # ns
 _GAP = "gap in the changelog"
 
@@ -225,6 +227,11 @@ class Crawler:
         """Nothing is under way: time goes on, and what lost its last name for good is deleted."""
         last = self.ctx.store.last_closed()
         if last is None or last.state is State.GAP or not self._nothing_since(last):
+            return
+        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "dirty") and (forgotten := self._still_dirty()):
+            # Nobody is at it, and no record will come for it: a unit was lost together with its worker.
+            log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
+            send_again(self.ctx, self.epoch, forgotten)
             return
         brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
         if not self.ctx.ledger.limbo():

@@ -47,6 +47,12 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
         items.append(FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
     if gone:
         ctx.progress.record([], gone)
+    send_again(ctx, epoch, items)
+    return len(items)
+
+
+def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:
+    """A batch of its own for these files. Raises StaleFence, OutOfOrder."""
     units = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
         for n, (engine, members) in enumerate(cut(items, "stream"))
@@ -55,7 +61,6 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
         now = time.time_ns()
         manifest = {"kind": "retry", "start_ns": now, "end_ns": now}
         open_batch(ctx, epoch, ctx.ledger.standing(epoch), manifest, units, {})
-    return len(items)
 
 
 def _look_again(ctx: Context, failures: list[Failure]) -> int:
