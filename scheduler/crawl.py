@@ -234,6 +234,7 @@ class Crawler:
             send_again(self.ctx, self.epoch, forgotten)
             return
         brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
+        self.ctx.publish_mark(self.epoch, brick)
         if not self.ctx.ledger.limbo():
             return
         left = self.ctx.secondary(self.epoch).client.limbo_left(brick.front_ns)

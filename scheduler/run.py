@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
+from replication.remote.command import close_shared_connection
 from replication.errors import ExitCode, LockedError, SeamarkError
 from replication.session import Session, SessionDir, SshSettings
 from scheduler import services
@@ -191,8 +192,7 @@ class Run:
     def _stop(self, ctx: Context, *, idle: bool) -> None:
         self.supervisor.stop(self.logs.relay, idle=idle)
         self.logs.relay()
-        with contextlib.suppress(SeamarkError, OSError):
-            ctx.keep_mark()
+        close_shared_connection(ctx.target, ctx.options)
 
     # ---- watching
 

@@ -25,17 +25,19 @@ from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.session import Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
-from replication.volume.stime import store_mark
+from replication.volume.stime import mark_name, mark_text, store_mark
 from tasks.app import app
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from replication.progress import Brick
     from replication.remote.link import Link
 
 # Above this round trip a link counts as thin: compressing costs less than sending.
 _THIN_S = 0.01
+_PUBLISH_EVERY_S = 30
 
 
 class Connection(NamedTuple):
@@ -144,10 +146,16 @@ class Context:
         except redis.RedisError:
             return None
 
-    def keep_mark(self) -> None:
-        """Write the mark to the volume's root now."""
-        brick = self.progress.brick()
-        store_mark(self.volume.root_fd, self.session.id, brick)
+    def publish_mark(self, epoch: int, brick: Brick) -> None:
+        """Write the mark to both roots: seldom, since it is a write to the primary.
+
+        The same on both, so that a comparison of the two sees no difference.
+        """
+        if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime"):
+            return
+        text = mark_text(brick)
+        self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
+        store_mark(self.volume.root_fd, self.session.id, text)
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

@@ -52,7 +52,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):
             return DONE
         work.ctx.ledger.count(
-            scanned=walk.names, entries=sum(found.counts.values()), files_found=len(found.needs),
+            scanned=walk.names, entries=sum(found.counts.values()) + len(found.needs), files_found=len(found.needs),
             bytes_found=sum(item.size for item in found.needs),
         )  # fmt: skip
         work.outcome = (

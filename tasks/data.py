@@ -138,8 +138,9 @@ def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:
 
     connection = work.ctx.secondary(work.epoch)
     return send(
-        items, work.ctx.volume, connection.client, connection.target, connection.options, alive=work.alive
-    )
+        items, work.ctx.volume, connection.client, connection.target, connection.options,
+        compress=connection.thin, alive=work.alive,
+    )  # fmt: skip
 
 
 def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
@@ -147,5 +148,6 @@ def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
 
     connection = work.ctx.secondary(work.epoch)
     return send(
-        items, work.ctx.volume, connection.client, connection.target, connection.options, alive=work.alive
-    )
+        items, work.ctx.volume, connection.client, connection.target, connection.options,
+        compress=connection.thin, alive=work.alive,
+    )  # fmt: skip

@@ -44,7 +44,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         items = encode_items(findings.needs).hex() if findings.needs else ""
         text = json.dumps({"needs": items, "meta": encode_dirs(findings.meta), "more": more})
         work.ctx.ledger.put_found(batch, unit, text)
-        work.ctx.ledger.count(scanned=findings.names, entries=sum(findings.counts.values()))
+        work.ctx.ledger.count(
+            scanned=findings.names, entries=sum(findings.counts.values()) + len(findings.needs)
+        )
         work.outcome = f"{findings.names} names, {findings.counts}, {len(findings.needs)} files need data"
     return work.outcome
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.pace import scan_interval
 from replication.progress import Failure
-from replication.volume.stime import store_mark
 from tasks.app import app
 from tasks.canvas import tick_signature
 from tasks.unit import Unit, working
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from tasks.ledger import OpenBatch
 
 log = logging.getLogger("seamark.mark")
-_XATTR_EVERY_S = 30
 _RETAIN_EVERY_S = 10
 
 
@@ -52,9 +50,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
-        # Seldom: it is a write to the primary.
-        if ledger.once_in(_XATTR_EVERY_S, "stime"):
-            store_mark(work.ctx.volume.root_fd, work.ctx.session.id, brick)
+        work.ctx.publish_mark(epoch, brick)
         tick_signature(session).apply_async()
         work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
     return work.outcome

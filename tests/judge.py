@@ -8,8 +8,7 @@ import subprocess
 
 RSYNC = ("rsync", "-naHAXSi", "--delete", "--checksum", "--numeric-ids")
 _MTREE_KEYS = "type,mode,uid,gid,size,link,time,nlink,sha256,device"
-# Our own marks on the roots are no part of the replica; rsync sees none of them with this filter.
-_NOT_OURS = ("--filter=-x trusted.seamark.*", "--filter=-x user.seamark.*", "--exclude=/.seamark")
+_NOT_OURS = ("--exclude=/.seamark",)
 
 
 def rsync_differences(primary, secondary) -> list[str]:

@@ -60,8 +60,11 @@ def _is_counted(fd: int, evidence: object) -> bool:
     _syncfs(fd)
     before = evidence(fd)
     os.setxattr(fd, _PROBE, os.urandom(8))
-    _syncfs(fd)
-    return bool(before != evidence(fd))
+    try:
+        _syncfs(fd)
+        return bool(before != evidence(fd))
+    finally:
+        os.removexattr(fd, _PROBE)
 
 
 def _syncfs(fd: int) -> None:

@@ -12,6 +12,7 @@ from replication.secondary.index import Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.owner import boot_id, free_bytes
+from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import list_directory, syncfs
 from replication.secondary.tree import LostDirectory
 
@@ -84,6 +85,21 @@ def end_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 agent.index.set_meta("state", "ok")
                 agent.index.db.execute(sql.DROP_INDEX_INO)
     return {"rebuilding": agent.rebuilding}
+
+
+def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Keep the session's mark on the root, as the primary does on its own: it says how old this copy is."""
+    name = str(request["name"])
+    if not name.startswith("seamark.") or "/" in name:
+        raise AgentError("protocol", "not a name of ours")
+    with agent.transaction():
+        for space in ("trusted.", "user."):
+            try:
+                os.setxattr(agent.tree.root_fd, space + name, str(request["text"]).encode())
+                return {"space": space}
+            except OSError:
+                continue
+    return {"space": None}
 
 
 def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:

@@ -42,6 +42,7 @@ OPERATIONS: Dict[str, Operation] = {
     "end_crawl": _plain(lookups.end_crawl),
     "purge": _plain(limbo.purge),
     "sync": _plain(lookups.sync),
+    "mark": _plain(lookups.mark),
 }
 
 

@@ -1,4 +1,4 @@
-"""The mark on the volume itself, so that it travels with the data."""
+"""The mark on the roots themselves, so that it travels with the data."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from replication.progress import Brick
 
+SPACES = ("trusted.", "user.")  # trusted.* where allowed
 
-def store_mark(root_fd: int, session_id: str, brick: Brick) -> None:
-    """Write the mark as an xattr of the root: trusted.* where allowed, else user.*.
 
-    A file system that has neither, or a read-only one, carries none: the durable truth is the progress database.
+def mark_name(session_id: str) -> str:
+    """The xattr's name, without its namespace."""
+    return f"seamark.{session_id}.stime"
+
+
+def mark_text(brick: Brick) -> str:
+    """What the xattr says: JSON."""
+    return json.dumps(
+        {"stime_ns": brick.stime_ns, "front": brick.front, "epoch": brick.epoch, "written": int(time.time())}
+    )
+
+
+def store_mark(root_fd: int, session_id: str, text: str) -> None:
+    """Write the mark as an xattr of the primary's root.
+
+    A file system that takes neither namespace, or a read-only one, carries none: the durable truth is
+    the progress database.
     """
-    mark = {
-        "stime_ns": brick.stime_ns,
-        "front": brick.front,
-        "epoch": brick.epoch,
-        "written": int(time.time()),
-    }
-    text = json.dumps(mark).encode()
-    for space in ("trusted", "user"):
+    for space in SPACES:
         with contextlib.suppress(OSError):
-            os.setxattr(root_fd, f"{space}.seamark.{session_id}.stime", text)
+            os.setxattr(root_fd, space + mark_name(session_id), text.encode())
             return
