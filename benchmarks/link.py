@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Over a long link (100 ms round trip, 200 Mbit/s): 5,000 small files, and a comparison with nothing to do.
+
+The link is an emulator of two network namespaces, a script with the commands up DELAY_MS RATE_MBIT QUEUE_KB
+and down, which writes a.pid and b.pid into the directory WAN: --emulator or SEAMARK_WAN names it. Needs root. Rows: small, compare.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from common import (
+    Lab,
+    Report,
+    Row,
+    Series,
+    arguments,
+    frozen,
+    ratio,
+    settle,
+    small_files,
+    wanted,
+    when_identical,
+)  # fmt: skip
+from nothing import compare
+
+from tests.sshd import SshServer
+
+DELAY_MS, RATE_MBIT, QUEUE_KB = 50, 200, 2500
+FAR = "10.99.0.2"
+
+
+class FarServer(SshServer):
+    """An sshd on the far side of the link."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, ListenAddress=FAR)
+
+    def trust(self) -> None:
+        self.host = FAR
+        super().trust()
+
+    def start(self) -> None:
+        """This process enters the far side's namespace for a moment, and what it starts there stays."""
+        here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        there = os.open(f"/proc/{_holder('b')}/ns/net", os.O_RDONLY)
+        try:
+            _enter(there)
+            super().start()
+        finally:
+            _enter(here)
+            os.close(here)
+            os.close(there)
+
+
+def _holder(side: str) -> str:
+    """The process that holds the namespace of a side."""
+    return Path(os.environ["WAN"], f"{side}.pid").read_text().strip()
+
+
+def _enter(namespace: int) -> None:
+    """setns(2); Python has it since 3.12."""
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def small(lab: Lab, runs: int, files: int) -> Row:
+    """Files moved into a running session, against rsync on a connection that is open already."""
+    ours, peer = Series("seamark, a running session"), Series("rsync -aHAX, ControlMaster")
+    primary, secondary, state = lab.fresh("primary"), lab.fresh("secondary"), lab.fresh("state")
+    master = lab.ssh(master=True)
+    with lab.seamark(primary, secondary, state) as run:
+        run.wait_for(lambda: run.status.get("phase") == "idle", "idle")
+        for turn in range(runs):
+            source = small_files(lab.fresh("tree", make=False), files, files // 100, seed=turn)
+            with frozen(run):
+                copy = lab.fresh("copy")
+                peer.values.append(lab.rsync(source, copy, ssh=master))
+                shutil.rmtree(copy)
+            settle(run)
+            here, there = primary / f"tree{turn}", secondary / f"tree{turn}"
+            began = time.monotonic()
+            os.rename(source, here)
+            ours.values.append(when_identical(here, there) - began)
+            settle(run)
+        run.stop()
+    run.close()
+    row = Row(
+        f"{files} files of 1-4 KiB over the long link", ">= 3 times rsync with ControlMaster", [ours, peer]
+    )
+    row.verdict = ratio(ours, peer)
+    return row
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--emulator", default=os.environ.get("SEAMARK_WAN"), help="the script (or SEAMARK_WAN)"
+    )
+    parser.add_argument("--files", type=int, default=5_000)
+    parser.add_argument("--compare-files", type=int, default=100_000)
+    options = parser.parse_args()
+    if not options.emulator:
+        parser.error("name the emulator of the link: --emulator FILE or SEAMARK_WAN")
+    report = Report(options.json)
+    wan = os.path.abspath(options.emulator)
+    directory = Path(options.base or "/tmp", f"seamark-link-{os.getpid()}")
+    os.environ["WAN"] = str(directory / "wan")
+    subprocess.run(
+        [wan, "up", str(DELAY_MS), str(RATE_MBIT), str(QUEUE_KB)], check=True, stdout=subprocess.DEVNULL
+    )
+    try:
+        place = Lab(options.base, FarServer(directory / "sshd"), ("nsenter", "-n", "-t", _holder("a")))
+        try:
+            if wanted(options, "small"):
+                report.add(small(place, options.runs, options.files))
+            if wanted(options, "compare"):
+                report.add(
+                    compare(
+                        place, options.runs, options.compare_files, ssh=True, reach=">= 10 times rsync -an"
+                    )
+                )
+        finally:
+            place.close()
+    finally:
+        subprocess.run([wan, "down"], check=False)
+        shutil.rmtree(directory, ignore_errors=True)
+        report.write()
+
+
+if __name__ == "__main__":
+    main()
