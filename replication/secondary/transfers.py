@@ -87,15 +87,25 @@ def _under_way(agent: Agent, gfid: bytes) -> Transfer:
 
 def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
     """A piece. What is never written stays a hole."""
-    transfer = _under_way(agent, gfid_of(request["gfid"]))
+    gfid = gfid_of(request["gfid"])
+    transfer = _under_way(agent, gfid)
     content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
     offset = int(request["offset"])
     if offset < 0 or offset + len(content) > transfer.size:
         raise AgentError("protocol", "a piece beyond the end of its file")
-    while content:
-        written = os.pwrite(transfer.fd, content, offset)
-        content = content[written:]
-        offset += written
+    try:
+        while content:
+            written = os.pwrite(transfer.fd, content, offset)
+            content = content[written:]
+            offset += written
+    except OSError:
+        # Pieces behind this one are on their way already, and the size says where to resume: they must not
+        # be written behind a hole. They are refused, and this piece comes again.
+        try:
+            os.ftruncate(transfer.fd, offset)
+        finally:
+            _drop(agent, gfid)
+        raise
     return {}
 
 

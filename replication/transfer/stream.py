@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import zlib
 from collections import deque
 from hashlib import blake2b
@@ -178,7 +179,9 @@ class StreamSender:
 
     def _send_large(self, item: FileItem, fd: int, stat: Stat) -> None:
         gfid = item.gfid.hex()
-        version = f"{stat.ino:x}-{stat.ctime_ns:x}-{stat.size:x}"
+        # A change could still hide behind a young ctime: what was sent of that is not gone on with.
+        since = settled(stat.ctime_ns) or time.time_ns()
+        version = f"{stat.ino:x}-{since:x}-{stat.size:x}"
         offset = self._client.call("file_begin", gfid=gfid, size=stat.size, version=version).header["offset"]
         pieces: deque[Future[Any]] = deque()
         sent = 0
