@@ -46,8 +46,9 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         packed = work.payload()
         if packed is None:
             return DONE
-        items = decode_items(packed)
-        results = send(work, items)
+        asked = decode_items(packed)
+        items, results = _still_wanted(work, asked)
+        results += send(work, items) if items else []
         results = _look_elsewhere(work, items, results, send)
         _look_again(work, items, results)
         stuck = next((r for r in results if r.status == "error" and r.code in _WHOLE_UNIT), None)
@@ -66,15 +67,30 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         if not work.finish(boot=boot, failures=failures, resolved=resolved):
             return DONE
         amount = sum(r.bytes_sent for r in results)
-        sizes = sum(item.size for item in items)
         work.ctx.ledger.count(
-            files=len(items) - len(failures),
+            files=len(results) - len(failures),
             bytes_sent=amount,
-            bytes=sizes,
+            bytes=sum(item.size for item in asked),
             vanished=_count(results, "vanished"),
         )
-        work.outcome = f"{len(items)} files, {amount} bytes sent, {len(failures)} failed"
+        work.outcome = f"{len(items)} of {len(asked)} files, {amount} bytes sent, {len(failures)} failed"
     return work.outcome
+
+
+def _still_wanted(work: Unit, items: list[FileItem]) -> tuple[list[FileItem], list[ItemResult]]:
+    """What has to be sent still, and results of what has not.
+
+    A file that changes all the time is asked for by many units; whichever comes first sends what it is by
+    now, on behalf of all of them.
+    """
+    wanted = work.ctx.secondary(work.epoch).client.wanted(item.gfid for item in items)
+    todo, done = [], []
+    for item, ticket in zip(items, wanted, strict=True):
+        if ticket > 0:
+            todo.append(item._replace(ticket=max(ticket, item.ticket)))
+        else:
+            done.append(ItemResult(item.gfid, "ok" if ticket == 0 else "vanished"))
+    return todo, done
 
 
 def _count(results: list[ItemResult], status: str) -> int:

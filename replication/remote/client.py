@@ -258,12 +258,16 @@ class SecondaryClient:
     # ---- operations
 
     def hello(
-        self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False
+        self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
+        dry: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar."""
+        """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
+
+        ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
+        """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
-            adopt=adopt, create=create, read_only=read_only,
+            adopt=adopt, create=create, read_only=read_only, dry=dry,
         ).header  # fmt: skip
 
     def submit_observe(
@@ -327,6 +331,11 @@ class SecondaryClient:
         """Current paths of each gfid on the secondary, relative to its root."""
         found = self.call("names", gfids=[g.hex() for g in gfids]).header["names"]
         return {bytes.fromhex(g): [os.fsencode(p) for p in paths] for g, paths in found}
+
+    def wanted(self, gfids: Iterable[bytes]) -> list[int]:
+        """The number of the look that wants each file's content: 0 nothing is wanted, -1 it is unknown."""
+        found: list[int] = self.call("wanted", gfids=[g.hex() for g in gfids]).header["wanted"]
+        return found
 
     def unlist(self, gfids: Iterable[bytes]) -> None:
         """Have these directories listed completely again."""

@@ -22,13 +22,13 @@ class Row:
 
     __slots__ = (
         "id", "gfid", "mode", "uid", "gid", "size", "mtime", "atime", "rdev", "ino", "dirty", "pino",
-        "pctime", "listed", "digest", "limbo", "gen", "new", "changed",
+        "pctime", "listed", "digest", "limbo", "gen", "got", "new", "changed",
     )  # fmt: skip
 
     def __init__(
         self, id_: int, gfid: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, atime: int, rdev: int,
         ino: int = 0, dirty: int = 0, pino: int = 0, pctime: int = 0, listed: int = 0,
-        digest: Optional[bytes] = None, limbo: Optional[int] = None, gen: int = 0,
+        digest: Optional[bytes] = None, limbo: Optional[int] = None, gen: int = 0, got: int = 0,
     ) -> None:  # fmt: skip
         self.id = id_
         self.gfid = gfid
@@ -47,6 +47,7 @@ class Row:
         self.digest = digest
         self.limbo = limbo
         self.gen = gen
+        self.got = got
         self.new = False
         self.changed = False
 
@@ -58,16 +59,30 @@ class Row:
     def is_file(self) -> bool:
         return stat.S_ISREG(self.mode)
 
+    def takes(self, ticket: int) -> bool:
+        """Whether content that was read for the look of this number is wanted here (0: read for any).
+
+        Nothing may be wanted any more: a twin was first. Or what came meanwhile was read for a later look,
+        and must not be replaced by this.
+        """
+        return bool(self.dirty) and (not ticket or ticket >= self.got)
+
+    def took(self, ticket: int) -> None:
+        """Such content is here now. It stays wanted while a later look asked for it."""
+        if not ticket or ticket >= self.dirty:
+            self.dirty = 0
+        self.got = max(self.got, ticket)
+
     def insert_values(self) -> Tuple[Any, ...]:
         return (
             self.id, self.gfid, self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
-            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen,
+            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.got,
         )  # fmt: skip
 
     def update_values(self) -> Tuple[Any, ...]:
         return (
             self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
-            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.id,
+            self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.got, self.id,
         )  # fmt: skip
 
 

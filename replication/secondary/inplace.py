@@ -152,8 +152,7 @@ def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -
         rows = agent.index.inodes(item.gfid for item in items)
         for item in items:
             row = rows[item.gfid]
-            if item.answers(row.dirty):
-                row.dirty = 0
+            row.took(item.ticket)
             row.size = item.size
             row.gen = agent.index.meta["gen"]
             row.changed = True

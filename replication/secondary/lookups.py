@@ -37,6 +37,13 @@ def names(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return {"names": found}
 
 
+def wanted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """By which look each file's content is wanted: 0 it is not, -1 it is not known."""
+    gfids = [gfid_of(g) for g in request["gfids"]]
+    rows = agent.index.inodes(gfids)
+    return {"wanted": [rows[gfid].dirty if gfid in rows else -1 for gfid in gfids]}
+
+
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Files whose content is wanted. ``after`` is null or the ``next`` of the answer before."""
     agent.tree.begin()

@@ -61,10 +61,6 @@ class Item:
         self.extents = extents
         self.ticket = ticket  # of the look that this was read for; 0: whatever is wanted
 
-    def answers(self, wanted: int) -> bool:
-        """Whether this was read for the look that wanted it (``wanted``: a row's `dirty`), or a later one."""
-        return bool(wanted) and (not self.ticket or self.ticket >= wanted)
-
 
 def replicated(name: str, powers: Powers) -> bool:
     """Whether an attribute is the primary's to decide."""

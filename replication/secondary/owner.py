@@ -48,6 +48,8 @@ def hello(
     if request.get("protocol") != VERSION:
         raise AgentError("protocol", "this agent speaks protocol {}".format(VERSION))
     read_only = bool(request.get("read_only"))
+    if request.get("dry") and not os.path.lexists(root) and os.path.isdir(os.path.dirname(root)):
+        return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
     owner = _read_owner(root_fd)
     _check_owner(root_fd, owner, request)

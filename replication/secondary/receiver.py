@@ -137,8 +137,7 @@ def _write_extents(fd: int, item: Item, content: memoryview) -> None:
 def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
     """Give staged files their names, in one transaction. Returns how many it were.
 
-    What nobody waits for any more is left out: a twin was first, or a later look wants later content,
-    and what was read for this one must not replace that.
+    What nobody waits for any more is left out (Row.takes).
     """
     if not staged:
         return 0
@@ -152,7 +151,7 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             keys = names.get(row.id, []) if row is not None else []
             if row is None or not row.is_file or (not keys and not row.ino):
                 errors.append([file.item.gfid.hex(), "not-found", "no name for it here any more"])
-            elif file.item.answers(row.dirty):
+            elif row.takes(file.item.ticket):
                 ready.append((file, row, keys))
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
         parents: Set[int] = set()
@@ -179,7 +178,7 @@ def _record(agent: Agent, row: Row, file: Staged) -> None:
     row.mode, row.uid, row.gid = item.mode, item.uid, item.gid
     row.size, row.mtime, row.atime = item.size, item.mtime, item.atime
     row.ino = file.ino
-    row.dirty = 0
+    row.took(item.ticket)
     row.pino, row.pctime = item.ino, item.ctime
     row.gen = agent.index.meta["gen"]
     row.changed = True

@@ -35,6 +35,7 @@ OPERATIONS: Dict[str, Operation] = {
     "commit": _plain(inplace.commit),
     "names": _plain(lookups.names),
     "dirty": _plain(lookups.dirty),
+    "wanted": _plain(lookups.wanted),
     "unlist": _plain(lookups.unlist),
     "stat": _plain(lookups.statistics),
     "check": _plain(lookups.check),

@@ -11,6 +11,7 @@ inode   one row per gfid that is on the secondary, or wanted there.
         listed   1: a complete listing of this directory was applied
         digest   of a directory's names and versions (digests.py); NULL: not computed
         limbo    NULL, or the stamp after which an inode without a name may be purged
+        got      number of the latest look whose content came
         gen      number of the `sync` after which its content came: what a power cut may have undone
 entry   which inode a name in a directory is. A directory is the child of one entry at most.
 meta    key/value: format, volume, epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
@@ -37,7 +38,8 @@ SCHEMA = (
         id INTEGER PRIMARY KEY, gfid BLOB NOT NULL UNIQUE, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
         gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, atime INTEGER NOT NULL,
         rdev INTEGER NOT NULL, ino INTEGER NOT NULL, dirty INTEGER NOT NULL, pino INTEGER NOT NULL,
-        pctime INTEGER NOT NULL, listed INTEGER NOT NULL, digest BLOB, limbo INTEGER, gen INTEGER NOT NULL)""",
+        pctime INTEGER NOT NULL, listed INTEGER NOT NULL, digest BLOB, limbo INTEGER, gen INTEGER NOT NULL,
+        got INTEGER NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS entry(
         parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL,
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
@@ -53,9 +55,7 @@ SEEN = """CREATE TEMP TABLE IF NOT EXISTS seen(
 META = "SELECT key, value FROM meta"
 SET_META = "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
 
-COLUMNS = (
-    "id, gfid, mode, uid, gid, size, mtime, atime, rdev, ino, dirty, pino, pctime, listed, digest, limbo, gen"
-)
+COLUMNS = "id, gfid, mode, uid, gid, size, mtime, atime, rdev, ino, dirty, pino, pctime, listed, digest, limbo, gen, got"
 _INODE = "SELECT " + COLUMNS + " FROM inode WHERE "
 CHUNK = 500  # values in one IN (…); SQLite before 3.32 allows 999
 _MARKS = ",".join("?" * CHUNK)
@@ -74,9 +74,9 @@ ADD_SEEN = "INSERT OR IGNORE INTO seen(parent, name) VALUES(?, ?)"
 IS_SEEN = "SELECT 1 FROM seen WHERE parent = ? AND name = ?"
 FORGET_SEEN = "DELETE FROM seen WHERE parent = ?"
 
-SAVE_INODE = "INSERT INTO inode(" + COLUMNS + ") VALUES(" + ",".join("?" * 17) + ")"
+SAVE_INODE = "INSERT INTO inode(" + COLUMNS + ") VALUES(" + ",".join("?" * 18) + ")"
 UPDATE_INODE = """UPDATE inode SET mode=?, uid=?, gid=?, size=?, mtime=?, atime=?, rdev=?, ino=?, dirty=?, pino=?,
-    pctime=?, listed=?, digest=?, limbo=?, gen=? WHERE id=?"""
+    pctime=?, listed=?, digest=?, limbo=?, gen=?, got=? WHERE id=?"""
 DROP_INODE = "DELETE FROM inode WHERE id = ?"
 SAVE_ENTRY = "INSERT OR REPLACE INTO entry(parent, name, inode) VALUES(?, ?, ?)"
 DROP_ENTRY = "DELETE FROM entry WHERE parent = ? AND name = ?"

@@ -54,7 +54,7 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             offset = 0
     except BlockingIOError:
         os.close(fd)
-        raise AgentError("io", "another connection is sending this file") from None
+        raise AgentError("busy", "another connection is sending this file") from None
     except BaseException:
         os.close(fd)
         raise
@@ -205,9 +205,9 @@ def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List
             if row is None or row.ino != item.extents[0][0]:
                 differ.append(item.gfid.hex())
                 continue
-            if row.dirty and not item.answers(row.dirty):
+            if row.dirty and not row.takes(item.ticket):
                 continue
-            row.dirty = 0
+            row.took(item.ticket)
             row.size = item.size
             row.gen = agent.index.meta["gen"]
             row.changed = True

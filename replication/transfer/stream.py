@@ -15,6 +15,7 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from replication.remote.client import SecondaryError
 from replication.transfer.item import FileItem, ItemResult
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath, stat_at
@@ -31,6 +32,7 @@ SMALL = 1 << 20  # bytes; below, whole files travel together in one frame
 _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
 _PIECE = 1 << 19  # bytes of a large file in one frame
+_BUSY_S = 0.2  # between asking whether another worker is done with a file
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -177,12 +179,27 @@ class StreamSender:
             self._results += [_result(gfid, failed.get(gfid), was) for gfid, was in sent.items()]
             self._progress(len(sent), sum(was.size for was in sent.values()))
 
+    def _begin_large(self, gfid: str, size: int, version: str) -> int:
+        """Where to start. Waits while another worker sends the same file. Raises SecondaryError."""
+        while True:
+            try:
+                offset: int = self._client.call("file_begin", gfid=gfid, size=size, version=version).header[
+                    "offset"
+                ]
+            except SecondaryError as error:
+                if error.code != "busy":
+                    raise
+            else:
+                return offset
+            self._progress(0, 0)
+            time.sleep(_BUSY_S)
+
     def _send_large(self, item: FileItem, fd: int, stat: Stat) -> None:
         gfid = item.gfid.hex()
         # A change could still hide behind a young ctime: what was sent of that is not gone on with.
         since = settled(stat.ctime_ns) or time.time_ns()
         version = f"{stat.ino:x}-{since:x}-{stat.size:x}"
-        offset = self._client.call("file_begin", gfid=gfid, size=stat.size, version=version).header["offset"]
+        offset = self._begin_large(gfid, stat.size, version)
         pieces: deque[Future[Any]] = deque()
         sent = 0
         for start, piece in _pieces(fd, offset, stat.size):
