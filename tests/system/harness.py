@@ -129,6 +129,12 @@ class SeamarkRun:
         (path,) = self.state.glob("sessions/*/broker")
         return connect(path.read_text().strip())
 
+    def counters(self):
+        """The live counters of the ledger: files, bytes, bytes_sent, …."""
+        with self.redis() as client:
+            (key,) = client.keys("seamark:*:counters")
+            return {name.decode(): int(value) for name, value in client.hgetall(key).items()}
+
     def stop(self, number=signal.SIGTERM, timeout=40):
         """Ask it to end; its exit code. Nothing of it may be left behind."""
         below = self.children()
