@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 from replication.secondary import faults, layout
 from replication.secondary.index import Index, Key, Row
@@ -125,11 +125,6 @@ class Agent:
         if missing:
             rows.update(self.index.inodes_by_id(missing))
         return {i: rows[i].gfid.hex() for i in ids if i in rows}
-
-    def sound(self, text: Optional[str]) -> None:
-        """A note for the log of whoever started us."""
-        if text:
-            os.write(2, (text + "\n").encode("utf-8", "replace"))
 
     def close(self) -> None:
         """Leave nothing of this process behind."""

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
+from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.owner import boot_id, free_bytes
@@ -191,9 +191,3 @@ def _limbo_differences(agent: Agent) -> Iterator[List[str]]:
         real.discard(name)
     for name in sorted(real):
         yield [name, "in limbo, not in the index"]
-
-
-def key_of(agent: Agent, row: Row) -> Optional[Key]:
-    """One name of an inode; None in limbo."""
-    found = agent.index.names_of(row.id)
-    return found[0] if found else None

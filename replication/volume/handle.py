@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BASIC_AND_BTIME = 0xFFF

@@ -8,7 +8,6 @@ root of a volume is always ROOT_GFID, as on Gluster.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from hashlib import blake2b
 
@@ -46,8 +45,3 @@ def identify(dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
 def identify_fd(fd: int) -> tuple[bytes, Stat]:
     """gfid and stat of an open descriptor. Raises OSError."""
     return identify(fd, b"")
-
-
-def is_root(fd: int, root_fd: int) -> bool:
-    """Whether two descriptors mean the same object."""
-    return os.path.sameopenfile(fd, root_fd)
