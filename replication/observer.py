@@ -20,7 +20,7 @@ from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID, identify_fd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from replication.remote.client import SecondaryClient
     from replication.volume.directory import DirectoryVolume
@@ -37,6 +37,7 @@ class Findings:
     meta: list[tuple[bytes, bytes]] = field(default_factory=list)  # (gfid, path)
     unlisted: list[tuple[bytes, bytes]] = field(default_factory=list)  # directories: (gfid, path)
     failures: list[Failure] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)  # keys of failures that are none any more
     names: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -61,8 +62,13 @@ class Observer:
         after: int | None = None,
         crawl: str | None = None,
         since_ns: int = 2**63 - 1,
+        failing: Collection[str] = (),
     ) -> None:
-        """``since_ns``: versions of files that changed later are not taken for what they say."""
+        """``since_ns``: versions of files that changed later are not taken for what they say.
+
+        ``failing``: keys of failures; those that turn out to be none any more are among the findings.
+        """
+        self._failing = failing
         self._volume = volume
         self._client = client
         self._position = position
@@ -85,9 +91,13 @@ class Observer:
         entries = []
         for name, change in names.items():
             try:
-                entries.append(self._volume.observe(dir_fd, name, change))
+                entry = self._volume.observe(dir_fd, name, change)
             except OSError as error:
                 self.fail("entry", os.path.join(path, name), error)
+                continue
+            entries.append(entry)
+            if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
+                self._resolve(os.path.join(path, name))
         # A changelog says D of a directory when something below it changed that it could not record.
         below = [e.inode.gfid for e in entries if e.inode and e.inode.is_dir and e.change is Change.DATA]
         if below:
@@ -118,7 +128,13 @@ class Observer:
                 (e.inode.gfid, os.path.join(path, e.name)) for e in entries if e.inode and e.inode.is_dir
             ]
             self._add(Listing(parent, entries, complete, start // PART_NAMES, last), path, at_once=not whole)
+        if complete:
+            self._resolve(path)
         return below
+
+    def _resolve(self, path: bytes) -> None:
+        if self._failing and (key := f"entry:{os.fsdecode(path)}") in self._failing:
+            self.findings.resolved.append(key)
 
     def _doubt(self, entry: Entry) -> Entry:
         if entry.inode is None or entry.inode.ctime_ns < self._since_ns:

@@ -247,6 +247,11 @@ class Progress:
             for s, g, p, c, e, t, f, n in rows
         ]
 
+    def failing(self, limit: int = 100_000) -> set[str]:
+        """Keys of what is on the failure list, the oldest first if there are more."""
+        rows = self._db.execute("SELECT key FROM failure ORDER BY first_ns LIMIT ?", (limit,))
+        return {key for (key,) in rows}
+
     def failure_count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM failure").fetchone()[0])
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
-from replication.errors import SeamarkError
 from replication.progress import encode_dirs
 from replication.transfer.item import FileItem
+from replication.volume.directory import VolumeError
 from replication.volume.handle import open_beneath
 from replication.volume.identity import ROOT_GFID, identify
 from scheduler.batches import open_batch
@@ -30,7 +30,6 @@ from tasks.metadata import data_units, send_metadata_now
 
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
-    from replication.progress import Brick
     from tasks.context import Context
     from tasks.ledger import OpenBatch, Standing
 
@@ -59,6 +58,7 @@ class Crawler:
         ledger = self.ctx.ledger
         if ledger.fence() != self.epoch:
             return start_over(self.ctx, self.epoch, "the ledger is gone")
+        self.ctx.volume.check_in_place()
         try:
             standing = ledger.standing(self.epoch)
             if standing.front > ledger.forgotten():
@@ -108,15 +108,12 @@ class Crawler:
         return self._go_on_with_hybrid(standing)
 
     def _refuse_emptied(self) -> None:
-        """A root that is empty where it was full is taken for a primary that is not there. Raises SeamarkError."""
+        """A root that is empty where it was full is taken for a primary that is not there. Raises VolumeError."""
         volume = self.ctx.volume
         if volume.names(volume.root_fd, is_root=True):
             return
         if self.brick.complete and (held := self.ctx.secondary(self.epoch).client.stat()["entries"]):
-            self.ctx.ledger.trouble(
-                "empty-primary", f"the primary is empty, but the secondary holds {held} names"
-            )
-            raise SeamarkError("the primary is empty where it was full: nothing is deleted")
+            raise VolumeError(f"the primary is empty, but the secondary holds {held} names")
 
     def _go_on_with_hybrid(self, standing: Standing) -> str:
         if standing.opened > self.ctx.ledger.forgotten():
@@ -134,7 +131,7 @@ class Crawler:
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
-        units, says = data_units(self._still_dirty(), self.ctx.session.sync_method, f"{brick.crawl}:")
+        units, says = data_units(self._still_dirty(), self.ctx.sync_method, f"{brick.crawl}:")
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
     def _still_dirty(self) -> list[FileItem]:

@@ -6,11 +6,11 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from replication.errors import ExitCode, SeamarkError
+from replication.errors import ExitCode
 from replication.remote.client import SecondaryError
 from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.identity import ROOT_GFID
-from scheduler.preflight import check_not_emptied, in_child
+from scheduler.preflight import check_not_emptied, in_child, refused
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from tasks.context import Context
 
@@ -26,7 +26,9 @@ _ASK_DIRS = 256
 
 def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnapshot], None]) -> int:
     """Compare the whole tree with what the secondary has, and report. Raises SeamarkError."""
-    found = in_child(lambda: _compare(Context(place, session)))
+    found = in_child(lambda: _look(Context(place, session, dry=True)))
+    if found["missing"]:
+        log.info("the secondary %s does not exist: it would be created", session.secondary)
     if found["new"]:
         log.info("the secondary %s is new: everything would be sent", session.secondary)
     else:
@@ -43,21 +45,25 @@ def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnaps
     return ExitCode.OK
 
 
+def _look(ctx: Context) -> dict[str, Any]:
+    try:
+        return _compare(ctx)
+    except SecondaryError as error:
+        raise refused(ctx.session, error) from None
+
+
 def _compare(ctx: Context) -> dict[str, Any]:
     """Walk the primary and compare digests; runs in a child, for ssh's threads."""
     with ctx.looking() as (client, hello):
         found: dict[str, Any] = {
             "new": hello["index"] == "new", "entries": hello["entries"], "directories": 0, "names": 0,
-            "different": 0, "examples": [],
+            "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
         volume = DirectoryVolume(os.fsencode(ctx.session.primary))
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:
             group = _summaries(volume, queue, found)
-            try:
-                differing = range(len(group)) if found["new"] else _differing(client, group)
-            except SecondaryError as error:
-                raise SeamarkError(f"secondary {ctx.session.secondary}: {error}") from None
+            differing = range(len(group)) if found["new"] else _differing(client, group)
             found["different"] += len(differing)
             for index in list(differing)[: 20 - len(found["examples"])]:
                 found["examples"].append(os.fsdecode(group[index][1]) or "/")

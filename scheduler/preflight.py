@@ -10,7 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from replication.errors import ExitCode, SeamarkError, UsageError
+from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
 from replication.remote.client import SecondaryError
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import identify_fd
@@ -47,26 +47,17 @@ def check_primary(session: Session) -> str:
     return identity
 
 
-def check_nesting(session: Session) -> None:
-    """Refuse a secondary inside of the primary, and the other way round. Raises UsageError."""
-    if ":" in session.secondary.split("/", 1)[0]:
-        return
-    primary, secondary = os.path.realpath(session.primary), os.path.realpath(session.secondary)
-    if primary == secondary:
-        raise UsageError("primary and secondary are the same directory")
-    for outer, inner, words in (
-        (primary, secondary, "the secondary is inside of the primary"),
-        (secondary, primary, "the primary is inside of the secondary"),
-    ):
-        if inner.startswith(outer.rstrip("/") + "/"):
-            raise UsageError(
-                f"{words} ({inner} in {outer}): choose directories that do not contain each other"
-            )
-
-
 def check_secondary(place: SessionDir, session: Session, *, look_only: bool) -> dict[str, Any]:
     """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError."""
-    return in_child(lambda: _hello(Context(place, session), look_only=look_only))
+    hello = in_child(lambda: _hello(Context(place, session), look_only=look_only))
+    where = f"secondary {session.secondary}"
+    if not hello["fs"]["writable"]:
+        raise TemporaryError(f"{where}: Read-only file system; mount it writable")
+    if session.sync_method in ("rsync", "tar") and not hello[session.sync_method]:
+        raise UsageError(
+            f"{where}: there is no {session.sync_method} on that host; install it there, or use --sync-method auto"
+        )
+    return hello
 
 
 def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
@@ -84,12 +75,15 @@ def _hello(ctx: Context, *, look_only: bool) -> dict[str, Any]:
         with ctx.looking(create=not look_only) as (_, hello):
             return hello
     except SecondaryError as error:
-        words = str(error)
-        if error.code == "not-empty":
-            words += "; give --adopt to take it over: what is right there is kept, and not sent again"
-        raise SeamarkError(
-            f"secondary {ctx.session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR)
-        ) from None
+        raise refused(ctx.session, error) from None
+
+
+def refused(session: Session, error: SecondaryError) -> SeamarkError:
+    """What the secondary refused, as a person is told."""
+    words = str(error)
+    if error.code == "not-empty":
+        words += "; give --adopt to take it over: what is right there is kept, and not sent again"
+    return SeamarkError(f"secondary {session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR))
 
 
 def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -69,8 +69,10 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
         return 0
     for failure in failures:
         directory, name = os.path.split(failure.path or "")
+        # D of a directory has it listed again; of a file it says nothing new.
+        kinds = "EMD" if os.path.isdir(os.path.join(ctx.session.primary, failure.path or "")) else "EM"
         try:
-            agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds="EM")
+            agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
         except (AgentRefused, AgentUnreachable):
             return 0
     return len(failures)

@@ -20,7 +20,7 @@ from replication.session import Session, SessionDir, SshSettings
 from scheduler import services
 from scheduler.epoch import take_over
 from scheduler.logpipe import LogPipe
-from scheduler.preflight import check_nesting, check_not_emptied, check_primary, check_secondary
+from scheduler.preflight import check_not_emptied, check_primary, check_secondary
 from scheduler.redis_server import EmbeddedRedis
 from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
@@ -42,7 +42,6 @@ _LOOK_EVERY_S = 0.25
 def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
     """Replicate until told to stop, or with ``once`` until done. Returns an ExitCode; raises SeamarkError."""
     place, session = configure(options)
-    check_nesting(session)
     session = replace(session, root=check_primary(session))
     if options.dry_run:
         from scheduler.dry_run import dry_run
@@ -221,10 +220,12 @@ class Run:
             tick_signature(self.session.name).apply_async()
 
     def _refuse_takeover(self, ctx: Context) -> None:
-        """A secondary that another run serves under a later epoch is not ours any more."""
+        """A secondary that another run serves by now, or a primary that has gone, ends this run."""
         trouble = ctx.trouble()
-        if trouble is not None and trouble[0] in ("taken-over", "empty-primary"):
+        if trouble is not None and trouble[0] == "taken-over":
             raise LockedError(trouble[1])
+        if trouble is not None and trouble[0] == "primary-gone":
+            raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
 
     def _done(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""

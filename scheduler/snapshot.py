@@ -44,6 +44,7 @@ class ProgressSnapshot:
     files_total: int = 0  # known so far to need data, those done included
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_sent: int = 0  # of content that had to travel
     rate_bytes_s: float = 0.0
     files_s: float = 0.0
     eta_s: float | None = None  # None: not known

@@ -57,6 +57,7 @@ class Status:
             scanned=counters.get("scanned", 0),
             entries_done=counters.get("entries", 0),
             files_done=files, files_total=total_files, bytes_done=size, bytes_total=total_bytes,
+            bytes_sent=counters.get("bytes_sent", 0),
             rate_bytes_s=rate, files_s=files_rate,
             eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
             lag_s=self._lag(brick.complete, brick.stime_ns, pending[0].start_ns if pending else None, working=working),

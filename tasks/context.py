@@ -7,6 +7,7 @@ process id, and opened when it is first asked for.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -57,33 +58,43 @@ def _wrap(link: Link) -> SecondaryClient:
 _pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap)
 
 
-def ssh_options(place: SessionDir, session: Session) -> SshOptions:
-    """How this session's secondary is reached."""
-    place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
+def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
+    """How this session's secondary is reached. ``dry``: nothing is made here for it."""
+    if not dry:
+        place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
     return SshOptions(
         port=session.ssh.port,
         identity=Path(session.ssh.identity) if session.ssh.identity else None,
         accept_new_host_key=session.ssh.accept_new_host_key,
         known_hosts_file=place.known_hosts,
-        run_dir=place.ssh_run,
+        run_dir=None if dry else place.ssh_run,
     )
 
 
 class Context:
     """One session, as one process sees it."""
 
-    def __init__(self, place: SessionDir, session: Session) -> None:
+    def __init__(self, place: SessionDir, session: Session, *, dry: bool = False) -> None:
         self.place = place
         self.session = session
         self.target = parse_target(session.secondary)
-        self.options = ssh_options(place, session)
+        self.options = ssh_options(place, session, dry=dry)
+        self._dry = dry
         self._epoch = -1
         self._boot_id = ""
         self._thin = False
+        self._rsync = True
 
     @cached_property
     def volume(self) -> DirectoryVolume:
-        return DirectoryVolume(os.fsencode(self.session.primary))
+        return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
+
+    @property
+    def sync_method(self) -> str:
+        """The session's, but for auto where rsync is missing here or there: that goes by stream."""
+        if self.session.sync_method == "auto" and not self._rsync:
+            return "stream"
+        return self.session.sync_method
 
     @cached_property
     def progress(self) -> Progress:
@@ -118,6 +129,7 @@ class Context:
         client.ping()
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S
         self._epoch, self._boot_id = epoch, hello["boot_id"]
+        self._rsync = bool(hello["rsync"]) and shutil.which("rsync") is not None
         if hello["index"] != "ok":
             # Its index is new, or lost: whatever we believed to be there has to be looked at again.
             self.progress.expect_full_crawl()
@@ -133,7 +145,7 @@ class Context:
             client = _wrap(link)
             hello = client.hello(
                 session=self.session.id, volume=self.session.id, epoch=0, adopt=self.session.adopt,
-                create=create, read_only=True,
+                create=create, read_only=True, dry=self._dry,
             )  # fmt: skip
             yield client, hello
         finally:

@@ -44,7 +44,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             f"C:{unit[2:]}.{n}": encode_dirs(walk.queue[n::_SPLIT])
             for n in range(min(_SPLIT, len(walk.queue)))
         }
-        units, says = data_units(found.needs, work.ctx.session.sync_method, f"{unit}:")
+        units, says = data_units(found.needs, work.ctx.sync_method, f"{unit}:")
         work.ctx.progress.record(failures, [])
         # Durable before the ledger: a crawl that is interrupted goes on with these.
         work.ctx.progress.crawled(walk.crawl, unit, crawl_units)

@@ -62,7 +62,8 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
             if r.status == "error"
         ]
         good = [r for r in results if r.status != "error"]
-        resolved = [f"data:{r.gfid.hex()}" for r in good] if unit.startswith("R:") else []
+        failing = work.ctx.progress.failing()
+        resolved = [key for r in good if (key := f"data:{r.gfid.hex()}") in failing]
         boot = work.ctx.secondary(epoch).boot_id
         if not work.finish(boot=boot, failures=failures, resolved=resolved):
             return DONE

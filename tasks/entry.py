@@ -42,7 +42,8 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             return str(error)
         _report(work, findings)
         items = encode_items(findings.needs).hex() if findings.needs else ""
-        text = json.dumps({"needs": items, "meta": encode_dirs(findings.meta), "more": more})
+        meta = encode_dirs(findings.meta)
+        text = json.dumps({"needs": items, "meta": meta, "more": more, "resolved": findings.resolved})
         work.ctx.ledger.put_found(batch, unit, text)
         work.ctx.ledger.count(
             scanned=findings.names, entries=sum(findings.counts.values()) + len(findings.needs)
@@ -55,8 +56,9 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     """Look at this part; also what the next part has to do, None when there is none."""
     ctx = work.ctx
     observer = Observer(
-        ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"]
-    )
+        ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
+        failing=ctx.progress.failing(),
+    )  # fmt: skip
     queue = decode_dirs(todo["dirs"])
     at = todo["at"]
     if at is not None:

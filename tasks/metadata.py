@@ -35,12 +35,13 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
         failures = send_metadata(work, meta)
         if failures:
             work.ctx.progress.record(failures, [])
+        resolved = found["resolved"] + _resolved(work.ctx, meta, failures)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
-        units, says = data_units(items, work.ctx.session.sync_method, f"{unit}:")
+        units, says = data_units(items, work.ctx.sync_method, f"{unit}:")
         if found["more"]:
             following = f"E:{found['more']['segment']}:{found['more']['part']}"
             units[following] = json.dumps(found["more"]).encode()
-        if not work.finish(boot=connection.boot_id, found=units, says=says):
+        if not work.finish(boot=connection.boot_id, found=units, says=says, resolved=resolved):
             return DONE
         work.ctx.ledger.drop_found(batch, unit)
         work.ctx.ledger.count(files_found=len(items), bytes_found=sum(item.size for item in items))
@@ -48,6 +49,13 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
             _next_segment(work, int(unit.split(":")[1]))
         work.outcome = f"{len(meta)} objects, {len(failures)} failed; {len(items)} files to send"
     return work.outcome
+
+
+def _resolved(ctx: Context, meta: list[tuple[bytes, bytes]], failures: list[Failure]) -> list[str]:
+    """Keys of failures of metadata that are none any more."""
+    failing = ctx.progress.failing()
+    sent = {f"metadata:{gfid.hex()}" for gfid, _ in meta} if failing else set()
+    return sorted((sent & failing) - {failure.key for failure in failures})
 
 
 def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:

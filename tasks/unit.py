@@ -117,7 +117,7 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
             ctx.ledger.trouble(error.code, str(error))
     except SeamarkError as error:
         work.outcome = f"given back: {error.message}"
-        ctx.ledger.trouble("unreachable", error.message)
+        ctx.ledger.trouble(getattr(error, "code", "unreachable"), error.message)
         log.warning("%s batch %d %s: %s", session, batch, unit, error.message)
     except SoftTimeLimitExceeded:
         raise

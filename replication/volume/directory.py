@@ -37,6 +37,8 @@ _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class VolumeError(SeamarkError):
     """The primary is not there, or is not what it was."""
 
+    code = "primary-gone"
+
 
 class VanishedError(Exception):
     """The object asked for is no longer where it was, or no longer itself."""
@@ -54,7 +56,8 @@ class Summary(NamedTuple):
 class DirectoryVolume:
     """The primary directory. One per process; holds a descriptor of the root."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, identity: str = "") -> None:
+        """``identity``: of the root, as it was before; another directory in its place is refused."""
         self.root = os.path.realpath(root)
         try:
             self.root_fd = os.open(self.root, _O_DIR)
@@ -63,11 +66,26 @@ class DirectoryVolume:
                 f"primary {os.fsdecode(root)}: {error.strerror}; give a directory that exists and is readable",
                 ExitCode.NOT_FOUND if error.errno == errno.ENOENT else ExitCode.USAGE,
             ) from None
+        if identity and identify_fd(self.root_fd)[0].hex() != identity:
+            os.close(self.root_fd)
+            raise VolumeError(f"primary {os.fsdecode(root)} is not the directory that it was: is it mounted?")
         # O_NOATIME is for owners and CAP_FOWNER; without it reading is still right, it only leaves a trace.
         self._noatime = os.O_NOATIME
 
     def close(self) -> None:
         os.close(self.root_fd)
+
+    def check_in_place(self) -> None:
+        """Raises VolumeError when the path leads to another directory by now, or nowhere: unmounted, renamed."""
+        mine = os.fstat(self.root_fd)
+        try:
+            there = os.stat(self.root)
+        except OSError as error:
+            raise VolumeError(f"primary {os.fsdecode(self.root)} is gone: {error.strerror}") from None
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise VolumeError(
+                f"primary {os.fsdecode(self.root)} is not the directory that it was: is it mounted?"
+            )
 
     # ---- opening
 

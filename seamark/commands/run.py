@@ -10,6 +10,7 @@ import click
 
 from replication.errors import ExitCode, SeamarkError, UsageError
 from replication.remote.target import parse_target
+from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions, default_state_dir
 from seamark.logs import setup_logging
 from seamark.progress import make_display
@@ -125,10 +126,13 @@ def _options(
         from replication.session import SessionDir
 
         SessionDir(Path("/"), rest["name"])
+    target = parse_target(secondary)
+    state_dir = os.path.abspath(state_dir or default_state_dir())
+    check_nesting(os.fsencode(os.path.abspath(primary)), target, state_dir)
     return RunOptions(
         primary=os.fsencode(os.path.abspath(primary)),
-        secondary=str(parse_target(secondary)),
-        state_dir=os.path.abspath(state_dir or default_state_dir()),
+        secondary=str(target),
+        state_dir=state_dir,
         identity=None if identity is None else os.path.abspath(identity),
         **rest,
     )
