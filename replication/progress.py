@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS failure (
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+_VERSION = 1  # of the schema
 _RETRY_FIRST_S = 5
 _RETRY_MOST_S = 600
 
@@ -94,7 +95,12 @@ class Progress:
     def __init__(self, path: Path) -> None:
         try:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
+            self._db.executescript(f"{_SCHEMA} PRAGMA user_version={_VERSION};")
         except sqlite3.Error as error:
             raise ProgressError(
                 f"{path} cannot be used ({error}); move it away: a full comparison then starts, "

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.remote.command import close_shared_connection
 from replication.errors import ExitCode, LockedError, SeamarkError
+from replication.remote.command import close_shared_connection
 from replication.session import Session, SessionDir, SshSettings
 from scheduler import services
 from scheduler.epoch import take_over
@@ -106,6 +106,23 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text + "\n")
 
 
+_POWERS = {
+    "chown": "owners and groups cannot be set there",
+    "mknod": "device nodes cannot be made there",
+    "trusted": "trusted.* attributes cannot be set there",
+    "xattr": "extended attributes cannot be set there",
+}
+
+
+def _say_what_cannot_be_kept(session: Session, hello: dict[str, Any]) -> None:
+    """Once, at the start: a limit of the secondary's user or file system, and no failure of each file."""
+    missing = [words for power, words in _POWERS.items() if not hello.get("fs", {}).get(power, True)]
+    if missing:
+        log.warning(
+            "secondary %s: %s (not root, or the file system cannot)", session.secondary, "; ".join(missing)
+        )
+
+
 class Run:
     """One run: starts everything, watches it, and ends it."""
 
@@ -142,6 +159,7 @@ class Run:
             app.conf.result_backend = broker
             hello = check_secondary(self.place, self.session, look_only=False)
             check_not_emptied(self.session, hello)
+            _say_what_cannot_be_kept(self.session, hello)
             ctx = Context(self.place, self.session)
             self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
             self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
@@ -202,6 +220,7 @@ class Run:
             self.logs.relay()
             self._keep_redis(ctx)
             self.supervisor.watch()
+            self._need_recorder()
             if time.monotonic() < next_look and not self.stopping:
                 continue
             next_look = time.monotonic() + _LOOK_EVERY_S
@@ -218,6 +237,16 @@ class Run:
         if self.redis is not None and self.redis.ensure():
             log.warning("Redis had ended and was started again: work resumes from the mark")
             tick_signature(self.session.name).apply_async()
+
+    def _need_recorder(self) -> None:
+        """With --change-detector fanotify there is no falling back to scanning. Raises SeamarkError."""
+        if self.session.change_detector == "fanotify" and any(
+            service.name == "agent" and service.given_up for service in self.supervisor.services
+        ):
+            raise SeamarkError(
+                "changes of the primary cannot be recorded here (the log says why); fanotify needs root, or marks on "
+                "each directory a kernel of 5.17 or later; --change-detector auto scans where it cannot record"
+            )
 
     def _refuse_takeover(self, ctx: Context) -> None:
         """A secondary that another run serves by now, or a primary that has gone, ends this run."""

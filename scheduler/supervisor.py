@@ -46,6 +46,7 @@ class Service:
     deaths: int = 0
     not_before: float = 0.0
     finished: bool = False
+    given_up: bool = False  # it said itself that starting it again is no use
     why: str = field(default="", compare=False)
 
 
@@ -106,7 +107,7 @@ class Supervisor:
         _kill_group(service.pid, signal.SIGKILL)  # pool processes that outlived their parent
         service.pid = 0
         if code == NOT_AGAIN:
-            service.finished = True
+            service.finished = service.given_up = True
             return
         if time.monotonic() - service.started > _LONG_ENOUGH_S:
             service.deaths = 0

@@ -123,7 +123,7 @@ class Context:
 
     def _greet(self, epoch: int, client: SecondaryClient) -> None:
         hello = client.hello(
-            session=self.session.id, volume=self.session.id, epoch=epoch, adopt=self.session.adopt
+            session=self.session.id, volume=self.session.root or self.session.id, epoch=epoch, adopt=self.session.adopt
         )
         began = time.monotonic()
         client.ping()
@@ -144,7 +144,7 @@ class Context:
         try:
             client = _wrap(link)
             hello = client.hello(
-                session=self.session.id, volume=self.session.id, epoch=0, adopt=self.session.adopt,
+                session=self.session.id, volume=self.session.root or self.session.id, epoch=0, adopt=self.session.adopt,
                 create=create, read_only=True, dry=self._dry,
             )  # fmt: skip
             yield client, hello

@@ -62,6 +62,8 @@ def hello(
         before.close()
     if read_only and owner is None:
         found = os.statvfs(root_fd)
+        if request.get("create") and not found.f_flag & os.ST_RDONLY:
+            _may_write(root, root_fd)
         answer.update(index="new", entries=0, fs={"writable": not found.f_flag & os.ST_RDONLY})
         return None, answer
     agent = _open(root_fd, owner, request, powers, read_only)
@@ -89,6 +91,11 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
         raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
+
+
+def _may_write(root: bytes, root_fd: int) -> None:
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True):
+        raise AgentError("permission", "Permission denied: it may not be written by us", os.fsdecode(root))
 
 
 def _read_owner(root_fd: int) -> Optional[Dict[str, Any]]:
@@ -216,6 +223,8 @@ def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
     index.db.execute("BEGIN IMMEDIATE")
     try:
         index.create(root_row(root))
+        if index.meta.get("format") != sql.FORMAT:
+            raise sqlite3.DatabaseError("the index is of another format")
         if rebuild:
             index.set_meta("state", "rebuilding")
             index.db.execute(sql.INDEX_INO)

@@ -19,7 +19,7 @@ meta    key/value: format, epoch, applied, current, crawl, state, next_id, gen, 
 
 from __future__ import annotations
 
-FORMAT = "1"
+FORMAT = "2"
 
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
