@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from replication.observation import Change, Entry, Listing
 from replication.progress import Failure
 from replication.transfer.item import FileItem
+from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID, identify_fd
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from replication.volume.directory import DirectoryVolume
 
 PART_NAMES = 2000  # names in one request: bounds memory at both ends, and the secondary's transaction
+_CONTENT_BYTES = 2 << 20  # content after which a request is sent
+_MOST_CONTENT = 8 << 20  # in one request; what is more goes the usual way
 _WINDOW = 4  # requests under way
 
 
@@ -36,9 +39,12 @@ class Findings:
     needs: list[FileItem] = field(default_factory=list)
     meta: list[tuple[bytes, bytes]] = field(default_factory=list)  # (gfid, path)
     unlisted: list[tuple[bytes, bytes]] = field(default_factory=list)  # directories: (gfid, path)
+    empty: set[bytes] = field(default_factory=set)  # those among them of which nothing is there
     failures: list[Failure] = field(default_factory=list)
     resolved: list[str] = field(default_factory=list)  # keys of failures that are none any more
     names: int = 0
+    files: int = 0  # whose content went along and is there
+    bytes: int = 0  # of that content
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -63,10 +69,13 @@ class Observer:
         crawl: str | None = None,
         since_ns: int = 2**63 - 1,
         failing: Collection[str] = (),
+        carry: bool = False,
+        compress: bool = False,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
 
         ``failing``: keys of failures; those that turn out to be none any more are among the findings.
+        ``carry``: small files that the secondary will want are sent along at once.
         """
         self._failing = failing
         self._volume = volume
@@ -79,6 +88,10 @@ class Observer:
         self._paths: dict[bytes, bytes] = {}
         self._where: dict[bytes, tuple[bytes, Entry]] = {}
         self._pending = 0
+        self._carry = carry
+        self._compress = compress
+        self._content: list[tuple[str, dict[str, str], bytes]] = []
+        self._content_bytes = 0
         self._sent: deque[_Sent] = deque()
         self._ancestors_sent: set[bytes] = set()
         self._told = False
@@ -96,6 +109,8 @@ class Observer:
                 self.fail("entry", os.path.join(path, name), error)
                 continue
             entries.append(entry)
+            if change is Change.DATA:
+                self._take_along(dir_fd, entry)
             if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
                 self._resolve(os.path.join(path, name))
         # A changelog says D of a directory when something below it changed that it could not record.
@@ -106,11 +121,11 @@ class Observer:
         self._add(Listing(parent, entries), path)
 
     def list_directory(
-        self, dir_fd: int, parent: bytes, path: bytes, names: list[bytes]
+        self, dir_fd: int, parent: bytes, path: bytes, names: list[bytes], *, empty: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """Observe a whole directory; its subdirectories (gfid, path) on the same file system.
 
-        If any of it cannot be read, nothing is called absent.
+        If any of it cannot be read, nothing is called absent. ``empty``: the secondary has nothing of it.
         """
         complete = True
         below: list[tuple[bytes, bytes]] = []
@@ -118,7 +133,9 @@ class Observer:
             entries = []
             for name in names[start : start + PART_NAMES]:
                 try:
-                    entries.append(self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN)))
+                    entries.append(entry := self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN)))
+                    if empty:
+                        self._take_along(dir_fd, entry)
                 except OSError as error:
                     complete = False
                     self.fail("entry", os.path.join(path, name), error)
@@ -135,6 +152,15 @@ class Observer:
     def _resolve(self, path: bytes) -> None:
         if self._failing and (key := f"entry:{os.fsdecode(path)}") in self._failing:
             self.findings.resolved.append(key)
+
+    def _take_along(self, dir_fd: int, entry: Entry) -> None:
+        """Have its content travel with the observation, if it is small and still as it was observed."""
+        if not self._carry or entry.inode is None or self._content_bytes >= _MOST_CONTENT:
+            return
+        if (read := read_observed(dir_fd, entry)) is not None:
+            content, xattrs = read
+            self._content.append((entry.inode.gfid.hex(), xattrs, content))
+            self._content_bytes += len(content)
 
     def _doubt(self, entry: Entry) -> Entry:
         if entry.inode is None or entry.inode.ctime_ns < self._since_ns:
@@ -162,7 +188,7 @@ class Observer:
                 self._where[entry.inode.gfid] = (prefix + entry.name, entry)
         self._pending += len(listing.entries) + 1
         self.findings.names += len(listing.entries)
-        if at_once or self._pending >= PART_NAMES:
+        if at_once or self._pending >= PART_NAMES or self._content_bytes >= _CONTENT_BYTES:
             self.flush()
 
     def flush(self, *, even_nothing: bool = False) -> None:
@@ -171,11 +197,12 @@ class Observer:
             return
         future = self._client.submit_observe(
             self._listings, position=self._position, after=self._after, crawl=self._crawl,
-            limbo_until=time.time_ns(),
+            limbo_until=time.time_ns(), content=self._content, compress=self._compress,
         )  # fmt: skip
         self._told = True
         self._sent.append(_Sent(future, self._listings, self._paths, self._where))
         self._listings, self._paths, self._where, self._pending = [], {}, {}, 0
+        self._content, self._content_bytes = [], 0
         self.collect(leave=_WINDOW)
 
     def collect(self, leave: int = 0) -> None:
@@ -205,6 +232,9 @@ class Observer:
         for gfid_hex in answer.list:
             if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
                 found.unlisted.append((bytes.fromhex(gfid_hex), at[0]))
+        found.empty |= {bytes.fromhex(gfid) for gfid in answer.empty}
+        found.files += answer.content[0]
+        found.bytes += answer.content[1]
         for gfid_hex, code, message in answer.errors:
             found_at = where.get(bytes.fromhex(gfid_hex))
             text = os.fsdecode(found_at[0]) if found_at else None

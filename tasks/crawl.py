@@ -10,6 +10,7 @@ from replication.observer import Observer
 from replication.progress import decode_dirs, encode_dirs
 from replication.volume.directory import VanishedError
 from tasks.app import app
+from tasks.carry import carrying, counts
 from tasks.metadata import data_units, send_metadata
 from tasks.unit import DONE, Unit, working
 
@@ -52,12 +53,11 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):
             return DONE
         work.ctx.ledger.count(
-            scanned=walk.names, entries=sum(found.counts.values()) + len(found.needs), files_found=len(found.needs),
-            bytes_found=sum(item.size for item in found.needs),
+            scanned=walk.names, entries=sum(found.counts.values()) + found.files + len(found.needs), **counts(found),
         )  # fmt: skip
         work.outcome = (
             f"{walk.directories} directories, {walk.names} names, {walk.different} differed; "
-            f"{len(found.needs)} files to send, {len(walk.queue)} directories handed on, {len(failures)} failed"
+            f"{found.files} files went along, {len(found.needs)} to send, {len(walk.queue)} directories handed on, {len(failures)} failed"
         )
     return work.outcome
 
@@ -72,8 +72,11 @@ class _Walk:
         self.queue = dirs
         self.client = work.ctx.secondary(work.epoch).client
         self.volume = work.ctx.volume
-        self.observer = Observer(self.volume, self.client, crawl=self.crawl, since_ns=self.since_ns)
+        self.observer = Observer(
+            self.volume, self.client, crawl=self.crawl, since_ns=self.since_ns, **carrying(work)
+        )
         self.new: set[bytes] = set()  # directories that the secondary does not know: no use asking
+        self.empty: set[bytes] = set()  # those of which it has nothing
         self.names = self.directories = self.different = 0
 
     def run(self) -> None:
@@ -89,7 +92,7 @@ class _Walk:
         while self.queue and len(group) < _ASK_DIRS and names < _ASK_NAMES:
             gfid, path = self.queue.pop()
             if gfid in self.new:
-                names += self._observe(gfid, path, descend=True)
+                names += self._observe(gfid, path, descend=True, empty=gfid in self.empty)
                 continue
             summary = self._summarise(gfid, path)
             if summary is None:
@@ -101,16 +104,19 @@ class _Walk:
             self.queue += [(sub, prefix + name) for sub, name in subdirs]
         self.names += names
         if group:
-            for index in self.client.digests([(gfid, digest) for gfid, _, digest in group]):
+            differ, empty = self.client.differing([(gfid, digest) for gfid, _, digest in group])
+            for index in differ:
                 self.different += 1
-                self._observe(group[index][0], group[index][1], descend=False)
+                self._observe(group[index][0], group[index][1], descend=False, empty=index in empty)
         self._note_new()
 
     def _note_new(self) -> None:
         self.observer.flush()
         self.observer.collect()
         self.new |= {gfid for gfid, _ in self.observer.findings.unlisted}
+        self.empty |= self.observer.findings.empty
         self.observer.findings.unlisted.clear()
+        self.observer.findings.empty.clear()
 
     def _summarise(self, gfid: bytes, path: bytes) -> tuple[bytes, int, Dirs] | None:
         fd = self._open(gfid, path)
@@ -127,13 +133,13 @@ class _Walk:
         digest = b"" if summary.newest_ns >= self.since_ns else summary.digest
         return digest, summary.names, summary.subdirs
 
-    def _observe(self, gfid: bytes, path: bytes, *, descend: bool) -> int:
+    def _observe(self, gfid: bytes, path: bytes, *, descend: bool, empty: bool) -> int:
         fd = self._open(gfid, path)
         if fd is None:
             return 0
         try:
             names = self.volume.names(fd, is_root=not path)
-            below = self.observer.list_directory(fd, gfid, path, names)
+            below = self.observer.list_directory(fd, gfid, path, names, empty=empty)
         except OSError as error:
             self.observer.fail("entry", path, error)
             return 0
@@ -141,6 +147,8 @@ class _Walk:
             os.close(fd)
         if descend:
             self.new |= {sub for sub, _ in below}
+            if empty:  # not certain, the answer is not here yet; if wrong, content travels for nothing
+                self.empty |= {sub for sub, _ in below}
             self.queue += below
         return len(names)
 

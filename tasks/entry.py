@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import agent_call
@@ -15,6 +16,7 @@ from replication.transfer.item import encode_items
 from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID, identify_fd
 from tasks.app import app
+from tasks.carry import carrying, counts
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # Names looked at in one part of a segment: bounds a task's time and memory, and lets data flow early.
 PART_NAMES = 4000
+_PART_S = 2.0  # and so long at most, when content goes along
 
 
 @app.task(bind=True, name="tasks.entry.sync_entries")
@@ -46,9 +49,13 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         text = json.dumps({"needs": items, "meta": meta, "more": more, "resolved": findings.resolved})
         work.ctx.ledger.put_found(batch, unit, text)
         work.ctx.ledger.count(
-            scanned=findings.names, entries=sum(findings.counts.values()) + len(findings.needs)
+            scanned=findings.names, **counts(findings, found=False),
+            entries=sum(findings.counts.values()) + findings.files + len(findings.needs),
+        )  # fmt: skip
+        work.outcome = (
+            f"{findings.names} names, {findings.counts}, {findings.files} files went along, "
+            f"{len(findings.needs)} need data"
         )
-        work.outcome = f"{findings.names} names, {findings.counts}, {len(findings.needs)} files need data"
     return work.outcome
 
 
@@ -57,22 +64,26 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     ctx = work.ctx
     observer = Observer(
         ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
-        failing=ctx.progress.failing(),
+        failing=ctx.progress.failing(), **carrying(work),
     )  # fmt: skip
     queue = decode_dirs(todo["dirs"])
+    observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
+    until = time.monotonic() + _PART_S
     at = todo["at"]
     if at is not None:
         at = _look_at_records(work, observer, ctx.store.read(todo["segment"]), at)
     while at is None:
         _drain(observer, queue)
-        if not queue or observer.findings.names >= PART_NAMES:
+        found = observer.findings
+        if not queue or len(found.needs) >= PART_NAMES or time.monotonic() > until:
             break
         _list(work, observer, *queue.pop())
     observer.finish()
     queue += observer.findings.unlisted
     if at is None and not queue:
         return observer.findings, None
-    more = {**todo, "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue)}
+    empty = encode_dirs([(gfid, b"") for gfid, _ in queue if gfid in observer.findings.empty])
+    more = {**todo, "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue), "empty": empty}
     return observer.findings, more
 
 
@@ -102,7 +113,8 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> None:
         observer.fail("entry", path, error)
         return
     try:
-        observer.list_directory(fd, gfid, path, volume.names(fd, is_root=not path))
+        names = volume.names(fd, is_root=not path)
+        observer.list_directory(fd, gfid, path, names, empty=gfid in observer.findings.empty)
     except OSError as error:
         observer.fail("entry", path, error)
     finally:

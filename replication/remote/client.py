@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from replication.errors import ExitCode, SeamarkError
-from replication.observation import Entry, Listing
+from replication.observation import Listing
+from replication.remote.encoding import encode_listing
 from replication.remote.errors import LinkLost, RemoteError
 
 PROTOCOL = 1
@@ -73,6 +74,8 @@ class Observed:
     counts: dict[str, int] = field(default_factory=dict)
     rebuilding: bool = False
     ticket: int = 0  # of this look: goes back with the content that it makes somebody read
+    empty: frozenset[str] = frozenset()  # those of ``list`` of which nothing is known there
+    content: tuple[int, int] = (0, 0)  # files and bytes that came with the look and were wanted
 
     @classmethod
     def of(cls, header: dict[str, Any]) -> Observed:
@@ -85,31 +88,9 @@ class Observed:
             header["counts"],
             header["rebuilding"],
             header["ticket"],
+            frozenset(header["empty"]),
+            tuple(header.get("content", (0, 0))),
         )
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def encode_entry(entry: Entry) -> list[Any]:
-    """An entry as it travels; one that is absent is just [name, null]."""
-    i = entry.inode
-    name = entry.name.decode("utf-8", "surrogateescape")
-    if i is None:
-        return [name, None]
-    target = None if entry.target is None else entry.target.decode("utf-8", "surrogateescape")
-    return [
-        name, i.gfid.hex(), i.mode, i.uid, i.gid, i.nlink, i.ino, i.rdev, i.size,
-        i.mtime_ns, i.atime_ns, i.ctime_ns, target, int(entry.change),
-    ]  # fmt: skip
-
-
-def encode_listing(listing: Listing) -> list[Any]:
-    return [
-        listing.parent.hex(), listing.complete, listing.part, listing.last,
-        [encode_entry(entry) for entry in listing.entries],
-    ]  # fmt: skip
 
 
 class SecondaryClient:
@@ -279,11 +260,13 @@ class SecondaryClient:
         crawl: str | None = None,
         limbo_until: int,
         final: bool = True,
+        content: Sequence[tuple[str, dict[str, str], bytes]] = (),
+        compress: bool = False,
     ) -> Future[Observed]:
         """Send observations; the future gives an Observed.
 
         ``after``: the position that was sent before this one (by default the one before it).
-        ``limbo_until``: the stamp for `purge`.
+        ``limbo_until``: the stamp for `purge`. ``content``: gfid, xattrs and bytes of files as observed.
         """
         args: dict[str, Any] = {
             "position": position, "crawl": crawl, "limbo_until": limbo_until, "final": final,
@@ -291,7 +274,13 @@ class SecondaryClient:
         }  # fmt: skip
         if after is not None:
             args["after"] = after
-        return self._submit("observe", b"", args, Observed)
+        payload = b"".join(row[2] for row in content)
+        if content:
+            args["content"] = [row[:2] for row in content]
+            packed = zlib.compress(payload, 1) if compress else payload
+            if len(packed) < len(payload):
+                args["z"], payload = True, packed
+        return self._submit("observe", payload, args, Observed)
 
     def observe(self, listings: Sequence[Listing], **args: Any) -> Observed:
         """submit_observe, and wait."""
@@ -322,10 +311,12 @@ class SecondaryClient:
 
     def digests(self, directories: Sequence[tuple[bytes, bytes]]) -> list[int]:
         """Positions of the directories whose digest differs."""
-        differ: list[int] = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header[
-            "differ"
-        ]
-        return differ
+        return self.differing(directories)[0]
+
+    def differing(self, directories: Sequence[tuple[bytes, bytes]]) -> tuple[list[int], set[int]]:
+        """The same, and the positions of those among them that hold nothing there."""
+        header = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header
+        return header["differ"], set(header["empty"])
 
     def names(self, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
         """Current paths of each gfid on the secondary, relative to its root."""

@@ -7,6 +7,7 @@ SQLite write transaction, the journal, and at the end the times of the directori
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Set, Tuple
@@ -36,7 +37,7 @@ class Agent:
         self.staging_name = staging
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
-        self.staged = 0
+        self._staged = itertools.count(1)  # its next() is one step, also between threads
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
@@ -51,8 +52,7 @@ class Agent:
         return self.index.meta.get("state") == "rebuilding"
 
     def next_staging_name(self) -> bytes:
-        self.staged += 1
-        return b"%x" % self.staged
+        return b"%x" % next(self._staged)
 
     @contextmanager
     def transaction(self, check_epoch: bool = True) -> Iterator[None]:

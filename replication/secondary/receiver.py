@@ -10,8 +10,7 @@ import errno
 import os
 import resource
 import stat
-import zlib
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Set, Tuple
 
 from replication.secondary import faults
 from replication.secondary.agent import Agent
@@ -20,8 +19,6 @@ from replication.secondary.metadata import Item, dress_new
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.syscalls import link_descriptor
-
-_AT_ONCE = 256  # files of a frame that are open at the same time
 
 Errors = List[List[Any]]
 
@@ -51,30 +48,6 @@ class Staged:
             except FileNotFoundError:
                 pass
             self.name = None
-
-
-def data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
-    """Whole files. See docs/formats.md."""
-    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
-    items = [Item(*fields) for fields in request["items"]]
-    errors: Errors = []
-    done = offset = 0
-    for start in range(0, len(items), _AT_ONCE):
-        staged: List[Staged] = []
-        try:
-            for item in items[start : start + _AT_ONCE]:
-                length = item.size if item.extents is None else sum(n for _, n in item.extents)
-                piece = content[offset : offset + length]
-                if len(piece) < length:
-                    raise AgentError("protocol", "the payload is shorter than its items say")
-                offset += length
-                stage_one(agent, item, piece, staged, errors)
-            faults.point("staged")
-            done += place(agent, staged, errors)
-        finally:
-            for file in staged:
-                file.close()
-    return {"errors": errors, "done": done, "bytes": len(content)}
 
 
 def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged], errors: Errors) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from replication.secondary import digests, inplace, limbo, lookups, observe, owner, receiver, transfers
+from replication.secondary import inplace, limbo, lookups, owner, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.metadata_op import metadata
 from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
@@ -23,14 +23,14 @@ def _plain(operation: Callable[[Agent, Dict[str, Any]], Dict[str, Any]]) -> Oper
 
 
 OPERATIONS: Dict[str, Operation] = {
-    "observe": _plain(observe.observe),
+    "observe": whole.observe,
     "metadata": _plain(metadata),
-    "data": receiver.data,
+    "data": whole.data,
     "file_begin": _plain(transfers.file_begin),
     "file_data": transfers.file_data,
     "file_end": _plain(transfers.file_end),
     "compare": _plain(transfers.compare),
-    "digests": _plain(digests.digests),
+    "digests": _plain(whole.digests),
     "stage": _plain(inplace.stage),
     "commit": _plain(inplace.commit),
     "names": _plain(lookups.names),

@@ -1,0 +1,36 @@
+"""Small files that travel with the observation of their names: when, and how they are counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from replication.observer import Findings
+    from tasks.unit import Unit
+
+
+class Carrying(TypedDict):
+    """What an Observer is told of it."""
+
+    carry: bool
+    compress: bool
+
+
+def carrying(work: Unit) -> Carrying:
+    """Where the session leaves the choice of engine to us, or wants `stream`: these are its frames."""
+    return {
+        "carry": work.ctx.session.sync_method in ("auto", "stream"),
+        "compress": work.ctx.secondary(work.epoch).thin,
+    }
+
+
+def counts(findings: Findings, *, found: bool = True) -> dict[str, int]:
+    """For the counters that people see. ``found``: what is still to be sent is counted here too."""
+    needs = findings.needs if found else []
+    return {
+        "files_found": findings.files + len(needs),
+        "bytes_found": findings.bytes + sum(item.size for item in needs),
+        "files": findings.files,
+        "bytes": findings.bytes,
+        "bytes_sent": findings.bytes,
+    }
