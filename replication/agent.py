@@ -69,10 +69,10 @@ def run_agent(
     on_segment: Callable[[SegmentInfo], None],
     stop: threading.Event,
     *,
-    ready: Callable[[], None] = lambda: None,
+    ready: Callable[[str], None] = lambda _mode: None,
     on_alarm: Callable[[str], None] = log.warning,
 ) -> None:
-    """Record until ``stop``. ``ready`` is called when recording is live; ``on_segment`` after each position.
+    """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem" or "directories"; ``on_segment`` after each position.
 
     Both are called from this thread, and should be quick. A tick that was extended is reported again.
     Raises RecorderUnavailable (scan instead), StoreBusy (another agent records this volume), OSError.
@@ -105,7 +105,7 @@ class Agent:
         self._last_event_ns = 0
         self._tick_at = 0.0
 
-    def run(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
         Path(self.config.directory).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._recorder = open_recorder(self.config, self._gather, self._gap)
         try:
@@ -114,7 +114,7 @@ class Agent:
                 selector.register(self._recorder.fd, selectors.EVENT_READ)
                 server = ControlServer(self.config.directory, selector, self._serve)
                 try:
-                    ready()
+                    ready(self._recorder.mode)
                     while not stop.is_set():
                         self._step(selector)
                 finally:

@@ -66,7 +66,11 @@ class SessionDir:
         self._detector = self.path / "detector"
 
     def detector(self) -> str:
-        """How changes are noticed at the moment: "fanotify" or "scan"."""
+        """How changes are noticed at the moment.
+
+        "filesystem" or "directories": recorded, by what fanotify marks; "fanotify": the recorder is being
+        started; "scan": the tree is compared again and again.
+        """
         try:
             return self._detector.read_text(encoding="ascii").strip() or "scan"
         except FileNotFoundError:

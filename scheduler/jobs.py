@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.jobs")
 _EVERY_S = 5
+_LOCK_S = 10  # a tick that was killed holds the others up for no longer
 
 
 @app.task(bind=True, name="scheduler.jobs.crawl_tick", ignore_result=True)
@@ -33,7 +34,7 @@ def crawl_tick(_task: Task[..., Any], session: str) -> str:
     ledger = ctx.ledger
     ledger.ask("tick")
     says = "another tick is at it"
-    while (asked := ledger.asked("tick")) and ledger.try_lock("tick", 60):
+    while (asked := ledger.asked("tick")) and ledger.try_lock("tick", _LOCK_S):
         try:
             says = _tick(ctx)
         finally:

@@ -46,8 +46,8 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
             except Exception as error:
                 log.debug("no tick sent: %s", error)
 
-        def ready() -> None:
-            place.set_detector("fanotify")
+        def ready(mode: str) -> None:
+            place.set_detector(mode)
             tick()
 
         config = AgentConfig(root=session.primary, directory=str(place.changelog))

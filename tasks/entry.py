@@ -126,6 +126,8 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     wanted: dict[bytes, dict[bytes, Change]] = {}
     entered: set[bytes] = set()  # directories whose names changed
     nameless: dict[bytes, Kind] = {}
+    # Marks on directories may record a change of content under a name that is gone by now.
+    unsaid = Change.NONE if work.ctx.place.detector() == "filesystem" else Change.UNKNOWN
     seen = 0
     for seen, record in enumerate(segment.records, 1):
         if seen <= at:
@@ -142,7 +144,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
         if record.kinds & Kind.D:
             names[record.name] = Change.DATA
         else:
-            names.setdefault(record.name, Change.NONE)
+            names.setdefault(record.name, unsaid)
     else:
         seen = 0
     _look_at_objects(work, observer, segment, nameless)

@@ -8,6 +8,7 @@ import subprocess
 
 RSYNC = ("rsync", "-naHAXSi", "--delete", "--checksum", "--numeric-ids")
 _MTREE_KEYS = "type,mode,uid,gid,size,link,time,nlink,sha256,device"
+_VANISHED = 24  # rsync(1): partial transfer due to vanished source files
 _NOT_OURS = ("--exclude=/.seamark",)
 
 
@@ -18,6 +19,8 @@ def rsync_differences(primary, secondary) -> list[str]:
         capture_output=True, check=False,
     )  # fmt: skip
     errors = done.stderr.decode(errors="replace").splitlines()
+    if done.returncode == _VANISHED:
+        return [f"it changed while rsync looked: {errors[:1]}"]
     assert done.returncode == 0, f"rsync could not compare ({done.returncode}): {errors[:5]}"
     return done.stdout.decode(errors="backslashreplace").splitlines()
 

@@ -306,7 +306,8 @@ class _Work:
     def _state(self, g: bytes, e: Observed, row: Row, key: Optional[Key]) -> None:
         if row.is_dir and not row.listed:
             self.list[g.hex()] = None
-        if unchanged(row, e):
+        # A store through mmap into a page that is dirty already moves no time: what says D is compared.
+        if unchanged(row, e) and e[CHANGE] != CHANGE_DATA:
             return
         if row.is_file:
             how = _how(row, e)

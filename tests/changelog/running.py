@@ -47,7 +47,7 @@ def running(root: Path, store: Path, **options: object) -> Iterator[Running]:
 
     def run() -> None:
         try:
-            agent.run(stop, ready.set)
+            agent.run(stop, lambda _mode: ready.set())
         except BaseException as error:
             failed.append(error)
             ready.set()

@@ -210,9 +210,9 @@ def test_a_write_by_handle(root: Path, store: Path) -> None:
 def test_our_own_marks_are_not_changes(root: Path, store: Path, detector: str) -> None:
     with running(root, store, detector=detector) as agent:
         (root / "f").touch()
+        (root / ".seamark").mkdir()  # which changes the root's times
         at = agent.barrier()
         os.setxattr(root, "user.seamark.stime", b"1")
-        (root / ".seamark").mkdir()
         (root / ".seamark" / "f").touch()
         (root / ".seamark" / "f").rename(root / ".seamark" / "g")
         (root / ".seamark" / "g").chmod(0o600)
@@ -369,7 +369,7 @@ def test_a_killed_agent_leaves_a_gap(root: Path, store: Path) -> None:
     program = (
         "import sys, threading; from replication.agent import *;"
         "run_agent(AgentConfig(root=sys.argv[1], directory=sys.argv[2]), print, threading.Event(),"
-        "ready=lambda: print('ready', flush=True))"
+        "ready=lambda _mode: print('ready', flush=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(root), str(store)], stdout=subprocess.PIPE, text=True
@@ -420,7 +420,7 @@ def test_without_privileges(root: Path, tmp_path: Path) -> None:
         "codecs.lookup('ascii'); os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start();"
         "run_agent(AgentConfig(root=sys.argv[1], directory=sys.argv[2]), lambda _: None, stop,"
-        "ready=lambda: print('ready', flush=True))"
+        "ready=lambda _mode: print('ready', flush=True))"
     )
     for path in root.parents:  # nobody has to get there
         if "pytest-" in str(path):

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.judge import assert_same
 from tests.system.harness import SeamarkRun
@@ -21,7 +27,8 @@ from tests.system.trees import ODD_NAMES
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_EXCHANGE = 2
 
-names = st.sampled_from([b"a", b"b", b"c", b"d", *ODD_NAMES[:5]])
+# Without the newline: mtree cannot read its own specification of such names (test_once.py has one).
+names = st.sampled_from([b"a", b"b", b"c", b"d", *ODD_NAMES[1:5]])
 contents = st.binary(max_size=3000)
 modes = st.sampled_from([0o600, 0o644, 0o755, 0o4755, 0o1777, 0o2750])
 
