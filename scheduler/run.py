@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.run")
 _LOOK_EVERY_S = 0.25
+_LOOK_FOR_END_S = 0.1
 
 
 def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
@@ -144,7 +145,7 @@ class Run:
         self.redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
         self.stopping = 0
         self._target: int | None = None
-        self._finished = False
+        self._started = self._finished = False
         self._epoch = 0
 
     def run(self) -> int:
@@ -157,17 +158,20 @@ class Run:
             _write_private(self.place.path / "broker", broker)
             app.conf.broker_url = broker
             app.conf.result_backend = broker
-            hello = check_secondary(self.place, self.session, look_only=False)
-            check_not_emptied(self.session, hello)
-            _say_what_cannot_be_kept(self.session, hello)
             ctx = Context(self.place, self.session)
-            self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
-            self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
             try:
+                if self.redis is not None:
+                    # It takes half a second to come up, and finds nothing to do in our own Redis before we begin.
+                    self.supervisor.add(services.control_worker(self.session))
+                hello = check_secondary(self.place, self.session, look_only=False)
+                check_not_emptied(self.session, hello)
+                _say_what_cannot_be_kept(self.session, hello)
+                self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
+                self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
                 self._start(broker)
                 return self._watch(ctx, Status(ctx, began))
             finally:
-                self._stop(ctx, idle=self._finished)
+                self._stop(ctx, idle=self._finished or not self._started)
 
     # ---- starting and ending
 
@@ -195,12 +199,14 @@ class Run:
 
     def _start(self, broker: str) -> None:
         session = self.session
+        self._started = True
+        tick_signature(session.name).apply_async()
         if session.change_detector != "scan":
             must = session.change_detector == "fanotify"
             self.supervisor.add(services.agent_service(self.place, session, must_record=must))
-        self.supervisor.add(services.control_worker())
-        self.supervisor.add(services.data_worker(session.jobs))
-        tick_signature(session.name).apply_async()
+        if self.redis is None:
+            self.supervisor.add(services.control_worker(session))
+        self.supervisor.add(services.data_worker(session))
         self.supervisor.add(services.beat_service(session))
         if self.options.flower_port is not None:
             self.supervisor.add(services.flower_service(self.options.flower_port, broker))
@@ -223,7 +229,7 @@ class Run:
             self._need_recorder()
             if time.monotonic() < next_look and not self.stopping:
                 continue
-            next_look = time.monotonic() + _LOOK_EVERY_S
+            next_look = time.monotonic() + (_LOOK_FOR_END_S if self.options.once else _LOOK_EVERY_S)
             snapshot = status.look()
             self._refuse_takeover(ctx)
             if self.stopping:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks.app import app
 from tasks.canvas import ENGINES, control_queue, data_queue, tick_signature
+from tasks.context import context
 
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
+_DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
+_PATIENCE_S = 60.0
 _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
 
 
@@ -66,10 +70,13 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
     return Service("agent", body)
 
 
-def worker_service(name: str, queues: list[str], processes: int) -> Service:
-    """One Celery worker with a pool of processes."""
+def worker_service(
+    name: str, queues: list[str], processes: int, session: str, connect_after_s: float
+) -> Service:
+    """One Celery worker with a pool of processes, each of which soon connects to the secondary."""
 
     def body() -> int:
+        signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
@@ -82,12 +89,33 @@ def worker_service(name: str, queues: list[str], processes: int) -> Service:
     return Service(f"worker {name}", body, stop_signals=_WORKER_STOP, droppable=True)
 
 
-def control_worker() -> Service:
-    return worker_service("control", [control_queue()], CONTROL_PROCESSES)
+def _connect_early(session: str, after_s: float) -> None:
+    """Have the connection ready before the first task of this process wants it."""
+
+    def run() -> None:
+        time.sleep(after_s)
+        until = time.monotonic() + _PATIENCE_S
+        try:
+            ctx = context(session)
+            while time.monotonic() < until:
+                epoch = ctx.progress.brick().epoch
+                if ctx.ledger.fence() == epoch:
+                    ctx.secondary(epoch)
+                    return
+                time.sleep(0.02)
+        except Exception as error:
+            log.debug("not connected early: %s", error)  # the first task says so, or can
+
+    threading.Thread(target=run, name="connect-early", daemon=True).start()
 
 
-def data_worker(jobs: int) -> Service:
-    return worker_service("data", [data_queue(engine) for engine in ENGINES], jobs)
+def control_worker(session: Session) -> Service:
+    return worker_service("control", [control_queue()], CONTROL_PROCESSES, session.name, 0.0)
+
+
+def data_worker(session: Session) -> Service:
+    queues = [data_queue(engine) for engine in ENGINES]
+    return worker_service("data", queues, session.jobs, session.name, _DATA_LATER_S)
 
 
 def beat_service(session: Session) -> Service:

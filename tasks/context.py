@@ -80,6 +80,7 @@ class Context:
         self.target = parse_target(session.secondary)
         self.options = ssh_options(place, session, dry=dry)
         self._dry = dry
+        self._connecting = threading.Lock()
         self._epoch = -1
         self._boot_id = ""
         self._thin = False
@@ -113,17 +114,21 @@ class Context:
 
         Raises SeamarkError when it cannot be had, StaleFence when that epoch is over.
         """
-        if epoch < self._epoch:
-            raise StaleFence
-        if epoch > self._epoch:
-            self.drop_connection()
-        greet = partial(self._greet, epoch)
-        client = _pool.get(self.session.name, self.target, self.options, greet)
-        return Connection(client, self._boot_id, self._thin, self.target, self.options)
+        with self._connecting:
+            if epoch < self._epoch:
+                raise StaleFence
+            if epoch > self._epoch:
+                self.drop_connection()
+            greet = partial(self._greet, epoch)
+            client = _pool.get(self.session.name, self.target, self.options, greet)
+            return Connection(client, self._boot_id, self._thin, self.target, self.options)
 
     def _greet(self, epoch: int, client: SecondaryClient) -> None:
         hello = client.hello(
-            session=self.session.id, volume=self.session.root or self.session.id, epoch=epoch, adopt=self.session.adopt
+            session=self.session.id,
+            volume=self.session.root or self.session.id,
+            epoch=epoch,
+            adopt=self.session.adopt,
         )
         began = time.monotonic()
         client.ping()

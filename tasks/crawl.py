@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ _UNIT_NAMES = 6000
 _UNIT_S = 3.0
 _ASK_DIRS = 256  # directories whose digests are asked for together
 _ASK_NAMES = 4000
-_SPLIT = 4  # into how many units what is left is handed on, so that they run in parallel
+_SPLIT = 6  # into how many units what is left is handed on, so that they run in parallel
 
 
 @app.task(bind=True, name="tasks.crawl.crawl_subtree")
@@ -37,12 +38,12 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             return DONE
         if manifest.manifest["crawl"] != work.ctx.progress.brick().crawl:
             return "this crawl is over"
-        walk = _Walk(work, manifest.manifest, decode_dirs(payload.decode()))
+        walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
         failures = found.failures + send_metadata(work, found.meta)
         crawl_units = {
-            f"C:{unit[2:]}.{n}": encode_dirs(walk.queue[n::_SPLIT])
+            f"C:{unit[2:]}.{n}": walk.handed_on(walk.queue[n::_SPLIT])
             for n in range(min(_SPLIT, len(walk.queue)))
         }
         units, says = data_units(found.needs, work.ctx.sync_method, f"{unit}:")
@@ -65,31 +66,43 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
 class _Walk:
     """Depth first through some directories, until the unit's budget is used up; ``queue`` is what is left."""
 
-    def __init__(self, work: Unit, manifest: dict[str, Any], dirs: Dirs) -> None:
+    def __init__(self, work: Unit, manifest: dict[str, Any], payload: str) -> None:
         self.work = work
         self.crawl: str = manifest["crawl"]
         self.since_ns: int = manifest["since_ns"]
-        self.queue = dirs
+        known = json.loads(payload)
+        self.queue = decode_dirs(known["dirs"] if isinstance(known, dict) else payload)
         self.client = work.ctx.secondary(work.epoch).client
         self.volume = work.ctx.volume
         self.observer = Observer(
             self.volume, self.client, crawl=self.crawl, since_ns=self.since_ns, **carrying(work)
         )
-        self.new: set[bytes] = set()  # directories that the secondary does not know: no use asking
-        self.empty: set[bytes] = set()  # those of which it has nothing
+        # Directories that the secondary does not know: no use asking; and those of which it has nothing.
+        self.new, self.empty = (
+            {bytes.fromhex(gfid) for gfid in known[kind]} if isinstance(known, dict) else set[bytes]()
+            for kind in ("new", "empty")
+        )
         self.names = self.directories = self.different = 0
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
+        if "." not in self.work.name:  # the top alone: what is below it is then looked at in parallel
+            self._group(1)
+            return
         while self.queue and self.names < _UNIT_NAMES and time.monotonic() < until:
             self._group()
             self.work.alive()
 
-    def _group(self) -> None:
+    def handed_on(self, dirs: Dirs) -> str:
+        """What another unit is to look at, with what is known of it."""
+        new, empty = ([gfid.hex() for gfid, _ in dirs if gfid in kind] for kind in (self.new, self.empty))
+        return json.dumps({"dirs": encode_dirs(dirs), "new": new, "empty": empty})
+
+    def _group(self, most: int = _ASK_DIRS) -> None:
         """A few directories: summarise, ask which differ, observe those; their subdirectories come next."""
         group: list[tuple[bytes, bytes, bytes]] = []
         names = 0
-        while self.queue and len(group) < _ASK_DIRS and names < _ASK_NAMES:
+        while self.queue and len(group) < most and names < _ASK_NAMES:
             gfid, path = self.queue.pop()
             if gfid in self.new:
                 names += self._observe(gfid, path, descend=True, empty=gfid in self.empty)
