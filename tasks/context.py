@@ -171,8 +171,8 @@ class Context:
         if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime"):
             return
         text = mark_text(brick)
-        self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
-        store_mark(self.volume.root_fd, self.session.id, text)
+        if store_mark(self.volume.root_fd, self.session.id, text):
+            self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

@@ -192,6 +192,8 @@ def _set_existing_xattrs(path: bytes, xattrs: Dict[str, str], powers: Powers, mo
         if error.errno not in _NONE:
             raise
         present = ()
+    # XFS shows its ACLs a second time under these names; removing one would remove the ACL.
+    present = tuple(name for name in present if not name.startswith("trusted.SGI_ACL_"))
     if not present and not xattrs:
         return
     had_acl = _ACCESS_ACL in present

@@ -26,8 +26,8 @@ def mark_text(brick: Brick) -> str:
     )
 
 
-def store_mark(root_fd: int, session_id: str, text: str) -> None:
-    """Write the mark as an xattr of the primary's root.
+def store_mark(root_fd: int, session_id: str, text: str) -> bool:
+    """Write the mark as an xattr of the primary's root; whether that could be done.
 
     A file system that takes neither namespace, or a read-only one, carries none: the durable truth is
     the progress database.
@@ -35,4 +35,5 @@ def store_mark(root_fd: int, session_id: str, text: str) -> None:
     for space in SPACES:
         with contextlib.suppress(OSError):
             os.setxattr(root_fd, space + mark_name(session_id), text.encode())
-            return
+            return True
+    return False

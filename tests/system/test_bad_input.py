@@ -400,13 +400,17 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
         missing(reason)
     image, place.secondary = place.base / "image", place.base / "mounted"
     place.secondary.mkdir()
-    sh(f"truncate -s 32M {image} && mkfs.ext4 -q -F -E lazy_itable_init=0 {image} && mount -o loop,errors=remount-ro {image} {place.secondary}")
+    sh(
+        f"truncate -s 32M {image} && mkfs.ext4 -q -F -E lazy_itable_init=0 {image} && mount -o loop,errors=remount-ro {image} {place.secondary}"
+    )
     try:
         os.rmdir(place.secondary / "lost+found")
         many_small_files(place.primary, 40, 4)
         with place.run() as run:
             run.wait_idle()
-            device = os.path.basename(subprocess.check_output(["findmnt", "-no", "SOURCE", place.secondary], text=True).strip())
+            device = os.path.basename(
+                subprocess.check_output(["findmnt", "-no", "SOURCE", place.secondary], text=True).strip()
+            )
             Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
             mark = run.progress()["stime_ns"]
             (place.primary / "d0" / "new").write_text("new")
@@ -415,7 +419,9 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
             assert run.progress()["stime_ns"] <= mark + 10**9
             assert run.stop() == 0
             said(run)
-        sh(f"umount {place.secondary}; fsck.ext4 -fp {image} || [ $? = 1 ]; mount -o loop {image} {place.secondary}")
+        sh(
+            f"umount {place.secondary}; fsck.ext4 -fp {image} || [ $? = 1 ]; mount -o loop {image} {place.secondary}"
+        )
         os.rmdir(place.secondary / "lost+found")  # fsck makes it again
         run = place.once()
         assert run.process.returncode == 0, run.report()
@@ -426,7 +432,8 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    "method", ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)]
+    "method",
+    ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)],
 )
 def test_a_full_secondary_recovers_when_there_is_room_again(small, method):
     many_small_files(small.primary, 40, 4)

@@ -186,7 +186,8 @@ def test_of_a_large_file_only_the_change_travels(far):
 
 
 @pytest.mark.parametrize(
-    "method", ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)]
+    "method",
+    ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)],
 )
 def test_a_server_restarted_in_mid_transfer(own, method):
     p = own.place.primary

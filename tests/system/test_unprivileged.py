@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.judge import assert_same
-from tests.system.lines import ended, logged, said
+from tests.system.lines import ended, said
 from tests.system.trees import ODD_NAMES, many_small_files
 from tests.system.unprivileged import NOBODY, as_nobody
 

@@ -1,0 +1,268 @@
+"""Stops in the middle, brokers, Flower, dry runs, one huge directory, adoption, cascades."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from tests.judge import assert_same
+from tests.redis_server import _redis_of_session, redis_server  # noqa: F401
+from tests.system.harness import SeamarkRun
+from tests.system.lines import ended, said
+from tests.system.test_bad_input import displaced, tree_of
+from tests.system.trees import every_kind_of_thing, many_small_files
+
+# ---- stopping in the middle
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_in_mid_transfer_it_goes_on_where_it_was(place, number):
+    """``stop`` fails when a process is left behind."""
+    p = place.primary
+    many_small_files(p, 4000, 40)
+    (p / "large").write_bytes(os.urandom(150 << 20))
+    with place.run() as run:
+        run.wait_for(lambda: run.status.get("files_done", 0) > 0, "the first files")
+        began = time.monotonic()
+        assert run.stop(number) == 0
+        assert time.monotonic() - began < 20
+    said(run)
+    with place.run() as again:
+        time.sleep(0.3)
+        assert again.stop(number) in (0, -number, 130)  # before anything has begun
+    said(again)
+    last = place.once()
+    assert last.process.returncode == 0, last.report()
+    assert_same(p, place.secondary)
+
+
+def test_once_interrupted_says_so(place):
+    many_small_files(place.primary, 3000, 30)
+    with place.run("--once") as run:
+        run.wait_for(lambda: run.status.get("phase") == "running", "work")
+        assert run.stop(signal.SIGINT) == 130
+    said(run)
+
+
+def test_the_run_itself_killed_leaves_no_process(place):
+    many_small_files(place.primary, 500, 5)
+    with place.run() as run:
+        run.wait_idle()
+        below = run.children()
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait(5)
+        until = time.monotonic() + 15
+        while left := [pid for pid in below if os.path.exists(f"/proc/{pid}") and not zombie(pid)]:
+            assert time.monotonic() < until, [open(f"/proc/{pid}/cmdline").read() for pid in left]
+            time.sleep(0.1)
+    (place.primary / "later").write_text("later")
+    again = place.once()
+    assert again.process.returncode == 0, again.report()
+    assert_same(place.primary, place.secondary)
+
+
+def zombie(pid):
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    return True
+
+
+# ---- broker, Flower
+
+
+def test_with_a_broker_of_ones_own(place, redis_server):  # noqa: F811
+    many_small_files(place.primary, 50, 5)
+    with place.run("--broker", redis_server.url) as run:
+        run.wait_idle()
+        (place.primary / "later").write_text("later")
+        run.wait_same()
+        assert run.stop() == 0
+    said(run)
+    assert_same(place.primary, place.secondary)
+    run = place.once("--broker", redis_server.url)
+    assert run.process.returncode == 0, run.report()
+
+
+def test_a_broker_that_is_away_is_temporary(place):
+    ended(place.once("--broker", "redis://127.0.0.1:1/0"), 5, "127.0.0.1")
+
+
+def test_flower_answers_on_loopback(place):
+    pytest.importorskip("flower")
+    many_small_files(place.primary, 20, 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with place.run("--flower", str(port)) as run:
+        run.wait_idle()
+        run.wait_for(lambda: answers(port), "Flower", 40)
+        assert run.stop() == 0
+    assert not answers(port)
+    said(run)
+
+
+def answers(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+            return page.status == 200
+    except OSError:
+        return False
+
+
+# ---- dry runs
+
+
+def test_a_dry_run_of_what_is_not_there_yet_touches_nothing(place):
+    every_kind_of_thing(place.primary)
+    before = tree_of(place.primary)
+    run = dry(place)
+    assert run.process.returncode == 0, run.report()
+    assert any("would be created" in m["message"] for m in run.of_type("log"))
+    assert tree_of(place.primary) == before
+    assert not place.secondary.exists()
+    assert not place.state.exists()
+
+
+def dry(place, *options):
+    with place.run("--dry-run", *options) as run:
+        run.wait(60)
+    said(run)
+    return run
+
+
+def test_a_dry_run_says_what_differs_and_touches_nothing(place):
+    many_small_files(place.primary, 60, 4)
+    assert place.once().process.returncode == 0
+    (place.primary / "d1" / "f1").write_text("changed")
+    (place.primary / "d2" / "new").mkdir()
+    (place.primary / "d3" / "f3").unlink()
+    before = [tree_of(place.primary), outside(place.secondary), tree_of(place.state)]
+    run = dry(place)
+    assert run.process.returncode == 0, run.report()
+    told = " ".join(m["message"] for m in run.of_type("log"))
+    for name in ("d1", "d2", "d3"):
+        assert f"differs: {name}" in told
+    assert "differs: d0" not in told
+    assert [tree_of(place.primary), outside(place.secondary), tree_of(place.state)] == before
+
+
+def outside(secondary):
+    """Of a secondary, all but Seamark's own directory."""
+    return {path: found for path, found in tree_of(secondary).items() if "/.seamark" not in path}
+
+
+def test_a_dry_run_of_a_directory_that_is_not_ours_is_refused(place):
+    place.secondary.mkdir()
+    (place.secondary / "precious").write_text("mine")
+    before = tree_of(place.base)
+    ended(dry_unchecked(place), 2, "not empty", "--adopt")
+    assert tree_of(place.secondary) == {
+        p: v for p, v in before.items() if p.startswith(f"{place.secondary}/")
+    }
+
+
+def dry_unchecked(place):
+    with place.run("--dry-run") as run:
+        run.wait(60)
+    return run
+
+
+# ---- one huge directory
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_names_in_one_directory_come_and_go(place):
+    huge = place.primary / "huge"
+    with place.run() as run:
+        run.wait_idle()
+        huge.mkdir()
+        for number in range(100_000):
+            os.mknod(huge / f"name {number}")
+        run.wait_same(120)
+        shutil.rmtree(huge)
+        run.wait_same(120)
+        run.wait_idle(60)
+        assert run.stop() == 0
+    assert_same(place.primary, place.secondary)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_names_that_were_there_already(place):
+    huge = place.primary / "huge"
+    huge.mkdir()
+    for number in range(100_000):
+        os.mknod(huge / f"name {number}")
+    assert place.once(timeout=140).process.returncode == 0
+    assert_same(place.primary, place.secondary)
+
+
+# ---- .seamark, our own attributes, cascades
+
+
+def test_what_is_ours_on_a_primary_is_not_replicated(place):
+    """A cascade: the secondary of one session is the primary of the next."""
+    first, middle, last = place.primary, place.secondary, place.base / "last"
+    many_small_files(first, 40, 4)
+    os.setxattr(first / "d0", "user.seamark.something", b"ours")
+    os.setxattr(first / "d0" / "f0", "user.seamark.something", b"ours")
+    os.setxattr(first / "d0" / "f0", "user.other", b"theirs")
+    (first / "d1" / ".seamark").mkdir()
+    (first / "d1" / ".seamark" / "file").write_text("only at the root it is ours")
+    assert place.once().process.returncode == 0
+    assert os.listxattr(middle / "d0") == []
+    assert os.listxattr(middle / "d0" / "f0") == ["user.other"]
+    assert (middle / "d1" / ".seamark" / "file").is_file()
+    with place.run() as one, SeamarkRun(middle, last, place.base / "state2") as two:
+        place.runs.append(two)
+        two.wait_idle()
+        (first / "later").write_text("later")
+        two.wait_for(lambda: (last / "later").exists(), "what came later")
+        assert one.stop() == 0
+        two.wait_idle()
+        assert two.stop() == 0
+    assert (last / ".seamark" / "owner").read_bytes() != (middle / ".seamark" / "owner").read_bytes()
+    assert displaced(last) == []
+    for name in ("d0/f0", "d1/.seamark/file", "later"):
+        assert (last / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_what_others_did_on_the_secondary_is_displaced_never_deleted(place):
+    many_small_files(place.primary, 40, 4)
+    assert place.once().process.returncode == 0
+    (place.secondary / "d0" / "foreign").write_text("mine")
+    (place.secondary / "taken").write_text("mine too")
+    (place.primary / "taken").write_text("ours")
+    shutil.rmtree(place.primary / "d0")
+    run = place.once()
+    assert run.process.returncode == 0, run.report()
+    assert_same(place.primary, place.secondary)
+    with place.run() as run:  # what was in a removed directory is found when limbo is emptied
+        run.wait_idle()
+        run.wait_for(lambda: kept(place.secondary) == ["mine", "mine too"], "what is not ours", 30)
+        assert run.stop() == 0
+
+
+def kept(secondary):
+    return sorted(p.read_text() for p in (secondary / ".seamark" / "displaced").rglob("*") if p.is_file())
+
+
+def test_a_primary_on_which_nothing_may_be_written_is_replicated(place):
+    """The mark cannot be kept on its root then; everything else is as ever."""
+    many_small_files(place.primary, 20, 2)
+    subprocess.run(["mount", "--bind", place.primary, place.primary], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place.primary], check=True)
+        run = place.once()
+        assert run.process.returncode == 0, run.report()
+        said(run)
+        assert_same(place.primary, place.secondary)
+    finally:
+        subprocess.run(["umount", place.primary], check=True)
