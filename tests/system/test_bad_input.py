@@ -79,7 +79,7 @@ def test_a_primary_replaced_by_another_directory_empties_nothing(place):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("detector", ["auto", "scan"])
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
 def test_a_primary_that_is_unmounted_while_it_runs_empties_nothing(place, detector):
     """Below the mount point there is another directory, with other files in it."""
     if reason := available("tmpfs"):
@@ -101,6 +101,7 @@ def test_a_primary_that_is_unmounted_while_it_runs_empties_nothing(place, detect
         assert_same(root, place.secondary)
 
 
+@pytest.mark.slow
 def test_a_primary_that_is_renamed_away_while_it_runs_empties_nothing(place):
     many_small_files(place.primary, 40, 4)
     with place.run() as run:
@@ -269,11 +270,11 @@ def test_a_damaged_session_file_is_named(done):
     assert_same(done.primary, done.secondary)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", '{"ssh": 3}', '{"name": 5, "ssh": {}}', ""])
-def test_a_session_file_of_the_wrong_shape_is_named(done, text):
+def test_a_session_file_of_the_wrong_shape_is_named(done):
     path = files(done, "session.json")
-    path.write_text(text)
-    ended(done.once(), 2, str(path), "damaged")
+    for text in ("[]", "null", '{"ssh": 3}', '{"name": 5, "ssh": {}}', ""):
+        path.write_text(text)
+        ended(done.once(), 2, str(path), "damaged")
 
 
 def test_a_damaged_progress_database_is_named(done):
@@ -320,7 +321,7 @@ def test_a_truncated_segment_is_covered_by_a_crawl(done):
     said(run)
 
 
-@pytest.mark.parametrize("how", ["garbage", "removed", "middle"])
+@pytest.mark.parametrize("how", ["garbage", pytest.param("removed", marks=pytest.mark.slow), "middle"])
 def test_a_lost_index_is_rebuilt_without_sending_what_is_right(done, how):
     hidden = done.secondary / ".seamark"
     names = [p for p in hidden.iterdir() if p.name.startswith("index")]

@@ -86,13 +86,19 @@ def replicate(place):
     assert_same(p, place.secondary)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# What the tests' own directory is on, mostly ext4, all other tests are about.
+ELSEWHERE = [
+    pytest.param(kind, marks=pytest.mark.slow) if kind in ("ext4", "tmpfs") else kind for kind in KINDS
+]
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
 def test_as_primary(place, mount, kind):
     place.primary = mount(kind, "p")
     replicate(place)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "xfs"])
+@pytest.mark.parametrize("kind", [kind for kind in ELSEWHERE if kind != "xfs"])
 def test_as_secondary(place, mount, kind):
     place.secondary = mount(kind, "s")
     replicate(place)
@@ -146,7 +152,7 @@ def test_a_btrfs_subvolume_as_primary(place, mount):
     replicate(place)
 
 
-@pytest.mark.parametrize("detector", ["auto", "scan"])
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
 def test_a_btrfs_subvolume_inside_is_part_of_the_volume(place, mount, detector):
     """It looks like a directory to everybody, with a device number of its own."""
     p = place.primary = mount("btrfs", "p")

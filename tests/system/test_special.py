@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from tests.judge import assert_same
+from tests.judge import assert_same, rsync_differences
 from tests.redis_server import _redis_of_session, redis_server  # noqa: F401
 from tests.system.harness import SeamarkRun
 from tests.system.lines import ended, said
@@ -23,7 +23,14 @@ from tests.system.trees import every_kind_of_thing, many_small_files
 # ---- stopping in the middle
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_in_mid_transfer_it_goes_on_where_it_was(place, number):
     """``stop`` fails when a process is left behind."""
     p = place.primary
@@ -200,8 +207,8 @@ def test_a_hundred_thousand_names_that_were_there_already(place):
     huge.mkdir()
     for number in range(100_000):
         os.mknod(huge / f"name {number}")
-    assert place.once(timeout=140).process.returncode == 0
-    assert_same(place.primary, place.secondary)
+    assert place.once(timeout=100).process.returncode == 0
+    assert not rsync_differences(place.primary, place.secondary)  # mtree takes minutes for so many in one
 
 
 # ---- .seamark, our own attributes, cascades

@@ -16,7 +16,7 @@ from tests.sshd import shared_ssh_server, ssh_server  # noqa: F401
 from tests.system.lines import ended, said
 from tests.system.trees import every_kind_of_thing, many_small_files
 
-METHODS = ["auto", "rsync", "tar", "stream"]
+METHODS = ["auto", "rsync", "tar", pytest.param("stream", marks=pytest.mark.slow)]
 
 
 class Far:
@@ -155,6 +155,7 @@ def test_everything_arrives_by_every_method(far, method):
     assert (far.place.secondary / "sparse").stat().st_blocks * 512 < 25_000_000
 
 
+@pytest.mark.slow
 def test_live_changes_arrive_over_ssh(far):
     p = far.place.primary
     many_small_files(p, 100, 5)
@@ -224,6 +225,7 @@ def test_a_server_that_is_down_is_said_and_waited_for(own):
     said(run)
 
 
+@pytest.mark.slow
 def test_it_ends_when_told_to_while_the_server_is_down(own):
     many_small_files(own.place.primary, 20, 2)
     with own.run("--accept-new-host-key") as run:
