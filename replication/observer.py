@@ -68,12 +68,14 @@ class Observer:
         after: int | None = None,
         crawl: str | None = None,
         since_ns: int = 2**63 - 1,
+        not_before: int = 0,
         failing: Collection[str] = (),
         carry: bool = False,
         compress: bool = False,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
 
+        ``not_before``: what vanishes is stamped with this time at least, whatever the clock says.
         ``failing``: keys of failures; those that turn out to be none any more are among the findings.
         ``carry``: small files that the secondary will want are sent along at once.
         """
@@ -83,6 +85,7 @@ class Observer:
         self._position = position
         self._after = after
         self._since_ns = since_ns
+        self._not_before = not_before
         self._crawl = crawl
         self._listings: list[Listing] = []
         self._paths: dict[bytes, bytes] = {}
@@ -93,7 +96,7 @@ class Observer:
         self._content: list[tuple[str, dict[str, str], bytes]] = []
         self._content_bytes = 0
         self._sent: deque[_Sent] = deque()
-        self._ancestors_sent: set[bytes] = set()
+        self._sent_again: dict[int, Listing] = {}
         self._told = False
         self.findings = Findings()
 
@@ -197,7 +200,7 @@ class Observer:
             return
         future = self._client.submit_observe(
             self._listings, position=self._position, after=self._after, crawl=self._crawl,
-            limbo_until=time.time_ns(), content=self._content, compress=self._compress,
+            limbo_until=max(time.time_ns(), self._not_before), content=self._content, compress=self._compress,
         )  # fmt: skip
         self._told = True
         self._sent.append(_Sent(future, self._listings, self._paths, self._where))
@@ -248,13 +251,16 @@ class Observer:
         """Parents which the index does not have: observe the way down to them, then those names again."""
         again = [listing for listing in sent.listings if listing.parent in unknown]
         for listing in again:
-            if listing.parent in self._ancestors_sent:
-                continue  # told once already: it vanished in between, and that is recorded elsewhere
-            self._ancestors_sent.add(listing.parent)
+            if id(listing) in self._sent_again:
+                continue  # came back a second time: it vanished in between, and that is recorded elsewhere
+            self._sent_again[id(listing)] = listing
             path = sent.paths[listing.parent]
             try:
                 self._observe_way(path, listing.parent)
-            except (OSError, VanishedError):
+            except VanishedError:
+                continue
+            except OSError as error:
+                self.fail("entry", path, error)
                 continue
             self._add(listing, path)
 

@@ -33,10 +33,16 @@ CREATE TABLE IF NOT EXISTS brick (
     crawl_ns INTEGER NOT NULL,       -- and when that was
     crawl_since_ns INTEGER NOT NULL, -- what changed since then is compared, whatever its version says
     crawl_swept INTEGER NOT NULL,    -- 1 once the whole tree was looked at; what is left is data that was missed
-    crawl_ended INTEGER NOT NULL,    -- epoch in which a hybrid crawl last finished
+    crawl_epoch INTEGER NOT NULL,    -- epoch in which that crawl was begun
+    crawl_ended INTEGER NOT NULL,    -- epoch in which the hybrid crawl that finished last was begun
+    scan_ns INTEGER NOT NULL,        -- when the tree is to be compared again,
+    scan_by TEXT NOT NULL,           -- if changes are noticed in this way still
+    index_id TEXT NOT NULL,          -- which index the secondary had,
+    gen INTEGER NOT NULL,            -- which `sync` was its last,
+    boot TEXT NOT NULL,              -- and which boot of its host we saw last
     complete INTEGER NOT NULL        -- 1 once a hybrid crawl has ever finished
 );
-INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0);
+INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', 0);
 -- The frontier of the open hybrid crawl: units of directories still to be looked at.
 CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
 -- What could not be replicated, until it is. first_ns bounds the mark.
@@ -46,9 +52,11 @@ CREATE TABLE IF NOT EXISTS failure (
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_VERSION = 1  # of the schema
+_VERSION = 2  # of the schema
 _RETRY_FIRST_S = 5
 _RETRY_MOST_S = 600
+_OPEN_S = 30.0
+_SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
 
 class ProgressError(SeamarkError):
@@ -96,19 +104,38 @@ class Progress:
     def __init__(self, path: Path) -> None:
         self._turns = threading.Lock()  # the threads of this process share one connection
         try:
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
-            self._db.executescript(f"{_SCHEMA} PRAGMA user_version={_VERSION};")
+            self._db = self._open(path)
         except sqlite3.Error as error:
             raise ProgressError(
                 f"{path} cannot be used ({error}); move it away: a full comparison then starts, "
                 "and what is right on the secondary is not sent again",
                 ExitCode.USAGE,
             ) from None
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        """Open, and make what is missing. Several processes may come at once, and SQLite does not wait for
+        whoever changes the journal mode: so that is tried again.
+        """
+        until = time.monotonic() + _OPEN_S
+        while True:
+            db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            try:
+                db.execute("PRAGMA synchronous=FULL")
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version == _VERSION:
+                    return db
+                if version:
+                    raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
+                db.execute("PRAGMA journal_mode=WAL")
+                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+            except sqlite3.OperationalError as error:
+                db.close()
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+            else:
+                return db
 
     def close(self) -> None:
         self._db.close()
@@ -184,7 +211,7 @@ class Progress:
         with self._write() as db:
             done = db.execute(
                 "UPDATE brick SET crawl = ?, crawl_position = ?, crawl_ns = ?, crawl_since_ns = ?, "
-                "crawl_swept = 0 WHERE crawl IS NULL AND epoch = ?",
+                "crawl_swept = 0, crawl_epoch = epoch WHERE crawl IS NULL AND epoch = ?",
                 (crawl, position, time_ns, since_ns, epoch),
             )
             if not done.rowcount:
@@ -199,14 +226,56 @@ class Progress:
     def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> None:
         """One unit of the crawl is done and discovered others: one durable step."""
         with self._write() as db:
-            if db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
-                db.execute("DELETE FROM frontier WHERE unit = ?", (unit,))
+            if not db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
+                return
+            # A twin that comes later divides the rest in another way: the first one's division stands.
+            if db.execute("DELETE FROM frontier WHERE unit = ?", (unit,)).rowcount:
                 db.executemany("INSERT OR IGNORE INTO frontier VALUES (?, ?)", found.items())
 
     def crawl_swept(self, crawl: str) -> None:
         """Every directory was looked at, and the data of what was found then is there."""
         with self._write() as db:
             db.execute("UPDATE brick SET crawl_swept = 1 WHERE crawl = ?", (crawl,))
+
+    def scanned(self, by: str, again_ns: int) -> None:
+        """The whole tree was compared, while changes were noticed by ``by``; when it is to be compared again."""
+        with self._write() as db:
+            db.execute("UPDATE brick SET scan_ns = ?, scan_by = ?", (again_ns, by))
+
+    def scan_due(self, by: str) -> bool:
+        """Whether the tree is to be compared, now that changes are noticed by ``by``."""
+        at, then = self._db.execute("SELECT scan_ns, scan_by FROM brick").fetchone()
+        now = time.time_ns()
+        return bool(by != then or at <= now or at > now + _SCAN_MOST_NS)
+
+    def secondary_is(self, index_id: str, gen: int, boot: str) -> bool:
+        """Note which index, `sync` and boot of the secondary we see. False: what we believed of it is void.
+
+        Another index, or an older state of the same (a snapshot that was restored): nothing but a full crawl
+        can tell what is there. Another boot: a crawl under way may have lost what it did last, and begins anew.
+        """
+        with self._write() as db:
+            row = db.execute("SELECT index_id, gen, boot, crawl, complete FROM brick").fetchone()
+            old_id, old_gen, old_boot, crawl, complete = row
+            replaced = bool(old_id) and (index_id != old_id or gen < old_gen)
+            rebooted = bool(old_boot) and boot != old_boot and crawl is not None
+            db.execute("UPDATE brick SET index_id = ?, gen = ?, boot = ?", (index_id, gen, boot))
+            if replaced or rebooted:
+                db.execute("DELETE FROM frontier")
+                db.execute("UPDATE brick SET crawl = NULL, crawl_swept = 0")
+            if replaced:
+                db.execute("UPDATE brick SET complete = 0")
+            return not rebooted and not (replaced and (complete or crawl is not None))
+
+    def synced(self, gen: int) -> None:
+        """The secondary's `sync` of this number is done."""
+        with self._write() as db:
+            db.execute("UPDATE brick SET gen = max(gen, ?)", (gen,))
+
+    def changelog_lost(self) -> None:
+        """The changelog is shorter than what was applied of it: it is another one, and positions mean nothing."""
+        with self._write() as db:
+            db.execute("UPDATE brick SET front = 0, complete = 0")
 
     def expect_full_crawl(self) -> None:
         """What the secondary holds is not known (any more): nothing but a hybrid crawl can tell."""
@@ -217,11 +286,13 @@ class Progress:
     def end_crawl(self, epoch: int, crawl: str) -> None:
         """The open crawl is complete and durable: the front is where the changelog stood when it began."""
         with self._write() as db:
-            db.execute(
+            done = db.execute(
                 "UPDATE brick SET front = max(front, crawl_position), front_ns = max(front_ns, crawl_ns), "
-                "crawl = NULL, complete = 1, crawl_ended = epoch WHERE crawl = ? AND epoch = ?",
+                "crawl = NULL, complete = 1, crawl_ended = crawl_epoch WHERE crawl = ? AND epoch = ?",
                 (crawl, epoch),
             )
+            if not done.rowcount:
+                return  # ended before, by a twin: another one may be open by now
             db.execute("DELETE FROM frontier")
             # The whole tree was looked at: what could not be read then, and can now, has been seen.
             db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
@@ -229,13 +300,16 @@ class Progress:
 
     # ---- failures
 
-    def record(self, failures: Iterable[Failure], resolved: Iterable[str]) -> None:
-        """Add or renew failures, and drop those whose keys are resolved."""
+    def record(self, failures: Iterable[Failure], resolved: Iterable[str], since_ns: int = 0) -> None:
+        """Add or renew failures, and drop those whose keys are resolved.
+
+        ``since_ns``: the earliest time at which what failed may have changed; the mark stays before it.
+        """
         now = time.time_ns()
         with self._write() as db:
             db.executemany("DELETE FROM failure WHERE key = ?", ((key,) for key in resolved))
             for failure in failures:
-                first = failure.first_ns or now
+                first = failure.first_ns or since_ns or now
                 db.execute(
                     "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                     "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "

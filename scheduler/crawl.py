@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 import uuid
 from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
+from replication.pace import LIMBO_MARGIN_NS
 from replication.progress import encode_dirs
 from replication.transfer.item import FileItem
 from replication.volume.directory import VolumeError
-from replication.volume.handle import open_beneath
-from replication.volume.identity import ROOT_GFID, identify
+from replication.volume.identity import ROOT_GFID
 from scheduler.batches import open_batch
 from scheduler.epoch import start_over
-from scheduler.retry import send_again
+from scheduler.retry import item_at, send_again
 from tasks.canvas import mark_signature
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import data_units, send_metadata_now
@@ -39,6 +38,7 @@ BATCH_RECORDS = 20_000
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
+_DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
 _NEVER = 2**63 - 1  # ns
 _GAP = "gap in the changelog"
@@ -63,6 +63,10 @@ class Crawler:
             standing = ledger.standing(self.epoch)
             if standing.front > ledger.forgotten():
                 mark_signature(self.name, self.epoch, standing.front).apply_async()
+            if self._changelog_lost():
+                return start_over(
+                    self.ctx, self.epoch, "the changelog is another one: it is shorter than the mark"
+                )
             if self.brick.crawl is not None:
                 return self._go_on_with_hybrid(standing)
             if (why := self._hybrid_wanted()) is not None:
@@ -77,11 +81,24 @@ class Crawler:
         if not self.brick.complete:
             return "no mark yet"
         if self._scanning():
-            return "scan" if self.ctx.ledger.scan_due() else None
+            # A run that begins looks at once, whatever an earlier one planned.
+            begun = self.brick.crawl_ended < self.epoch
+            return "scan" if begun or self.ctx.progress.scan_due("scan") else None
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
             return f"{_GAP}: {following[0].reason}"
-        return "periodic look for what was not recorded" if self.ctx.ledger.scan_due() else None
+        due = self.ctx.progress.scan_due(self.ctx.place.detector())
+        return "periodic look for what was not recorded" if due else None
+
+    def _changelog_lost(self) -> bool:
+        """Whether positions that were applied do not exist any more; noted, if so."""
+        if self._scanning() or not self.brick.front:
+            return False
+        last = self.ctx.store.last_closed()
+        if last is None or last.number >= self.brick.front:
+            return False
+        self.ctx.progress.changelog_lost()
+        return True
 
     def _scanning(self) -> bool:
         return self.ctx.place.detector() == "scan"
@@ -127,15 +144,18 @@ class Crawler:
             # After a restart of anything the secondary may not have this crawl open any more.
             self.ctx.secondary(self.epoch).client.begin_crawl(brick.crawl)
         if not brick.crawl_swept:
-            send_metadata_now(self.ctx, self.epoch, [(ROOT_GFID, b"")])
+            self._send_root()
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
-        units, says = data_units(self._still_dirty(), self.ctx.sync_method, f"{brick.crawl}:")
+        dirty, more = self._still_dirty()
+        # As many as one batch may hold; the crawl ends with the batch that leaves none.
+        manifest["final"] = not more
+        units, says = data_units(dirty, self.ctx.sync_method, f"{brick.crawl}:{standing.opened}:")
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
-    def _still_dirty(self) -> list[FileItem]:
-        """Files whose content the secondary still lacks after the whole tree was looked at.
+    def _still_dirty(self) -> tuple[list[FileItem], bool]:
+        """Files whose content the secondary still lacks, and whether there are more than these.
 
         They moved while they were looked at, or the ledger was lost: found by the names that the
         secondary has for them. What failed for a reason is on the failure list, and not tried here.
@@ -144,29 +164,21 @@ class Crawler:
         client = self.ctx.secondary(self.epoch).client
         items: list[FileItem] = []
         after = None
-        while True:
+        while len(items) < _DIRTY_MOST:
             page, after = client.dirty(after, _DIRTY_PAGE)
             for gfid, path in page:
-                if gfid.hex() not in failing and (item := self._item(gfid, path)) is not None:
-                    items.append(item)
+                found = item_at(self.ctx.volume, gfid, path) if gfid.hex() not in failing else None
+                if found is not None:
+                    items.append(found)
             if after is None:
-                return items
+                return items, False
+        return items, True
 
-    def _item(self, gfid: bytes, path: bytes) -> FileItem | None:
-        directory, name = os.path.split(path)
-        try:
-            fd = open_beneath(self.ctx.volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
-        except OSError:
-            return None
-        try:
-            found, stat = identify(fd, name)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        if found != gfid:
-            return None
-        return FileItem(gfid, path, "data", stat.ino, stat.ctime_ns, stat.size, stat.nlink)
+    def _send_root(self) -> None:
+        """The root's own attributes: no directory lists it."""
+        failures = send_metadata_now(self.ctx, self.epoch, [(ROOT_GFID, b"")])
+        mended = [] if failures else [f"metadata:{ROOT_GFID.hex()}"]
+        self.ctx.progress.record(failures, mended, self.brick.stime_ns + 1)
 
     # ---- changelog crawl
 
@@ -225,7 +237,7 @@ class Crawler:
         last = self.ctx.store.last_closed()
         if last is None or last.state is State.GAP or not self._nothing_since(last):
             return
-        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "dirty") and (forgotten := self._still_dirty()):
+        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "dirty") and (forgotten := self._still_dirty()[0]):
             # Nobody is at it, and no record will come for it: a unit was lost together with its worker.
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
             send_again(self.ctx, self.epoch, forgotten)
@@ -234,7 +246,7 @@ class Crawler:
         self.ctx.publish_mark(self.epoch, brick)
         if not self.ctx.ledger.limbo():
             return
-        left = self.ctx.secondary(self.epoch).client.limbo_left(brick.front_ns)
+        left = self.ctx.secondary(self.epoch).client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS)
         self.ctx.ledger.set_limbo(left)
         if left and self.ctx.ledger.once_in(1, "limbo barrier"):
             # It vanished after that position: have one closed after it. The agent tells when it has.

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
+from replication.volume.handle import open_beneath
+from replication.volume.identity import identify
 from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
 
 if TYPE_CHECKING:
     from replication.progress import Failure
+    from replication.transfer.item import How
+    from replication.volume.directory import DirectoryVolume
     from tasks.context import Context
 
 _AT_ONCE = 1000
@@ -34,17 +38,19 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
 def _send_again(ctx: Context, failures: list[Failure]) -> int:
     """A batch of data units for these. Their names are asked of the secondary: they may have moved."""
     epoch = ctx.progress.brick().epoch
-    known = ctx.secondary(epoch).client.names([bytes.fromhex(f.gfid or "") for f in failures])
+    client = ctx.secondary(epoch).client
+    gfids = [bytes.fromhex(failure.gfid or "") for failure in failures]
+    known = client.names(gfids)
     items = []
     gone = []
-    for failure in failures:
-        gfid = bytes.fromhex(failure.gfid or "")
-        paths = known.get(gfid)
-        if not paths:
-            gone.append(failure.key)  # no name has it any more on the secondary: nothing to send
-            continue
-        # ino 0: identified by its handle, whatever it is by now; "compare" sends nothing that is right.
-        items.append(FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
+    for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
+        paths = known.get(gfid, [])
+        if wanted <= 0:
+            gone.append(failure.key)  # it came, or nothing there is called by any name any more
+        elif paths:
+            # What is not there by that name gives a result that says so. "compare" sends nothing that is right.
+            found = item_at(ctx.volume, gfid, paths[0], "compare")
+            items.append(found or FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
     if gone:
         ctx.progress.record([], gone)
     send_again(ctx, epoch, items)
@@ -55,12 +61,30 @@ def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:
     """A batch of its own for these files. Raises StaleFence, OutOfOrder."""
     units = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
-        for n, (engine, members) in enumerate(cut(items, "stream"))
+        for n, (engine, members) in enumerate(cut(items, ctx.sync_method))
     }
     if units:
         now = time.time_ns()
         manifest = {"kind": "retry", "start_ns": now, "end_ns": now}
         open_batch(ctx, epoch, ctx.ledger.standing(epoch), manifest, units, {})
+
+
+def item_at(volume: DirectoryVolume, gfid: bytes, path: bytes, how: How = "data") -> FileItem | None:
+    """The file at ``path``, if it is this one."""
+    directory, name = os.path.split(path)
+    try:
+        fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        found, stat = identify(fd, name)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return (
+        FileItem(gfid, path, how, stat.ino, stat.ctime_ns, stat.size, stat.nlink) if found == gfid else None
+    )
 
 
 def _look_again(ctx: Context, failures: list[Failure]) -> int:
@@ -73,6 +97,8 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
         kinds = "EMD" if os.path.isdir(os.path.join(ctx.session.primary, failure.path or "")) else "EM"
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
-        except (AgentRefused, AgentUnreachable):
+        except AgentRefused:
+            continue  # its directory is gone, or it is the root: the next comparison of the tree decides
+        except AgentUnreachable:
             return 0
     return len(failures)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import signal
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
 from scheduler.supervisor import Supervisor
 from tasks.app import app
-from tasks.canvas import tick_signature
+from tasks.canvas import retry_signature, tick_signature
 from tasks.context import Context
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from scheduler.snapshot import ProgressSnapshot
 
 log = logging.getLogger("seamark.run")
+_FOLLOW_S = 60.0
 _LOOK_EVERY_S = 0.25
 _LOOK_FOR_END_S = 0.1
 
@@ -77,10 +79,22 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
     return place, session
 
 
+def _runtime_dir() -> Path:
+    """A directory of this user's own, the same for each run, where nobody else can put things first."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")
+    path = Path(base) / ("seamark" if base != "/tmp" else f"seamark-{os.geteuid()}")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise SeamarkError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
+    return path
+
+
 @contextlib.contextmanager
 def _locked(place: SessionDir, session: Session) -> Iterator[None]:
     """One run for a pair on this host, whatever state directory it was given. Raises LockedError."""
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    runtime = _runtime_dir()
     try:
         place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -88,7 +102,7 @@ def _locked(place: SessionDir, session: Session) -> Iterator[None]:
             f"cannot write in {place.path}: {error.strerror}; choose another --state-dir", ExitCode.USAGE
         ) from None
     with contextlib.ExitStack() as stack:
-        for path in (place.run_lock, runtime / f"seamark-{os.geteuid()}-{session.id}.lock"):
+        for path in (place.run_lock, runtime / f"{session.id}.lock"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, fd)
             try:
@@ -146,6 +160,7 @@ class Run:
         self.stopping = 0
         self._target: int | None = None
         self._started = self._finished = False
+        self._follow_until = 0.0
         self._epoch = 0
 
     def run(self) -> int:
@@ -159,6 +174,7 @@ class Run:
             app.conf.broker_url = broker
             app.conf.result_backend = broker
             ctx = Context(self.place, self.session)
+            ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
                 if self.redis is not None:
                     # It takes half a second to come up, and finds nothing to do in our own Redis before we begin.
@@ -268,13 +284,24 @@ class Run:
         if not brick.complete or brick.crawl is not None:
             return False
         if self.place.detector() == "scan":
-            return brick.crawl_ended >= self._epoch
+            return brick.crawl_ended >= self._epoch and not self._on_the_move(ctx)
         if self._target is None:
             try:
                 self._target = int(agent_call(self.place.changelog, "barrier")["position"])
             except (AgentRefused, AgentUnreachable):
                 return False
-        return brick.front >= self._target
+        return brick.front >= self._target and not self._on_the_move(ctx)
+
+    def _on_the_move(self, ctx: Context) -> bool:
+        """Whether files that were renamed while they were to be read are still being followed, for a minute."""
+        if not any(failure.code == "moved" for failure in ctx.progress.failures()):
+            return False
+        self._follow_until = self._follow_until or time.monotonic() + _FOLLOW_S
+        if time.monotonic() > self._follow_until:
+            return False
+        if ctx.ledger.once_in(1, "follow"):
+            retry_signature(self.session.name).apply_async()
+        return True
 
     def _finish(self, ctx: Context, status: Status) -> int:
         self._finished = True

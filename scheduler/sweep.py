@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.sweep")
 STUCK_S = 10.0  # nothing of a batch moved for so long, and nobody gives a sign of life
+_LOST_S = 120.0  # however full the queue is: its message is not in it any more
 _AT_ONCE = 200
 
 
@@ -48,7 +49,7 @@ def sweep(ctx: Context) -> str:
                 continue
             signature = unit_signature(ctx.session.name, epoch, number, unit, "(submitted again)")
             queue = data_queue(unit.split(":")[1]) if unit[0] in "DR" else control_queue()
-            if queue in empty:
+            if queue in empty or batch.idle_s > _LOST_S:
                 signature.apply_async()
                 sent += 1
     if sent:

@@ -76,6 +76,11 @@ def tick_signature(session: str) -> Signature:
     return made.set(expires=30)
 
 
+def retry_signature(session: str) -> Signature:
+    """What tries again everything that failed, whatever its back-off says."""
+    return _sign("scheduler.jobs.retry_failures", control_queue(), session, session=session, at_once=True)
+
+
 def start_over_signature(session: str, epoch: int, why: str) -> Signature:
     """What leaves an epoch behind and begins again from the durable front."""
     return _sign(

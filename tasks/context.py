@@ -28,6 +28,7 @@ from replication.session import Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from tasks.app import app
+from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
@@ -135,9 +136,12 @@ class Context:
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S
         self._epoch, self._boot_id = epoch, hello["boot_id"]
         self._rsync = bool(hello["rsync"]) and shutil.which("rsync") is not None
-        if hello["index"] != "ok":
-            # Its index is new, or lost: whatever we believed to be there has to be looked at again.
+        if hello["index"] == "rebuilding":
             self.progress.expect_full_crawl()
+        if not self.progress.secondary_is(hello["index_id"], hello["gen"], hello["boot_id"]):
+            why = "the secondary, or its index, is not what it was: all of it is looked at again"
+            start_over_signature(self.session.name, epoch, why).apply_async()
+            raise StaleFence
 
     @contextmanager
     def looking(self, *, create: bool = False) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:

@@ -38,6 +38,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             return DONE
         if manifest.manifest["crawl"] != work.ctx.progress.brick().crawl:
             return "this crawl is over"
+        boot = work.ctx.secondary(epoch).boot_id
         walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
@@ -47,10 +48,10 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             for n in range(min(_SPLIT, len(walk.queue)))
         }
         units, says = data_units(found.needs, work.ctx.sync_method, f"{unit}:")
-        work.ctx.progress.record(failures, [])
+        if failures:
+            work.ctx.progress.record(failures, [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.
         work.ctx.progress.crawled(walk.crawl, unit, crawl_units)
-        boot = work.ctx.secondary(epoch).boot_id
         if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):
             return DONE
         work.ctx.ledger.count(
@@ -75,7 +76,12 @@ class _Walk:
         self.client = work.ctx.secondary(work.epoch).client
         self.volume = work.ctx.volume
         self.observer = Observer(
-            self.volume, self.client, crawl=self.crawl, since_ns=self.since_ns, **carrying(work)
+            self.volume,
+            self.client,
+            crawl=self.crawl,
+            since_ns=self.since_ns,
+            not_before=work.ctx.progress.brick().front_ns + 1,
+            **carrying(work),
         )
         # Directories that the secondary does not know: no use asking; and those of which it has nothing.
         self.new, self.empty = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from replication.progress import Failure
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Sender = Callable[[Unit, list[FileItem]], list[ItemResult]]
 
+_MOVES, _MOVE_S = 5, 0.2  # how often, and how long, a rename under way is waited for
 _LOOKS = 5  # a file that changes all the time has later records for all the later times
 # Reported, not retried by itself: the whole unit is given back and tried again when there is room.
 _WHOLE_UNIT = {"no-space", "read-only"}
@@ -47,6 +49,7 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         if packed is None:
             return DONE
         asked = decode_items(packed)
+        boot = work.ctx.secondary(epoch).boot_id
         items, results = _still_wanted(work, asked)
         results += send(work, items) if items else []
         results = _look_elsewhere(work, items, results, send)
@@ -64,7 +67,6 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         good = [r for r in results if r.status != "error"]
         failing = work.ctx.progress.failing()
         resolved = [key for r in good if (key := f"data:{r.gfid.hex()}") in failing]
-        boot = work.ctx.secondary(epoch).boot_id
         if not work.finish(boot=boot, failures=failures, resolved=resolved):
             return DONE
         amount = sum(r.bytes_sent for r in results)
@@ -101,20 +103,37 @@ def _count(results: list[ItemResult], status: str) -> int:
 def _look_elsewhere(
     work: Unit, items: list[FileItem], results: list[ItemResult], send: Sender
 ) -> list[ItemResult]:
-    """Files no longer where they were observed: try the names that the secondary has for them by now."""
-    vanished = {r.gfid for r in results if r.status == "vanished"}
-    if not vanished:
-        return results
-    known = work.ctx.secondary(work.epoch).client.names(sorted(vanished))
-    moved = []
-    for item in items:
-        if item.gfid in vanished:
-            others = [path for path in known.get(item.gfid, []) if path != item.path]
-            moved += [item._replace(path=path) for path in others[:1]]
-    if not moved:
-        return results
-    again = {r.gfid: r for r in send(work, moved)}
-    return [again.get(r.gfid, r) for r in results]
+    """Files no longer where they were observed: try the names that the secondary has for them by now.
+
+    A rename is applied soon after it is recorded: that is waited for, a moment. What is still wanted then, and
+    still not to be found, is a failure: it holds the mark, and is tried again.
+    """
+    client = work.ctx.secondary(work.epoch).client
+    for _ in range(_MOVES):
+        lost = {r.gfid for r in results if r.status == "vanished"}
+        missing = [item for item in items if item.gfid in lost]
+        wanted = (
+            dict(zip(missing, client.wanted(item.gfid for item in missing), strict=True)) if missing else {}
+        )
+        missing = [item for item in missing if wanted[item] > 0]
+        if not missing:
+            return results
+        known = client.names(item.gfid for item in missing)
+        moved = [
+            item._replace(path=paths[0], ticket=wanted[item])
+            for item in missing
+            if (paths := [path for path in known.get(item.gfid, []) if path != item.path])
+        ]
+        again = {r.gfid: r for r in send(work, moved)} if moved else {}
+        results = [again.get(r.gfid, r) for r in results]
+        work.alive()
+        time.sleep(_MOVE_S)
+    still = {item.gfid for item in missing}
+    return [_moved(r) if r.gfid in still and r.status == "vanished" else r for r in results]
+
+
+def _moved(result: ItemResult) -> ItemResult:
+    return ItemResult(result.gfid, "error", "moved", "it was renamed while it was to be read")
 
 
 def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) -> None:

@@ -35,19 +35,23 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
     """Entries of one part of a segment. What it finds is left in the ledger for sync_metadata."""
     with working(task, session, epoch, batch, unit) as work:
         raw = work.payload()
-        if raw is None or work.ctx.ledger.take_found(batch, unit) is not None:
+        if raw is None or work.ctx.ledger.take_found(epoch, batch, unit) is not None:
             return DONE
         todo = json.loads(raw)
+        boot = work.ctx.secondary(epoch).boot_id
         try:
             findings, more = _observe_part(work, todo)
         except SegmentDamaged as error:
             _give_up_segment(work, todo["segment"], error)
             return str(error)
-        _report(work, findings)
+        if findings.failures:
+            work.ctx.progress.record(findings.failures, [], work.since_ns())
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)
-        text = json.dumps({"needs": items, "meta": meta, "more": more, "resolved": findings.resolved})
-        work.ctx.ledger.put_found(batch, unit, text)
+        text = json.dumps(
+            {"needs": items, "meta": meta, "more": more, "resolved": findings.resolved, "boot": boot}
+        )
+        work.ctx.ledger.put_found(epoch, batch, unit, text)
         work.ctx.ledger.count(
             scanned=findings.names, **counts(findings, found=False),
             entries=sum(findings.counts.values()) + findings.files + len(findings.needs),
@@ -64,7 +68,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     ctx = work.ctx
     observer = Observer(
         ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
-        failing=ctx.progress.failing(), **carrying(work),
+        failing=ctx.progress.failing(), not_before=ctx.progress.brick().front_ns + 1, **carrying(work),
     )  # fmt: skip
     queue = decode_dirs(todo["dirs"])
     observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
@@ -236,10 +240,3 @@ def _open_parent(work: Unit, segment: Segment, parent: bytes) -> tuple[int, byte
     # Moved, and its new name is observed in a later segment: have it listed when it appears there.
     client.unlist([parent])
     raise VanishedError(parent)
-
-
-def _report(work: Unit, findings: Findings) -> None:
-    """Entry failures go straight into the durable list: this node holds it."""
-    progress = work.ctx.progress
-    if findings.failures:
-        progress.record(findings.failures, [])

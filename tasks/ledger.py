@@ -168,17 +168,17 @@ class Ledger:
         value: bytes | None = self.redis.hget(f"{self.prefix}units:{batch}", unit)  # type: ignore[assignment]
         return value
 
-    def put_found(self, batch: int, unit: str, text: str) -> None:
+    def put_found(self, epoch: int, batch: int, unit: str, text: str) -> None:
         """Keep what the first step of a unit found for its second, for a day."""
-        key = f"{self.prefix}found:{batch}:{unit}"
+        key = f"{self.prefix}found:{epoch}:{batch}:{unit}"
         self.redis.set(key, text, ex=86400)
 
-    def take_found(self, batch: int, unit: str) -> str | None:
-        value: bytes | None = self.redis.get(f"{self.prefix}found:{batch}:{unit}")  # type: ignore[assignment]
+    def take_found(self, epoch: int, batch: int, unit: str) -> str | None:
+        value: bytes | None = self.redis.get(f"{self.prefix}found:{epoch}:{batch}:{unit}")  # type: ignore[assignment]
         return value.decode() if value is not None else None
 
-    def drop_found(self, batch: int, unit: str) -> None:
-        self.redis.delete(f"{self.prefix}found:{batch}:{unit}")
+    def drop_found(self, epoch: int, batch: int, unit: str) -> None:
+        self.redis.delete(f"{self.prefix}found:{epoch}:{batch}:{unit}")
 
     def claim(self, unit: str) -> None:
         """A sign of life of the task that does this unit."""
@@ -215,16 +215,6 @@ class Ledger:
             for kind in ("failures", "resolved")
         )
         return bad, good
-
-    # ---- when to look at the whole tree again; lost with Redis, and then it is looked at at once
-
-    def scan_due(self) -> bool:
-        """Whether the next comparison of the whole tree is due."""
-        return not self.redis.exists(self.prefix + "scanned")
-
-    def scanned(self, again_in_s: float) -> None:
-        """The whole tree was compared; the next time in so many seconds."""
-        self.redis.set(self.prefix + "scanned", 1, px=max(1, int(again_in_s * 1000)))
 
     # ---- what waits in limbo on the secondary; unknown counts as something
 

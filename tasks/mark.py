@@ -12,10 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.pace import scan_interval
+from replication.pace import LIMBO_MARGIN_NS, scan_interval
 from replication.progress import Failure
+from replication.remote.client import SecondaryError
 from tasks.app import app
 from tasks.canvas import tick_signature
+from tasks.ledger import StaleFence
 from tasks.unit import Unit, working
 
 if TYPE_CHECKING:
@@ -37,16 +39,18 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         if not done:
             return "nothing to do"
         connection = work.ctx.secondary(epoch)
+        reports = {b.number: ledger.reports(b.number) for b in done}
         if any(b.units_done for b in done):
-            boot = connection.client.sync()["boot_id"]
+            boot = _sync(work)
             if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
                 # What was applied before the restart may be lost: do it all again under a new epoch.
                 work.start_over("the secondary's host restarted before a batch was durable")
                 return "the secondary restarted: starting over"
+        ledger.standing(epoch)  # raises StaleFence: what was read above may be of a ledger that is gone
         for each in done:
-            _finish(work, each)
+            _finish(work, each, *reports[each.number])
         brick = work.ctx.progress.brick()
-        ledger.set_limbo(connection.client.limbo_left(brick.front_ns))
+        ledger.set_limbo(connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS))
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
@@ -62,18 +66,32 @@ def _retain(work: Unit, front: int) -> None:
         agent_call(work.ctx.place.changelog, "retain", upto=front)
 
 
-def _finish(work: Unit, batch: OpenBatch) -> None:
+def _sync(work: Unit) -> str:
+    """Make everything durable on the secondary; the boot in which that was done."""
+    try:
+        answer = work.ctx.secondary(work.epoch).client.sync()
+    except SecondaryError as error:
+        if error.code == "sync-failed":
+            # Reported once by the kernel, and never again: what was written since the last time may be lost.
+            work.ctx.progress.expect_full_crawl()
+            work.start_over(str(error))
+            raise StaleFence from None
+        raise
+    work.ctx.progress.synced(answer["gen"])
+    return str(answer["boot_id"])
+
+
+def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> None:
     progress, manifest = work.ctx.progress, batch.manifest
-    bad, good = work.ctx.ledger.reports(batch.number)
-    since = manifest["start_ns"]
-    progress.record([Failure(**row, first_ns=since) for row in bad], good)
+    since = manifest["start_ns"] if manifest["kind"] == "changelog" else progress.brick().stime_ns + 1
+    progress.record([Failure(**row) for row in bad], good, since)
     if manifest["kind"] == "changelog":
         progress.advance(work.epoch, manifest["last"], manifest["end_ns"])
     elif manifest["kind"] == "hybrid" and manifest["final"]:
         work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
         progress.end_crawl(work.epoch, manifest["crawl"])
         took = time.time() - manifest["start_ns"] / 1e9
-        recording = work.ctx.place.detector() != "scan"
-        work.ctx.ledger.scanned(scan_interval(took, recording=recording))
+        by = work.ctx.place.detector()
+        progress.scanned(by, time.time_ns() + int(scan_interval(took, recording=by != "scan") * 1e9))
     elif manifest["kind"] == "hybrid":
         progress.crawl_swept(manifest["crawl"])

@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
     """Metadata of one part of a segment; settles it, and extends the chord by what comes next."""
     with working(task, session, epoch, batch, unit) as work:
-        text = work.ctx.ledger.take_found(batch, unit)
+        text = work.ctx.ledger.take_found(epoch, batch, unit)
         if work.payload() is None or text is None:
             return DONE
         found = json.loads(text)
         meta = decode_dirs(found["meta"])
         connection = work.ctx.secondary(epoch)
+        if connection.boot_id != found["boot"]:
+            work.start_over("the secondary's host restarted between entries and their metadata")
+            return "the secondary restarted: starting over"
         failures = send_metadata(work, meta)
         if failures:
-            work.ctx.progress.record(failures, [])
+            work.ctx.progress.record(failures, [], work.since_ns())
         resolved = found["resolved"] + _resolved(work.ctx, meta, failures)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
         units, says = data_units(items, work.ctx.sync_method, f"{unit}:")
@@ -43,7 +46,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
             units[following] = json.dumps(found["more"]).encode()
         if not work.finish(boot=connection.boot_id, found=units, says=says, resolved=resolved):
             return DONE
-        work.ctx.ledger.drop_found(batch, unit)
+        work.ctx.ledger.drop_found(epoch, batch, unit)
         work.ctx.ledger.count(files_found=len(items), bytes_found=sum(item.size for item in items))
         if not found["more"]:
             _next_segment(work, int(unit.split(":")[1]))

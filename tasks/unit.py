@@ -45,7 +45,8 @@ class Unit:
         """A sign of life, at most once a second: the sweeper leaves this unit alone, and so does the broker."""
         if time.monotonic() - self._alive_at >= 1:
             self._alive_at = time.monotonic()
-            self.ctx.ledger.claim(self.name)
+            if self.name:
+                self.ctx.ledger.claim(self.name)
             renew(self.task, self.ctx.ledger.redis)
 
     def payload(self) -> bytes | None:
@@ -53,6 +54,13 @@ class Unit:
 
     def signature(self, unit: str, says: str = "") -> Signature:
         return unit_signature(self.ctx.session.name, self.epoch, self.batch, unit, says)
+
+    def since_ns(self) -> int:
+        """The earliest time at which what this unit looks at may have changed: a failure of it holds the mark there."""
+        batch = self.ctx.ledger.batch(self.batch)
+        if batch is None or batch.manifest["kind"] != "changelog":
+            return self.ctx.progress.brick().stime_ns + 1
+        return int(batch.manifest["start_ns"])
 
     def start_over(self, why: str) -> None:
         """Leave this epoch behind: all work begins again from the durable front."""
@@ -111,6 +119,9 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
             work.outcome = "given back: the secondary had closed this crawl"
         elif error.code in ("out-of-order", "crawl-closed"):
             work.outcome = f"refused by the secondary: {error.code}"
+            if unit and work.payload() is not None:
+                # Not a late twin: what the secondary has applied is not what we believe. It is asked anew.
+                work.start_over(str(error))
         else:
             work.outcome = f"given back: {error}"
             log.warning("%s batch %d %s: the secondary says: %s", session, batch, unit, error)

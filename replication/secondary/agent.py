@@ -45,6 +45,7 @@ class Agent:
         self._lock_fd = os.open(
             layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
         )
+        self.unit_locks: Dict[bytes, int] = {}  # what rsync or tar write to at the moment
         self._dirty_journal = False
 
     @property

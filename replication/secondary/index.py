@@ -107,6 +107,7 @@ class Index:
             self.set_meta("format", sql.FORMAT)
             self.set_meta("next_id", ROOT_ID + 1)
             self.set_meta("gen", 1)
+            self.set_meta("index_id", os.urandom(8).hex())
             self.save([root], [], [])
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ through; for files with several names, or too large to be kept twice.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -39,10 +40,43 @@ def _remove(agent: Agent, name: bytes) -> None:
     shutil.rmtree(b"/proc/self/fd/%d/%s" % (agent.tree.staging_fd, name), ignore_errors=True)
 
 
+def _lock(agent: Agent, what: bytes) -> None:
+    """Nobody else writes there until this unit is committed, or this connection ends. Raises AgentError("busy")."""
+    name = b"lock." + what
+    while True:
+        fd = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=agent.tree.staging_fd
+        )
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(name, dir_fd=agent.tree.staging_fd).st_ino == os.fstat(fd).st_ino:
+                agent.unit_locks[name] = fd
+                return
+        except FileNotFoundError:
+            pass  # the one who had it has just removed it
+        except BlockingIOError:
+            os.close(fd)
+            _unlock(agent)
+            raise AgentError("busy", "another connection is sending this") from None
+        os.close(fd)
+
+
+def _unlock(agent: Agent) -> None:
+    for name, fd in agent.unit_locks.items():
+        try:
+            os.unlink(name, dir_fd=agent.tree.staging_fd)
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+    agent.unit_locks.clear()
+
+
 def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Make the unit's directory. ``in_place``: true for all, false for none, null: where it must be."""
     name = _unit_name(request)
     agent.tree.begin()
+    _unlock(agent)  # of a unit that was never committed
+    _lock(agent, name)
     _remove(agent, name)
     staging = agent.tree.staging_fd
     for part in (b"", b"/new", b"/basis"):
@@ -60,7 +94,9 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             if row is None or not row.is_file:
                 unknown.append(gfid)
             elif row.ino:
-                wanted = _in_place(request.get("in_place"), row, names.get(row.id, []), room)
+                wanted = _in_place(request.get("in_place"), row, room)
+                if wanted:
+                    _lock(agent, b"file." + gfid.encode())
                 if _link(agent, row, names.get(row.id, []), new_fd if wanted else basis_fd) and wanted:
                     in_place.append(gfid)
     finally:
@@ -70,10 +106,10 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return {"path": base + "/new", "basis": base + "/basis", "in_place": in_place, "unknown": unknown}
 
 
-def _in_place(wanted: Optional[bool], row: Row, keys: List[Key], room: int) -> bool:
+def _in_place(wanted: Optional[bool], row: Row, room: int) -> bool:
     if wanted is not None:
         return wanted
-    return len(keys) > 1 or row.size > room
+    return row.size > room  # several names are no reason: they all get the new inode together
 
 
 def _link(agent: Agent, row: Row, keys: List[Key], fd: int) -> bool:
@@ -122,6 +158,7 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             file.close()
         os.close(new_fd)
         _remove(agent, name)
+        _unlock(agent)
     return {"errors": errors, "done": done}
 
 
@@ -152,7 +189,10 @@ def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -
         rows = agent.index.inodes(item.gfid for item in items)
         for item in items:
             row = rows[item.gfid]
-            row.took(item.ticket)
+            if row.takes(item.ticket):
+                row.took(item.ticket)
+            else:
+                row.dirty = row.dirty or 1  # written all the same, and by now nobody knows what it is
             row.size = item.size
             row.gen = agent.index.meta["gen"]
             row.changed = True

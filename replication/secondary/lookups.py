@@ -113,10 +113,18 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     """All that was applied before this is durable when it returns."""
     with agent.transaction():
         # What comes from now on has not been synced, even if it comes while we sync.
-        agent.index.set_meta("gen", agent.index.meta["gen"] + 1)
-    syncfs(agent.tree.root_fd)
+        gen = agent.index.meta["gen"] + 1
+        agent.index.set_meta("gen", gen)
+    try:
+        syncfs(agent.tree.root_fd)
+    except OSError as error:
+        with agent.transaction():
+            # The kernel says so once: pages written since the last sync may be lost, and look clean.
+            agent.index.db.execute(sql.AFTER_POWER_CUT, (gen - 1,))
+            agent.index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
+        raise AgentError("sync-failed", "writing to the disk failed: {}".format(error.strerror)) from None
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    return {"boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd)}
+    return {"boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen}
 
 
 def check(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -392,6 +392,8 @@ def _how(row: Row, e: Observed) -> Optional[str]:
     """Whether and how content is wanted: "new", "data", "compare", or None."""
     if not row.ino:
         return "new" if row.dirty or e[SIZE] else None
+    if unchanged(row, e):
+        return "compare" if e[SIZE] else None
     if row.size != e[SIZE] or row.mtime != e[MTIME] or e[CHANGE] == CHANGE_DATA:
         return "data"
     if row.dirty or (e[CHANGE] == CHANGE_UNKNOWN and e[SIZE]):

@@ -72,6 +72,7 @@ def hello(
     answer.update(
         index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
         entries=entries, fs=_probe(agent), epoch=agent.index.meta.get("epoch", 0),
+        index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
     )  # fmt: skip
     return agent, answer
 

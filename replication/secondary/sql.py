@@ -14,12 +14,12 @@ inode   one row per gfid that is on the secondary, or wanted there.
         got      number of the latest look whose content came
         gen      number of the `sync` after which its content came: what a power cut may have undone
 entry   which inode a name in a directory is. A directory is the child of one entry at most.
-meta    key/value: format, epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
+meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
 """
 
 from __future__ import annotations
 
-FORMAT = "2"
+FORMAT = "3"
 
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",

@@ -11,13 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replication.remote.client import SecondaryError
 from replication.remote.errors import AgentFailed
 from replication.transfer.item import FileItem, ItemResult
-from replication.transfer.stream import meta_row
+from replication.transfer.stream import BUSY_S, meta_row
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath, stat_at
 from replication.volume.xattrs import read_xattrs
@@ -135,7 +137,17 @@ class StagedSender:
     # ---- the secondary's side
 
     def _stage(self, unit: str, gfids: list[bytes]) -> Staging:
-        header = self._client.call("stage", unit=unit, gfids=[g.hex() for g in gfids], in_place=None).header
+        while True:
+            try:
+                header = self._client.call(
+                    "stage", unit=unit, gfids=[g.hex() for g in gfids], in_place=None
+                ).header
+                break
+            except SecondaryError as error:
+                if error.code != "busy":
+                    raise
+            self._alive()
+            time.sleep(BUSY_S)
         return Staging(
             unit,
             self._below_root(header["path"]),
@@ -178,7 +190,7 @@ class StagedSender:
                         "ok" if still else "changed",
                         bytes_sent=self._sent.get(gfid, 0),
                         ctime_ns=new.ctime_ns,
-                    )  # fmt: skip
+                    )
                 )
         refused = self._commit(unit, rows, keep=any(row.status == "error" for row in results))
         # Refused since it changed while it was sent (its size is another by now): still a change, no error.

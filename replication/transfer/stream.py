@@ -32,7 +32,8 @@ SMALL = 1 << 20  # bytes; below, whole files travel together in one frame
 _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
 _PIECE = 1 << 19  # bytes of a large file in one frame
-_BUSY_S = 0.2  # between asking whether another worker is done with a file
+_COMPARE_BYTES = 64 << 20  # read at the far end for one answer
+BUSY_S = 0.2  # between asking whether another worker is done with a file
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -192,7 +193,7 @@ class StreamSender:
             else:
                 return offset
             self._progress(0, 0)
-            time.sleep(_BUSY_S)
+            time.sleep(BUSY_S)
 
     def _send_large(self, item: FileItem, fd: int, stat: Stat) -> None:
         gfid = item.gfid.hex()
@@ -248,6 +249,7 @@ class StreamSender:
             rows.clear()
             asked.clear()
 
+        amount = 0
         for item, fd, stat in self._open(items):
             try:
                 digest = _digest(fd)
@@ -263,9 +265,12 @@ class StreamSender:
                 item.gfid, after, after.size, settled(after.ctime_ns) if still else 0, xattrs, item.ticket
             )
             rows.append([row[0], after.size, digest, row])
+            amount += after.size
             asked[row[0]] = (item, _Sent(still, 0, after.ctime_ns))
-            if len(rows) >= _FRAME_FILES:
+            self._progress(0, 0)
+            if len(rows) >= _FRAME_FILES or amount >= _COMPARE_BYTES:
                 ask()
+                amount = 0
         ask()
         return differ
 

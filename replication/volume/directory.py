@@ -126,7 +126,7 @@ class DirectoryVolume:
         path = os.readlink(b"/proc/self/fd/%d" % fd)
         if path == self.root:
             return fd, b""
-        if not path.startswith(self.root.rstrip(b"/") + b"/") or path.endswith(b" (deleted)"):
+        if not path.startswith(self.root.rstrip(b"/") + b"/") or not os.fstat(fd).st_nlink:
             os.close(fd)
             raise VanishedError(path)
         return fd, path[len(self.root.rstrip(b"/")) + 1 :]
@@ -164,10 +164,8 @@ class DirectoryVolume:
         """What ``name`` is in a directory now. Raises OSError when that cannot be told."""
         try:
             gfid, s = identify(dir_fd, name)
-        except OSError as error:
-            if error.errno in _GONE:
-                return Entry(name, None)
-            raise
+        except FileNotFoundError:
+            return Entry(name, None)  # anything else that goes wrong says nothing of what is there
         inode = Inode(
             gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns,
             settled(s.ctime_ns),
@@ -177,7 +175,7 @@ class DirectoryVolume:
         try:
             return Entry(name, inode, os.readlink(name, dir_fd=dir_fd), change)
         except OSError as error:
-            if error.errno in _GONE or error.errno == errno.EINVAL:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
                 return Entry(name, None)
             raise
 

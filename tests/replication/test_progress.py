@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +14,8 @@ from hypothesis import strategies as st
 
 from replication.errors import ExitCode
 from replication.progress import Failure, Progress, ProgressError, decode_dirs, encode_dirs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -148,3 +154,73 @@ def test_every_transaction_is_on_disk(tmp_path, progress):
     with sqlite3.connect(tmp_path / "progress.sqlite") as other:
         assert other.execute("SELECT complete FROM brick").fetchone() == (1,)
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_twin_that_ends_a_crawl_again_leaves_the_next_one_alone(progress):
+    epoch = crawled(progress)
+    assert progress.begin_crawl(epoch, "next", 0, 200, 0, {"C:0": "[]"})
+    progress.record([Failure(step="entry", gfid=None, path="d", code="permission", error="no")], [])
+    progress.end_crawl(epoch, "c")
+    assert progress.frontier() == {"C:0": "[]"}
+    assert progress.failure_count() == 1
+    assert progress.brick().crawl == "next"
+
+
+def test_a_failure_holds_the_mark_where_the_change_may_have_been(progress):
+    epoch = crawled(progress, time_ns=0)
+    progress.record([failure()], [], since_ns=300)
+    assert progress.advance(epoch, 5, 500).stime_ns == 299
+
+
+def test_a_crawl_that_is_resumed_counts_for_the_epoch_that_began_it(progress):
+    epoch = progress.new_epoch(0)
+    progress.begin_crawl(epoch, "c", 0, 1, 0, {})
+    later = progress.new_epoch(0)
+    progress.end_crawl(later, "c")
+    assert progress.brick().crawl_ended == epoch < later
+
+
+def test_a_twin_divides_what_is_left_in_no_other_way(progress):
+    progress.begin_crawl(progress.new_epoch(0), "c", 0, 1, 0, {"C:0": "[]"})
+    progress.crawled("c", "C:0", {"C:0.0": "one"})
+    progress.crawled("c", "C:0", {"C:0.0": "two", "C:0.1": "three"})
+    assert progress.frontier() == {"C:0.0": "one"}
+
+
+def test_another_index_or_an_older_one_makes_everything_be_looked_at(progress):
+    epoch = progress.new_epoch(0)
+    assert progress.secondary_is("a", 5, "boot")
+    crawled(progress)
+    assert progress.secondary_is("a", 6, "boot")
+    assert not progress.secondary_is("a", 4, "boot")  # a snapshot was restored
+    assert not progress.brick().complete
+    crawled(progress)
+    assert not progress.secondary_is("b", 9, "boot")
+    assert not progress.brick().complete
+    assert epoch
+
+
+def test_a_restart_of_the_far_host_begins_an_open_crawl_anew(progress):
+    epoch = progress.new_epoch(0)
+    progress.secondary_is("a", 1, "boot")
+    progress.begin_crawl(epoch, "c", 0, 1, 0, {"C:0": "[]"})
+    assert not progress.secondary_is("a", 1, "another boot")
+    assert progress.brick().crawl is None
+    assert progress.frontier() == {}
+
+
+def test_the_next_comparison_is_due_at_once_when_changes_are_noticed_in_another_way(progress):
+    far = 2**62
+    progress.scanned("filesystem", far)
+    assert progress.scan_due("filesystem")  # so far away only because the clock jumped
+    progress.scanned("filesystem", time.time_ns() + 10**12)
+    assert not progress.scan_due("filesystem")
+    assert progress.scan_due("scan")
+
+
+def test_many_processes_may_make_it_at_once(tmp_path):
+    code = "import sys; from pathlib import Path; from replication.progress import Progress; Progress(Path(sys.argv[1])).brick()"
+    for turn in range(5):
+        path = tmp_path / f"progress {turn}.sqlite"
+        started = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(6)]
+        assert [process.wait(60) for process in started] == [0] * 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 
@@ -103,4 +104,31 @@ def test_a_directory_of_many_names_made_and_removed(place):
         for number in range(8000):
             (crowd / f"name {number}").unlink()
         run.wait_same(40)
+    assert_same(place.primary, place.secondary)
+
+
+def test_a_store_through_mmap_that_moves_no_time_arrives(place):
+    """The first store dirties the page; the second changes no time at all, and only closing is reported."""
+    path = place.primary / "mapped"
+    path.write_bytes(bytes(8192))
+    with place.run() as run:
+        run.wait_idle()
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
+            mapped[:2] = b"v0"
+            os.utime(file.fileno(), ns=(1, path.stat().st_mtime_ns))  # so that v0 is looked at
+            time.sleep(1.5)
+            mapped[:2] = b"v1"
+        run.wait_same(20)
+
+
+def test_files_moved_as_soon_as_they_are_written_all_arrive_once(place):
+    """Extract into a directory, rename it at once: --once must not end before their content is there."""
+    with place.run() as run:
+        run.wait_idle()
+        for turn in range(10):
+            many_small_files(place.primary / "tmp", 200, 4, seed=turn)
+            os.rename(place.primary / "tmp", place.primary / f"final {turn}")
+        run.wait_same(40)
+        run.wait_idle(40)
+        assert run.status["failures"] == 0
     assert_same(place.primary, place.secondary)
