@@ -148,6 +148,7 @@ class Lab:
         way = ["-e", " ".join(words)] if words else []
         where = f"{self.server.host}:" if words else ""
         command = [*self.prefix, *(options or RSYNC), *way, f"{source}/", f"{where}{target}/"]
+        os.sync()  # what the other side has left to be written must not be in this one's way
         began = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
@@ -168,6 +169,7 @@ class Lab:
 
     def once(self, primary: Path, secondary: Path, state: Path, *options: str, ssh: bool = True) -> float:
         """Seconds of a whole `seamark run --once`, from the command to the end of its process."""
+        os.sync()
         began = time.monotonic()
         with self.seamark(primary, secondary, state, "--once", *options, ssh=ssh) as run:
             code = run.wait(900)
@@ -239,14 +241,15 @@ def frozen(run: SeamarkRun) -> Iterator[None]:
 
 def settle(run: SeamarkRun) -> None:
     """Until a session is at rest again, and what it was told about the peer's work is digested."""
+    os.sync()
     time.sleep(1.5)
     run.wait_for(lambda: run.status.get("phase") == "idle", "idle", 120)
 
 
-def small_files(root: Path, files: int, directories: int, seed: int = 1) -> Path:
-    """Files of 1 to 4 KiB of noise, spread evenly; on disk before it returns."""
+def small_files(root: Path, files: int, directories: int, seed: int = 1, *, text: bool = False) -> Path:
+    """Files of 1 to 4 KiB of noise (or of random words), spread evenly; on disk before it returns."""
     draw = random.Random(seed)
-    noise = draw.randbytes(1 << 20)
+    noise = _words(draw) if text else draw.randbytes(1 << 20)
     per = -(-files // directories)
     for number in range(files):
         directory = f"{root}/d{number // per:05}"
@@ -258,6 +261,12 @@ def small_files(root: Path, files: int, directories: int, seed: int = 1) -> Path
         os.close(fd)
     os.sync()
     return root
+
+
+def _words(draw: random.Random) -> bytes:
+    """A mebibyte of words: it compresses about as well as text does."""
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(2000)]
+    return " ".join(draw.choices(words, k=1 << 18)).encode()[: 1 << 20]
 
 
 def wanted(options: argparse.Namespace, name: str) -> bool:

@@ -2,7 +2,7 @@
 """Over a long link (100 ms round trip, 200 Mbit/s): 5,000 small files, and a comparison with nothing to do.
 
 The link is an emulator of two network namespaces, a script with the commands up DELAY_MS RATE_MBIT QUEUE_KB
-and down, which writes a.pid and b.pid into the directory WAN: --emulator or SEAMARK_WAN names it. Needs root. Rows: small, compare.
+and down, which writes a.pid and b.pid into the directory WAN: --emulator or SEAMARK_WAN names it. Needs root. Rows: noise, text, compare.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def small(lab: Lab, runs: int, files: int) -> Row:
+def small(lab: Lab, runs: int, files: int, *, text: bool) -> Row:
     """Files moved into a running session, against rsync on a connection that is open already."""
     ours, peer = Series("seamark, a running session"), Series("rsync -aHAX, ControlMaster")
     primary, secondary, state = lab.fresh("primary"), lab.fresh("secondary"), lab.fresh("state")
@@ -77,7 +77,7 @@ def small(lab: Lab, runs: int, files: int) -> Row:
     with lab.seamark(primary, secondary, state) as run:
         run.wait_for(lambda: run.status.get("phase") == "idle", "idle")
         for turn in range(runs):
-            source = small_files(lab.fresh("tree", make=False), files, files // 100, seed=turn)
+            source = small_files(lab.fresh("tree", make=False), files, files // 100, seed=turn, text=text)
             with frozen(run):
                 copy = lab.fresh("copy")
                 peer.values.append(lab.rsync(source, copy, ssh=master))
@@ -91,7 +91,9 @@ def small(lab: Lab, runs: int, files: int) -> Row:
         run.stop()
     run.close()
     row = Row(
-        f"{files} files of 1-4 KiB over the long link", ">= 3 times rsync with ControlMaster", [ours, peer]
+        f"{files} files of 1-4 KiB of {'text' if text else 'noise'} over the long link",
+        ">= 3 times rsync with ControlMaster",
+        [ours, peer],
     )
     row.verdict = ratio(ours, peer)
     return row
@@ -117,8 +119,9 @@ def main() -> None:
     try:
         place = Lab(options.base, FarServer(directory / "sshd"), ("nsenter", "-n", "-t", _holder("a")))
         try:
-            if wanted(options, "small"):
-                report.add(small(place, options.runs, options.files))
+            for name in ("noise", "text"):
+                if wanted(options, name):
+                    report.add(small(place, options.runs, options.files, text=name == "text"))
             if wanted(options, "compare"):
                 report.add(
                     compare(

@@ -53,7 +53,7 @@ def compare(
 ) -> Row:
     """A hybrid crawl of a tree that is the same already: the crawl itself, and the whole process with its start."""
     primary, secondary, state = _replica(lab, files, ssh=ssh)
-    crawl, whole = Series("seamark, the crawl"), Series("seamark run --once, whole process")
+    crawl, whole = Series("seamark, crawls of a running session"), Series("seamark run --once, whole process")
     peer = Series("rsync -an" + (" over ssh" if ssh else ""))
     master = lab.ssh(master=True) if ssh else []
     for _ in range(runs):
@@ -62,19 +62,28 @@ def compare(
         with lab.seamark(primary, secondary, state, "--once", "--change-detector", "scan", ssh=ssh) as run:
             assert run.wait(120) == 0, run.report()
             whole.values.append(time.monotonic() - began)
-            crawl.values.append(_crawled(run.messages))
             assert run.status["files_done"] == 0, run.report()
         run.close()
+    with lab.seamark(primary, secondary, state, "--change-detector", "scan", ssh=ssh) as run:
+        run.wait_for(lambda: len(_crawls(run.messages)) > runs, "crawls", 300)
+        crawl.values = _crawls(run.messages)[1:]  # the first one waits for connections
+        run.stop()
+    run.close()
     row = Row(f"hybrid crawl with nothing to do, {files} files", reach, [crawl, whole, peer])
     row.verdict = f"the crawl {ratio(crawl, peer)}; whole {ratio(whole, peer)}"
     return row
 
 
-def _crawled(messages: list[dict]) -> float:
-    """Seconds from the crawl's beginning, as logged, until all is known to be done."""
-    began = next(m["time"] for m in messages if "hybrid crawl begins" in m.get("message", ""))
-    ended = next(m["time"] for m in messages if m.get("phase") == "finished")
-    return float(ended - began)
+def _crawls(messages: list[dict]) -> list[float]:
+    """Seconds from the beginning of each crawl, as logged, until the session says that it is idle."""
+    took, began = [], None
+    for message in list(messages):
+        if "hybrid crawl begins" in message.get("message", ""):
+            began = message["time"]
+        elif began is not None and message.get("phase") == "idle" and message["time"] > began:
+            took.append(message["time"] - began)
+            began = None
+    return took
 
 
 def main() -> None:
