@@ -20,6 +20,7 @@ _OURS = ("user.seamark.", "trusted.seamark.")
 _ACCESS_ACL = "system.posix_acl_access"
 _EXACT = ("security.capability", _ACCESS_ACL, "system.posix_acl_default")
 _NONE = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP)
+_XFS_ACLS = {"trusted.SGI_ACL_FILE": _EXACT[1], "trusted.SGI_ACL_DEFAULT": _EXACT[2]}
 
 Xattrs = Optional[Dict[str, str]]
 
@@ -192,8 +193,8 @@ def _set_existing_xattrs(path: bytes, xattrs: Dict[str, str], powers: Powers, mo
         if error.errno not in _NONE:
             raise
         present = ()
-    # XFS shows its ACLs a second time under these names; removing one would remove the ACL.
-    present = tuple(name for name in present if not name.startswith("trusted.SGI_ACL_"))
+    # XFS shows its ACLs a second time under these names; removing one that is wanted would remove the ACL.
+    present = tuple(name for name in present if _XFS_ACLS.get(name) not in xattrs)
     if not present and not xattrs:
         return
     had_acl = _ACCESS_ACL in present

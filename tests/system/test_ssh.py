@@ -16,7 +16,7 @@ from tests.sshd import shared_ssh_server, ssh_server  # noqa: F401
 from tests.system.lines import ended, said
 from tests.system.trees import every_kind_of_thing, many_small_files
 
-METHODS = ["auto", "rsync", "tar", pytest.param("stream", marks=pytest.mark.slow)]
+METHODS = ["auto", "rsync", *(pytest.param(method, marks=pytest.mark.slow) for method in ("tar", "stream"))]
 
 
 class Far:
@@ -209,6 +209,7 @@ def test_a_server_restarted_in_mid_transfer(own, method):
     assert_same(p, own.place.secondary)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_said_and_waited_for(own):
     p = own.place.primary
     many_small_files(p, 20, 2)

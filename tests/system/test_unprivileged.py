@@ -38,7 +38,7 @@ def what_a_user_has(root):
     os.utime(root / "dangling", ns=(5, 1_000_000_007), follow_symlinks=False)
 
 
-@pytest.mark.parametrize("detector", ["auto", "scan"])
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
 def test_everything_of_a_user_is_replicated_live(place, detector):
     p = place.primary
     what_a_user_has(p)
