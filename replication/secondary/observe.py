@@ -14,22 +14,19 @@ from replication.secondary.observed import (
     ATIME,
     CHANGE,
     CHANGE_DATA,
-    CHANGE_UNKNOWN,
     CTIME,
     GFID,
     GID,
-    INO,
     MODE,
     MTIME,
     NAME,
-    SIZE,
     UID,
     Listing,
     Observed,
     parse,
 )  # fmt: skip
 from replication.secondary.protocol import AgentError, code_of
-from replication.secondary.reconcile import Plan, new_row, same_attributes, unchanged
+from replication.secondary.reconcile import Plan, how_wanted, new_row, same_attributes, unchanged
 
 # Entries of one directory that are compared in memory; larger ones go through the table of seen names.
 _IN_MEMORY = 20_000
@@ -310,7 +307,7 @@ class _Work:
         if unchanged(row, e) and e[CHANGE] != CHANGE_DATA:
             return
         if row.is_file:
-            how = _how(row, e)
+            how = how_wanted(row, e)
             if how is not None:
                 if not row.dirty:
                     self._stale_parents(row, key)
@@ -386,17 +383,3 @@ class _Work:
             "rebuilding": self.agent.rebuilding,
             "counts": self.agent.namespace.all_counts(),
         }
-
-
-def _how(row: Row, e: Observed) -> Optional[str]:
-    """Whether and how content is wanted: "new", "data", "compare", or None."""
-    if not row.ino:
-        return "new" if row.dirty or e[SIZE] else None
-    if unchanged(row, e):
-        return "compare" if e[SIZE] else None
-    if row.size != e[SIZE] or row.mtime != e[MTIME] or e[CHANGE] == CHANGE_DATA:
-        return "data"
-    if row.dirty or (e[CHANGE] == CHANGE_UNKNOWN and e[SIZE]):
-        # Behind an equal size and time: only the digest knows. What was never here certainly is not.
-        return "compare" if row.pctime != e[CTIME] or row.pino != e[INO] or row.dirty else None
-    return None

@@ -16,6 +16,9 @@ from replication.secondary.index import Index, Key, Row
 from replication.secondary.namespace import Step
 from replication.secondary.observed import (
     ATIME,
+    CHANGE,
+    CHANGE_DATA,
+    CHANGE_UNKNOWN,
     CTIME,
     GFID,
     GID,
@@ -303,3 +306,17 @@ def unchanged(row: Row, e: Observed) -> bool:
 
 def same_attributes(row: Row, e: Observed) -> bool:
     return bool(row.mode == e[MODE] and row.uid == e[UID] and row.gid == e[GID])
+
+
+def how_wanted(row: Row, e: Observed) -> Optional[str]:
+    """Whether and how content is wanted: "new", "data", "compare", or None."""
+    if not row.ino:
+        return "new" if row.dirty or e[SIZE] else None
+    if unchanged(row, e):
+        return "compare" if e[SIZE] else None
+    if row.size != e[SIZE] or row.mtime != e[MTIME] or e[CHANGE] == CHANGE_DATA:
+        return "data"
+    if row.dirty or (e[CHANGE] == CHANGE_UNKNOWN and e[SIZE]):
+        # Behind an equal size and time: only the digest knows. What was never here certainly is not.
+        return "compare" if row.pctime != e[CTIME] or row.pino != e[INO] or row.dirty else None
+    return None
