@@ -105,6 +105,9 @@ class Progress:
         self._turns = threading.Lock()  # the threads of this process share one connection
         try:
             self._db = self._open(path)
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
         except sqlite3.Error as error:
             raise ProgressError(
                 f"{path} cannot be used ({error}); move it away: a full comparison then starts, "
