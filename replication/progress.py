@@ -107,6 +107,7 @@ class Progress:
             self._db = self._open(path)
             (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
+                self._db.close()
                 raise sqlite3.DatabaseError(verdict)
         except sqlite3.Error as error:
             raise ProgressError(
@@ -127,6 +128,9 @@ class Progress:
                 db.execute("PRAGMA synchronous=FULL")
                 (version,) = db.execute("PRAGMA user_version").fetchone()
                 if version == _VERSION:
+                    (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
+                    if sound != "ok":
+                        raise sqlite3.DatabaseError(sound)
                     return db
                 if version:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
