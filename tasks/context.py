@@ -167,12 +167,12 @@ class Context:
         except redis.RedisError:
             return None
 
-    def publish_mark(self, epoch: int, brick: Brick) -> None:
-        """Write the mark to both roots: seldom, since it is a write to the primary.
+    def publish_mark(self, epoch: int, brick: Brick, *, now: bool = False) -> None:
+        """Write the mark to both roots: seldom, since it is a write to the primary, or ``now``.
 
         The same on both, so that a comparison of the two sees no difference.
         """
-        if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime"):
+        if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not now:
             return
         text = mark_text(brick)
         if store_mark(self.volume.root_fd, self.session.id, text):

@@ -54,7 +54,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
-        work.ctx.publish_mark(epoch, brick)
+        work.ctx.publish_mark(epoch, brick, now=any(b.manifest.get("final") for b in done))
         tick_signature(session).apply_async()
         work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
     return work.outcome

@@ -17,6 +17,7 @@ from typing import Any, Dict, Optional, Tuple
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Index, root_row
+from replication.secondary.leftovers import drop_transfers, sweep_staging, sweep_units
 from replication.secondary.metadata import Powers
 from replication.secondary.protocol import VERSION, AgentError
 from replication.secondary.tree import Tree
@@ -24,7 +25,6 @@ from replication.secondary.tree import Tree
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
 _DAMAGED = b"damaged"
-_LEFTOVER_AGE_S = 7 * 86400
 
 
 def boot_id() -> str:
@@ -165,7 +165,7 @@ def _open(
     try:
         os.environ["SQLITE_TMPDIR"] = "/proc/self/fd/{}/tmp".format(hidden_fd)
         index = _open_index(hidden_fd, owner, request, found)
-        _sweep_staging(hidden_fd)
+        sweep_staging(hidden_fd)
         staging = b"agent.%d.%d" % (os.getpid(), time.time_ns())
         os.mkdir(layout.STAGING + b"/" + staging, 0o700, dir_fd=hidden_fd)
         agent = Agent(root_fd, index, powers, staging)
@@ -279,36 +279,6 @@ def mark_damaged(agent: Agent) -> None:
     os.close(os.open(_DAMAGED, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=agent.tree.hidden_fd))
 
 
-def _sweep_staging(hidden_fd: int) -> None:
-    """Remove staging directories whose process is gone: nobody holds their lock."""
-    staging_fd = os.open(layout.STAGING, _DIR, dir_fd=hidden_fd)
-    try:
-        for name in os.listdir(staging_fd):
-            if not name.startswith("agent."):
-                continue
-            fd = os.open(name, _DIR, dir_fd=staging_fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
-            except OSError:
-                pass
-            finally:
-                os.close(fd)
-    finally:
-        os.close(staging_fd)
-
-
-def _sweep_units(staging_fd: int) -> None:
-    """What an earlier epoch was about: units of engines, and transfers that nobody came back to."""
-    for name in os.listdir(staging_fd):
-        if name.startswith("unit."):
-            shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
-        elif not name.startswith("agent."):
-            found = os.stat(name, dir_fd=staging_fd, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _LEFTOVER_AGE_S:
-                os.unlink(name, dir_fd=staging_fd)
-
-
 def _take_over(
     agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]
 ) -> None:
@@ -321,7 +291,7 @@ def _take_over(
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
-        _sweep_units(agent.tree.staging_fd)
+        sweep_units(agent.tree.staging_fd)
     _after_boot(agent)
     wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
     if owner != wanted:
@@ -336,6 +306,7 @@ def _after_boot(agent: Agent) -> None:
     if before not in (None, now):
         index.db.execute(sql.AFTER_POWER_CUT, (index.meta["gen"],))
         index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
+        drop_transfers(agent.tree.staging_fd)
     if before != now:
         index.set_meta("boot", now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -37,3 +38,14 @@ def test_nothing_is_sent_when_nothing_changed(place):
     assert run.process.returncode == 0, run.report()
     assert run.status["files_done"] == 0
     assert_same(place.primary, place.secondary)
+
+
+def test_the_mark_is_on_both_roots_when_it_ends(place):
+    many_small_files(place.primary, 20, 2)
+    assert place.once().process.returncode == 0
+    marks = [
+        [os.getxattr(root, name) for name in os.listxattr(root) if name.endswith(".stime")]
+        for root in (place.primary, place.secondary)
+    ]
+    assert marks[0] == marks[1]
+    assert json.loads(marks[0][0])["stime_ns"] > 0
