@@ -6,7 +6,6 @@ shown how often, and where, is decided there. Everything else that a person shou
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,6 +72,3 @@ class ProgressSnapshot:
         if not parts:
             return None
         return min(sum(parts) / len(parts), 1.0)
-
-
-Show = Callable[[ProgressSnapshot], None]

@@ -172,16 +172,16 @@ def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
 def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:
     from replication.transfer.rsync import sync_by_rsync as send
 
-    connection = work.ctx.secondary(work.epoch)
-    return send(
-        items, work.ctx.volume, connection.client, connection.target, connection.options,
-        compress=connection.thin, alive=work.alive,
-    )  # fmt: skip
+    return _by_program(work, items, send)
 
 
 def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
     from replication.transfer.tar import sync_by_tar as send
 
+    return _by_program(work, items, send)
+
+
+def _by_program(work: Unit, items: list[FileItem], send: Callable[..., list[ItemResult]]) -> list[ItemResult]:
     connection = work.ctx.secondary(work.epoch)
     return send(
         items, work.ctx.volume, connection.client, connection.target, connection.options,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from replication.errors import ExitCode, SeamarkError
 from replication.observation import Change, Entry, Inode
 from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
-from replication.volume.identity import ROOT_GFID, identify, identify_fd
+from replication.volume.identity import identify, identify_fd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -202,14 +202,6 @@ class DirectoryVolume:
             finally:
                 os.close(dir_fd)
         return changed
-
-    def observe_root(self) -> Inode:
-        """The root itself."""
-        s = stat_at(self.root_fd, b"")
-        return Inode(
-            ROOT_GFID, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns,
-            settled(s.ctime_ns),
-        )  # fmt: skip
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
         """The names in a directory, sorted by bytes; at the root without our own. Raises OSError."""

@@ -634,3 +634,24 @@ def test_content_for_what_is_gone_is_harmless(trees):
 
 def test_change_says_what_kind_of_look_it_was():
     assert [int(c) for c in Change] == [0, 1, 2]
+
+
+def test_what_an_earlier_look_had_read_never_replaces_what_a_later_one_brought(trees):
+    """Two data tasks of one file end in the wrong order, while a third look wants it once more."""
+    a, b = trees
+    primary = Primary(a)
+    with Far(b) as client:
+        client.begin_crawl("c")
+        tickets, rows = [], []
+        for content in (b"one", b"second", b"the third"):
+            (a / "f").write_bytes(content)
+            tickets.append(client.observe([primary.listing(b"")], crawl="c", limbo_until=1).ticket)
+            rows.append([*primary.item(primary.gfid(b"f"), b"f")[:10], None, tickets[-1]])
+        assert tickets == sorted(set(tickets))
+        assert client.data([rows[1]], [b"second"]) == []
+        assert client.data([rows[0]], [b"one"]) == []
+        assert (b / "f").read_bytes() == b"second"
+        assert client.wanted([primary.gfid(b"f")]) == [tickets[2]]
+        assert client.data([rows[2]], [b"the third"]) == []
+        assert (b / "f").read_bytes() == b"the third"
+        assert client.wanted([primary.gfid(b"f")]) == [0]
