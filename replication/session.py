@@ -1,69 +1,100 @@
 """A session: one primary volume replicated to one secondary, and where its state lives on this host.
 
 Workers act only on sessions that are configured on their own host: a task message names a session,
-and everything else (paths, hosts, keys) is read from here.
+and everything else (paths, hosts, keys) is read from here. What a person decides about a session
+(settings.py) stands in a file of its own; what Seamark has to remember of it (SessionState) in the
+state directory.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
-import uuid
-from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Self
 
-from replication.errors import ExitCode, SeamarkError
+import msgspec
+from msgspec import Struct
+
+from replication import session_file
+from replication.errors import ExitCode, NotFoundError, SeamarkError
+from replication.settings import SessionConfig, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_SUFFIX = ".toml"
 
 
 class SessionError(SeamarkError):
     """A session that cannot be found, read or written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SshSettings:
-    """How the secondary's host is reached; unused for a local secondary."""
+class Desired(StrEnum):
+    """What a person wants of a session. The monitor brings it about, also after a reboot."""
 
-    port: int | None = None
-    identity: str | None = None
-    accept_new_host_key: bool = False
+    CREATED = "created"  # never started
+    STARTED = "started"
+    PAUSED = "paused"  # recorded, but nothing is sent
+    STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """The configuration of one session. Paths are text as os.fsdecode gives it."""
+class SessionState(Struct, frozen=True, kw_only=True):
+    """What has to be remembered of a session, beside its progress."""
+
+    id: str  # by which the secondary knows it
+    root: str = ""  # identity of the primary's root when it was last replicated
+    adopt: bool = False  # take over what is there, until the next start
+    desired: Desired = Desired.CREATED
+
+
+class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A session as the code sees it: its settings, and its identity."""
 
     name: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    primary: str
-    secondary: str
-    root: str = ""  # identity of the primary's root when it was last replicated
-    sync_method: str = "auto"
-    jobs: int = 2
-    change_detector: str = "auto"
+    id: str
+    root: str = ""
     adopt: bool = False
-    ssh: SshSettings = field(default_factory=SshSettings)
+
+    @classmethod
+    def of(cls, name: str, config: SessionConfig, state: SessionState) -> Self:
+        settings = msgspec.structs.asdict(config)
+        return cls(name=name, id=state.id, root=state.root, adopt=state.adopt, **settings)
+
+
+def pair_id(primary: str, secondary: str) -> str:
+    """The id of the session that replicates one to the other: the same on every node that sees both."""
+    pair = os.fsencode(f"{os.path.realpath(primary)}\0{secondary}")
+    return hashlib.blake2b(pair, digest_size=16).hexdigest()
 
 
 class SessionDir:
-    """The directory that holds all of one session's state on this host."""
+    """Where one session lives on this host: its file, and the directory that holds all of its state."""
 
-    def __init__(self, state_dir: Path, name: str) -> None:
+    def __init__(self, state_dir: Path, name: str, config_dir: Path | None = None) -> None:
         if not _NAME.match(name):
             raise SessionError(
                 f"session name {name!r}: use letters, digits, '.', '_' and '-', 64 at most", ExitCode.USAGE
             )
+        self.name = name
         self.path = state_dir / "sessions" / name
-        self.config = self.path / "session.json"
+        self.named_config = (config_dir or config_dir_of(state_dir)) / "sessions" / f"{name}{_SUFFIX}"
+        self.run_config = self.path / "session.toml"  # made by `seamark run`, anew each time
+        self.state_file = self.path / "state.json"
         self.changelog = self.path / "changelog"
         self.progress = self.path / "progress.sqlite"
         self.run_lock = self.path / "run.lock"
         self.known_hosts = self.path / "known_hosts"
         self.ssh_run = self.path / "ssh"
         self._detector = self.path / "detector"
+
+    @property
+    def config(self) -> Path:
+        """The file with the session's settings: that of a named session goes before that of a run."""
+        return self.named_config if self.named_config.exists() else self.run_config
 
     def detector(self) -> str:
         """How changes are noticed at the moment.
@@ -79,30 +110,114 @@ class SessionDir:
     def set_detector(self, detector: str) -> None:
         self._detector.write_text(detector, encoding="ascii")
 
-    def save(self, session: Session) -> None:
-        """Write the configuration aside, then rename: a reader sees the old or the new one, whole."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside = self.config.with_suffix(f".{os.getpid()}.new")
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(asdict(session), file, indent=2, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.config)
-
     def load(self) -> Session:
-        """Read the configuration. Raises SessionError when it is missing or damaged."""
+        """Settings and state. Raises SessionError when there is no such session, or its files are damaged."""
+        config = self.load_config()
+        return Session.of(
+            self.name, config, self.state() or SessionState(id=pair_id(config.primary, config.secondary))
+        )
+
+    def load_config(self) -> SessionConfig:
         try:
-            raw: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
-            raw["ssh"] = SshSettings(**raw["ssh"])
-            return Session(**raw)
+            return session_file.read(self.config)
         except FileNotFoundError:
-            raise SessionError(f"no session is configured in {self.path}", ExitCode.NOT_FOUND) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise SessionError(f"there is no session {self.name}", ExitCode.NOT_FOUND) from None
+        except SettingsError as error:
+            if self.config == self.named_config:
+                raise
             raise SessionError(
-                f"{self.config} is damaged ({error}); restore it from a backup, or remove that one file: "
-                "nothing on the secondary is lost, and what is right there is not sent again",
+                f"{error.message}: the file is damaged; remove it: it is made anew, nothing on the secondary is lost, "
+                "and what is right there is not sent again",
                 ExitCode.USAGE,
             ) from None
+
+    def save_run(self, session: Session) -> None:
+        """Write what `seamark run` was asked for, and what it remembers. Raises SeamarkError."""
+        settings = {name: getattr(session, name) for name in SessionConfig.__struct_fields__}
+        said = "Made by 'seamark run' from its options, anew each time. For a session to configure: 'seamark create'."
+        session_file.write_new(self.run_config, SessionConfig(**settings), said)
+        self.save_state(
+            SessionState(id=session.id, root=session.root, adopt=session.adopt, desired=Desired.STARTED)
+        )
+
+    def state(self) -> SessionState | None:
+        """What is remembered of the session; None when it was never used. Raises SessionError."""
+        try:
+            return msgspec.json.decode(self.state_file.read_bytes(), type=SessionState)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise SessionError(
+                f"{self.state_file} is damaged ({error}); remove that one file: it is made anew",
+                ExitCode.USAGE,
+            ) from None
+
+    def save_state(self, state: SessionState) -> None:
+        """Remember it, durably. Raises SeamarkError."""
+        session_file.replace_file(self.state_file, msgspec.json.encode(state).decode() + "\n")
+
+    def change_state(self, **changes: object) -> SessionState:
+        """Remember something else of it. Raises SeamarkError."""
+        state = self.state()
+        if state is None:
+            config = self.load_config()
+            state = SessionState(id=pair_id(config.primary, config.secondary))
+        changed = msgspec.structs.replace(state, **changes)
+        self.save_state(changed)
+        return changed
+
+
+def default_config_dir() -> Path:
+    """Where files of sessions are kept when nobody says otherwise."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "seamark"
+    if os.geteuid() == 0:
+        return Path("/etc/seamark")
+    return Path.home() / ".config" / "seamark"
+
+
+def default_state_dir() -> str:
+    """Where sessions keep their state when nobody says otherwise."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):
+        return os.path.join(base, "seamark")
+    if os.geteuid() == 0:
+        return "/var/lib/seamark"
+    return os.path.join(os.path.expanduser("~"), ".local", "state", "seamark")
+
+
+def config_dir_of(state_dir: Path) -> Path:
+    """The directory of the files that belong to a state directory (SEAMARK_CONFIG_DIR says another)."""
+    said = os.environ.get("SEAMARK_CONFIG_DIR")
+    if said:
+        return Path(said)
+    if state_dir == Path(default_state_dir()):
+        return default_config_dir()
+    return state_dir / "config"
+
+
+def session_names(state_dir: Path) -> list[str]:
+    """The sessions that this host knows, damaged ones included, in the order of their names."""
+    return sorted(set(_names(state_dir)))
+
+
+def _names(state_dir: Path) -> Iterator[str]:
+    for path in (config_dir_of(state_dir) / "sessions").glob(f"*{_SUFFIX}"):
+        if _NAME.match(path.stem) and path.suffix == _SUFFIX:
+            yield path.name[: -len(_SUFFIX)]
+    for path in (state_dir / "sessions").glob("*"):
+        if _NAME.match(path.name) and path.is_dir():
+            yield path.name
+
+
+def known_session(state_dir: Path, name: str) -> SessionDir:
+    """A session that exists here, whether or not its files can be read. Raises NotFoundError."""
+    place = SessionDir(state_dir, name)
+    if not place.config.exists() and not place.path.exists():
+        known = ", ".join(session_names(state_dir)) or "none"
+        raise NotFoundError(f"there is no session {name} (known: {known})")
+    return place
 
 
 def state_dir_of_this_process() -> Path:
@@ -117,6 +232,6 @@ def state_dir_of_this_process() -> Path:
 
 
 def open_session(name: str) -> tuple[SessionDir, Session]:
-    """The directory and configuration of a session that this host knows. Raises SessionError."""
+    """The directory and settings of a session that this host knows. Raises SessionError."""
     place = SessionDir(state_dir_of_this_process(), name)
     return place, place.load()

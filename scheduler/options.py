@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import get_args
 
-SYNC_METHODS = ("auto", "rsync", "tar", "stream")
-CHANGE_DETECTORS = ("auto", "fanotify", "scan")
+from replication.settings import ChangeDetector, SyncMethod
+
+SYNC_METHODS: tuple[str, ...] = get_args(SyncMethod)
+CHANGE_DETECTORS: tuple[str, ...] = get_args(ChangeDetector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +19,11 @@ class RunOptions:
     secondary: str  # an absolute local path, or [user@]host:/path
     state_dir: str  # absolute; sessions have their own directories in it
     once: bool = False  # end when all that existed at the start is on the secondary
-    sync_method: str = "auto"
+    sync_method: SyncMethod = "auto"
     jobs: int = 2  # data tasks at the same time
     ssh_port: int | None = None  # None: what ~/.ssh/config says, else 22
     identity: str | None = None  # absolute path of a private key
-    change_detector: str = "auto"
+    change_detector: ChangeDetector = "auto"
     broker: str | None = None  # None: start a Redis of our own
     flower_port: int | None = None  # None: no Flower
     dry_run: bool = False
@@ -30,13 +32,3 @@ class RunOptions:
     accept_new_host_key: bool = False  # pin an unknown host key on first use
     adopt: bool = False  # take over a secondary that is not empty
     name: str | None = None  # of the session; None: derived from primary and secondary
-
-
-def default_state_dir() -> str:
-    """Where sessions are kept when nobody says otherwise."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(base):
-        return os.path.join(base, "seamark")
-    if os.geteuid() == 0:
-        return "/var/lib/seamark"
-    return os.path.join(os.path.expanduser("~"), ".local", "state", "seamark")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import signal
 import stat
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.errors import ExitCode, LockedError, SeamarkError
+from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
 from replication.remote.command import close_shared_connection
-from replication.session import Session, SessionDir, SshSettings
+from replication.session import Desired, Session, SessionDir, SessionState, pair_id
+from replication.settings import SessionConfig, SshSettings
 from scheduler import services
 from scheduler.epoch import take_over
 from scheduler.logpipe import LogPipe
@@ -45,38 +46,43 @@ _LOOK_FOR_END_S = 0.1
 def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
     """Replicate until told to stop, or with ``once`` until done. Returns an ExitCode; raises SeamarkError."""
     place, session = configure(options)
-    session = replace(session, root=check_primary(session))
+    session = msgspec.structs.replace(session, root=check_primary(session))
     if options.dry_run:
         from scheduler.dry_run import dry_run
 
         return dry_run(place, session, update)
     with _locked(place, session):
-        place.save(session)
+        place.save_run(session)
         return Run(options, place, session, update).run()
 
 
 def configure(options: RunOptions) -> tuple[SessionDir, Session]:
-    """The session that these options mean, as stored, with what the options change of it."""
+    """The session that these options mean: as it was stored, but for what the options say."""
     primary, secondary = os.fsdecode(options.primary), options.secondary
-    pair = os.fsencode(f"{os.path.realpath(primary)}\0{secondary}")
-    digest = hashlib.blake2b(pair, digest_size=16).hexdigest()
+    digest = pair_id(primary, secondary)
     slug = "".join(c for c in os.path.basename(primary) if c.isascii() and c.isalnum()) or "root"
     place = SessionDir(Path(options.state_dir), options.name or f"{slug[:40]}-{digest[:8]}")
-    stored = place.load() if place.config.exists() else None
-    if stored is not None and (stored.primary, stored.secondary) != (primary, secondary):
-        raise SeamarkError(
-            f"session {stored.name} replicates {stored.primary} to {stored.secondary}; choose another --name",
-            ExitCode.USAGE,
+    if place.named_config.exists():
+        raise UsageError(
+            f"session {place.name} was made by 'seamark create': start it with 'seamark start {place.name}', "
+            "or choose another --name"
         )
-    session = Session(
-        name=place.path.name, id=digest, primary=primary, secondary=secondary,
-        root=stored.root if stored else "", sync_method=options.sync_method, jobs=options.jobs,
-        change_detector=options.change_detector, adopt=options.adopt,
+    stored = place.load() if place.run_config.exists() else None
+    if stored is not None and (stored.primary, stored.secondary) != (primary, secondary):
+        raise UsageError(
+            f"session {stored.name} replicates {stored.primary} to {stored.secondary}; choose another --name"
+        )
+    config = SessionConfig(
+        primary=primary, secondary=secondary, sync_method=options.sync_method, jobs=options.jobs,
+        change_detector=options.change_detector,
         ssh=SshSettings(
             port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key
         ),
     )  # fmt: skip
-    return place, session
+    state = SessionState(
+        id=digest, root=stored.root if stored else "", adopt=options.adopt, desired=Desired.STARTED
+    )
+    return place, Session.of(place.name, config, state)
 
 
 def _runtime_dir() -> Path:

@@ -10,8 +10,9 @@ import click
 
 from replication.errors import ExitCode, SeamarkError, UsageError
 from replication.remote.target import parse_target
+from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
-from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions, default_state_dir
+from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.logs import setup_logging
 from seamark.progress import make_display
 

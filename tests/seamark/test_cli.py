@@ -14,7 +14,8 @@ import types
 import pytest
 
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
-from scheduler.options import RunOptions, default_state_dir
+from replication.session import default_state_dir
+from scheduler.options import RunOptions
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from seamark.cli import main
 from tests.test_architecture import ROOT

@@ -260,7 +260,7 @@ def done(place):
 
 
 def test_a_damaged_session_file_is_named(done):
-    path = files(done, "session.json")
+    path = files(done, "session.toml")
     path.write_bytes(b"\0\xff{garbage")
     ended(done.once(), 2, str(path), "damaged")
     path.unlink()
@@ -271,8 +271,8 @@ def test_a_damaged_session_file_is_named(done):
 
 
 def test_a_session_file_of_the_wrong_shape_is_named(done):
-    path = files(done, "session.json")
-    for text in ("[]", "null", '{"ssh": 3}', '{"name": 5, "ssh": {}}', ""):
+    path = files(done, "session.toml")
+    for text in ("[]", "primary = 3", 'primary = "/a"', "ssh = 3", "", "jobs ="):
         path.write_text(text)
         ended(done.once(), 2, str(path), "damaged")
 

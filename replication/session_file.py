@@ -1,0 +1,140 @@
+"""Files of sessions: TOML that people write and keep in git, and that we change key by key.
+
+Comments and order stay. A file is written aside and renamed, so a reader sees the old or the new
+one, and one that would not load again is never written. Paths that are not UTF-8, which TOML cannot
+hold, are written percent-encoded, and ``encoding = "percent"`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import tomlkit
+
+from replication.errors import ExitCode, SeamarkError
+from replication.settings import FIXED, Key, SessionConfig, SettingsError, check
+
+_ENCODING = "encoding"
+_PERCENT = "percent"
+
+
+def read(path: Path) -> SessionConfig:
+    """What a file says. Raises FileNotFoundError, SettingsError for what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw: dict[str, Any] = tomllib.loads(text)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SeamarkError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not TOML: both say where
+        raise SettingsError(f"{path}: {error}") from None
+    return _checked(raw, str(path))
+
+
+def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
+    encoding = raw.pop(_ENCODING, None)
+    if encoding not in (None, _PERCENT):
+        raise SettingsError(f'{where}: encoding: it must be "{_PERCENT}", or left out')
+    if encoding:
+        for name in FIXED:
+            if isinstance(raw.get(name), str):
+                raw[name] = os.fsdecode(unquote_to_bytes(raw[name]))
+    return check(raw, where)
+
+
+def write_new(path: Path, config: SessionConfig, comment: str) -> None:
+    """Write a file with whatever differs from the defaults. Raises SeamarkError."""
+    import msgspec
+
+    document = tomlkit.document()
+    for line in comment.splitlines():
+        document.add(tomlkit.comment(line))
+    values = msgspec.to_builtins(config)
+    fixed = {name: values.pop(name) for name in FIXED}
+    if any(not _is_text(value) for value in fixed.values()):
+        document.add(_ENCODING, _PERCENT)
+        fixed = {name: quote_from_bytes(os.fsencode(v), safe="/:@[]~") for name, v in fixed.items()}
+    for name, value in fixed.items():
+        document.add(name, value)
+    defaults = msgspec.to_builtins(type(config)(primary="", secondary=""))
+    for name, value in values.items():
+        changed = _differing(value, defaults[name])
+        if changed is not None:
+            document.add(name, tomlkit.item(changed))
+    _write(path, document)
+
+
+def _differing(value: Any, default: Any) -> Any:
+    """The part of a value that is not the default; None where all of it is."""
+    if isinstance(value, dict):
+        part = {name: v for name, v in value.items() if v != default[name] and v is not None}
+        return part or None
+    return value if value != default else None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def set_key(path: Path, key: Key, value: Any) -> None:
+    """Change one key. Raises SeamarkError, and then the file is what it was."""
+    document = _parse(path)
+    *tables, name = key.name.split(".")
+    table: Any = document
+    for each in tables:
+        if each not in table:
+            table[each] = tomlkit.table()
+        table = table[each]
+    table[name] = value
+    _write(path, document)
+
+
+def reset_key(path: Path, key: Key) -> None:
+    """Have a key mean its default again. Raises SeamarkError."""
+    document = _parse(path)
+    *tables, name = key.name.split(".")
+    table: Any = document
+    for each in tables:
+        table = table.get(each, {})
+    if name in table:
+        del table[name]
+        _write(path, document)
+
+
+def _parse(path: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SeamarkError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _write(path: Path, document: tomlkit.TOMLDocument) -> None:
+    text = tomlkit.dumps(document)
+    _checked(tomllib.loads(text), str(path))
+    replace_file(path, text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write aside, sync, rename. Raises SeamarkError when that is not possible; the old file stays."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise SeamarkError(f"cannot write {path}: {error.strerror}", ExitCode.USAGE) from None

@@ -1,0 +1,177 @@
+"""The settings of a session: typed, each with its meaning and default, checked before they are kept.
+
+A session's file is TOML, of the shape of SessionConfig; people write it by hand as well. Whatever is
+wrong with it is said in one line that names the key. How files are read and written: session_file.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from replication.errors import UsageError
+
+
+class SettingsError(UsageError):
+    """A setting that is not known, or a value that it cannot have. Nothing was changed."""
+
+
+def about(meaning: str, *, restart: bool = False) -> Meta:
+    """What a key means, for people. ``restart``: it counts only when the session is started again."""
+    return Meta(description=meaning, extra={"restart": restart})
+
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+SyncMethod = Literal["auto", "rsync", "tar", "stream"]
+ChangeDetector = Literal["auto", "fanotify", "scan"]
+
+
+class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the secondary's host is reached; unused for a local secondary."""
+
+    port: Annotated[
+        Port | None, about("port of the secondary's sshd; unset: what ~/.ssh/config says, else 22")
+    ] = None
+    identity: Annotated[
+        str | None, about("private key file; unset: the ssh agent's keys, or ~/.ssh/config's")
+    ] = None
+    accept_new_host_key: Annotated[
+        bool, about("pin the key of a host that is not known yet, instead of refusing it")
+    ] = False
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything of a session that may be set at any time."""
+
+    sync_method: Annotated[
+        SyncMethod,
+        about(
+            "how data travels; auto: rsync for what is large and there in another version, stream for the rest"
+        ),
+    ] = "auto"
+    jobs: Annotated[
+        int, Meta(ge=1, le=64), about("data tasks at the same time on the primary's node", restart=True)
+    ] = 2
+    change_detector: Annotated[
+        ChangeDetector,
+        about(
+            "how changes are noticed; auto: recorded where that is possible, else by scanning", restart=True
+        ),
+    ] = "auto"
+    ssh: SshSettings = msgspec.field(default_factory=SshSettings)
+
+
+class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A session's file: what is replicated where, and how. Paths are text as os.fsdecode gives it."""
+
+    primary: Annotated[str, about("absolute path of the directory that is replicated", restart=True)]
+    secondary: Annotated[str, about("where to: an absolute path, or [user@]host:/path", restart=True)]
+
+
+# Said by `create`; a session that replicated something else would be another session.
+FIXED = ("primary", "secondary")
+
+
+class Key(NamedTuple):
+    """One setting. ``name`` is dotted where it stands in a table; ``restart``: see ``about``."""
+
+    name: str
+    meaning: str
+    default: Any
+    restart: bool
+    type: Any
+
+
+def keys() -> dict[str, Key]:
+    """Every key that may be set, in the order in which a person should read them."""
+    return {key.name: key for key in _keys_of(Settings, "")}
+
+
+def _keys_of(struct: type[Struct], prefix: str) -> list[Key]:
+    found: list[Key] = []
+    hints = typing.get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            found += _keys_of(hint, f"{prefix}{field.name}.")
+            continue
+        notes = [note for note in get_args(hint)[1:] if isinstance(note, Meta)]
+        meaning = next((note.description for note in notes if note.description), "")
+        restart = any((note.extra or {}).get("restart") for note in notes)
+        found.append(Key(prefix + field.name, meaning, field.default, restart, hint))
+    return found
+
+
+def key_named(name: str) -> Key:
+    """The key that a person means: dashes are as good as underscores. Raises SettingsError."""
+    known = keys()
+    plain = name.strip().replace("-", "_")
+    if plain in known:
+        return known[plain]
+    if plain in FIXED:
+        raise SettingsError(f"{plain} is fixed when a session is created; create another session")
+    raise SettingsError(_unknown(plain, known))
+
+
+def _unknown(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"there is no key {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def parse(key: Key, text: str) -> Any:
+    """The value that ``text`` means for a key, as it goes into a file. Raises SettingsError."""
+    try:
+        return msgspec.to_builtins(msgspec.convert(_lists(key, text), key.type, strict=False))
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{key.name}: {text!r} will not do: {_words(str(error), key.type)}") from None
+
+
+def _lists(key: Key, text: str) -> Any:
+    """A list is given a line each, or as words divided by commas."""
+    plain = get_args(key.type)[0] if get_origin(key.type) is Annotated else key.type
+    if get_origin(plain) not in (list, tuple):
+        return text
+    return [part.strip() for part in re.split(r"[\n,]", text) if part.strip()]
+
+
+def check(raw: dict[str, Any], where: str) -> SessionConfig:
+    """What a file says, checked. ``where`` names it in errors. Raises SettingsError."""
+    try:
+        return msgspec.convert(raw, SessionConfig)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {_explain(str(error))}") from None
+
+
+def _explain(message: str) -> str:
+    """msgspec's words about a whole file, with the key in front."""
+    text, _, path = message.partition(" - at `$.")
+    path = path.rstrip("`")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        name = f"{path}.{unknown[1]}" if path else unknown[1]
+        return _unknown(name, [*keys(), *FIXED])
+    missing = re.fullmatch(r"Object missing required field `(.*)`", text)
+    if missing:
+        return f"{missing[1]} is missing"
+    key = keys().get(path)
+    return f"{path}: {_words(text, key.type if key else None)}" if path else text
+
+
+def _words(text: str, hint: Any) -> str:
+    """What msgspec found wrong, in words that say what would be right."""
+    choices = _choices(hint)
+    if choices:
+        return f"it must be one of {', '.join(choices)}"
+    text = text.partition(" - at ")[0].replace("`", "")
+    return text[0].lower() + text[1:]
+
+
+def _choices(hint: Any) -> list[str]:
+    if get_origin(hint) is Annotated:
+        return _choices(get_args(hint)[0])
+    return [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
