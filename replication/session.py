@@ -8,6 +8,7 @@ state directory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -95,6 +96,15 @@ class SessionDir:
     def config(self) -> Path:
         """The file with the session's settings: that of a named session goes before that of a run."""
         return self.named_config if self.named_config.exists() else self.run_config
+
+    def stamp(self) -> tuple[int, ...]:
+        """Changes when what is in the files does."""
+        found = []
+        for path in (self.config, self.state_file):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found += [stat.st_ino, stat.st_mtime_ns]
+        return tuple(found)
 
     def detector(self) -> str:
         """How changes are noticed at the moment.

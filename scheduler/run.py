@@ -41,6 +41,7 @@ log = logging.getLogger("seamark.run")
 _FOLLOW_S = 60.0
 _LOOK_EVERY_S = 0.25
 _LOOK_FOR_END_S = 0.1
+_AT_ONCE = 2  # asked to stop so often: what is under way is given back instead of waited for
 
 
 def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
@@ -51,7 +52,7 @@ def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
         from scheduler.dry_run import dry_run
 
         return dry_run(place, session, update)
-    with _locked(place, session):
+    with locked(place, session):
         place.save_run(session)
         return Run(options, place, session, update).run()
 
@@ -98,7 +99,7 @@ def _runtime_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _locked(place: SessionDir, session: Session) -> Iterator[None]:
+def locked(place: SessionDir, session: Session) -> Iterator[None]:
     """One run for a pair on this host, whatever state directory it was given. Raises LockedError."""
     runtime = _runtime_dir()
     try:
@@ -235,7 +236,11 @@ class Run:
             log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
 
     def _stop(self, ctx: Context, *, idle: bool) -> None:
-        self.supervisor.stop(self.logs.relay, idle=idle)
+        def keep_going() -> bool:
+            self.logs.relay()
+            return self.stopping < _AT_ONCE
+
+        self.supervisor.stop(keep_going, idle=idle)
         self.logs.relay()
         close_shared_connection(ctx.target, ctx.options)
 

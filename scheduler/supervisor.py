@@ -47,6 +47,8 @@ class Service:
     not_before: float = 0.0
     finished: bool = False
     given_up: bool = False  # it said itself that starting it again is no use
+    retired: float = 0.0  # when it was asked to end for good; 0: it was not
+    told: int = -1  # the last of its stop signals that it was sent
     why: str = field(default="", compare=False)
 
 
@@ -69,7 +71,7 @@ class Supervisor:
         sys.stderr.flush()
         pid = os.fork()
         if pid:
-            service.pid, service.started = pid, time.monotonic()
+            service.pid, service.started, service.told = pid, time.monotonic(), -1
             self._write_pids()
             return
         code = 1
@@ -92,12 +94,22 @@ class Supervisor:
 
     def watch(self) -> None:
         """Reap what died, and start again what is due. Never blocks."""
-        for service in self.services:
+        for service in self.services[:]:
+            if service.pid and service.retired:
+                self._urge(service, time.monotonic() - service.retired)
             if service.pid:
                 self._reap(service)
-            if not service.pid and not service.finished and time.monotonic() >= service.not_before:
+            if service.retired and not service.pid:
+                self.services.remove(service)
+                self._write_pids()
+            elif not service.pid and not service.finished and time.monotonic() >= service.not_before:
                 log.info("starting %s again", service.name)
                 self._start(service)
+
+    def retire(self, service: Service) -> None:
+        """Have one service end for good: ``watch`` sees to it, and then forgets it."""
+        service.finished = True
+        service.retired = service.retired or time.monotonic()
 
     def _reap(self, service: Service) -> None:
         pid, status = os.waitpid(service.pid, os.WNOHANG)
@@ -106,6 +118,8 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         _kill_group(service.pid, signal.SIGKILL)  # pool processes that outlived their parent
         service.pid = 0
+        if service.retired:
+            return
         if code == NOT_AGAIN:
             service.finished = service.given_up = True
             return
@@ -118,36 +132,36 @@ class Supervisor:
         service.why = how
         log.warning("%s ended (%s); next start in %.1f s", service.name, how, delay)
 
-    def stop(self, keep_going: Callable[[], None], *, idle: bool = False) -> None:
+    def stop(self, keep_going: Callable[[], bool], *, idle: bool = False) -> None:
         """End all services together; ``keep_going`` is called while waiting.
 
-        ``idle``: nothing is under way, so that workers need not be waited for (they take two seconds).
+        ``idle``: nothing is under way, so that workers need not be waited for (they take two seconds). They are not
+        either once ``keep_going`` returns False.
         """
         for service in self.services:
             service.finished = True
         began = time.monotonic()
-        told: dict[str, int] = {}
         while running := [service for service in self.services if service.pid]:
             for service in running:
                 hurry = idle and service.droppable
-                self._urge(service, time.monotonic() - began, told, hurry=hurry)
+                self._urge(service, time.monotonic() - began, hurry=hurry)
                 pid, _ = os.waitpid(service.pid, os.WNOHANG)
                 if pid:
                     _kill_group(pid, signal.SIGKILL)
                     service.pid = 0
-            keep_going()
+            idle = not keep_going() or idle
             time.sleep(0.02)
 
     @staticmethod
-    def _urge(service: Service, waited_s: float, told: dict[str, int], *, hurry: bool) -> None:
+    def _urge(service: Service, waited_s: float, *, hurry: bool = False) -> None:
         """Send the next of a service's stop signals when it is due; in the end, SIGKILL."""
         due = 0.0
         steps = [*service.stop_signals, (signal.SIGKILL, math.inf)]
         if hurry:
             steps = [(signal.SIGTERM, 0.1), (signal.SIGKILL, math.inf)]
         for step, (number, patience) in enumerate(steps):
-            if waited_s >= due and told.get(service.name, -1) < step:
-                told[service.name] = step
+            if waited_s >= due and service.told < step:
+                service.told = step
                 if number == signal.SIGKILL:
                     log.log(
                         logging.DEBUG if hurry else logging.WARNING, "%s did not end by itself", service.name

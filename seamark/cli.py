@@ -12,6 +12,12 @@ import click
 import seamark
 from replication.errors import ExitCode, SeamarkError
 from seamark.commands.changelog import changelog
+from seamark.commands.config import config, configcheck
+from seamark.commands.create import create
+from seamark.commands.delete import delete
+from seamark.commands.life import pause, resume, start, stop
+from seamark.commands.list import list_sessions
+from seamark.commands.monitor import monitor
 from seamark.commands.run import run
 from seamark.commands.version import version
 from seamark.logs import log_path
@@ -25,7 +31,9 @@ def cli() -> None:
     """Seamark keeps a copy of a directory somewhere else, and says up to when it is complete."""
 
 
-for command in (run, changelog, version):
+for command in (
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, changelog, version,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -60,8 +60,8 @@ def _for_people(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL or record.name.split(".", 1)[0] not in _QUIET
 
 
-def setup_logging(options: RunOptions, display: Display) -> None:
-    """Send all logging of this process to ``display`` and, unless it is a dry run, to a file.
+def setup_logging(display: Display, path: str | None, *, silent: bool = False) -> None:
+    """Send all logging of this process to ``display`` (``silent``: warnings only), and to the file ``path``.
 
     Raises SeamarkError when the file cannot be written.
     """
@@ -72,24 +72,30 @@ def setup_logging(options: RunOptions, display: Display) -> None:
         old.close()
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    silent = options.progress is False and not options.log_json
     handler = DisplayHandler(display, logging.WARNING if silent else logging.INFO)
     handler.addFilter(_for_people)
     root.addHandler(handler)
-    _path = None
-    if not options.dry_run:
-        _path = _file_of(options)
-        root.addHandler(_file_handler(_path))
+    _path = path
+    if path is not None:
+        root.addHandler(_file_handler(path))
 
 
-def _file_of(options: RunOptions) -> str:
-    """Each session has a file of its own: two processes must not turn over the same one."""
+def log_to_file(path: str) -> None:
+    """Have this process, a child of the monitor, keep a log of its own as well. Raises SeamarkError."""
+    logging.getLogger().addHandler(_file_handler(path))
+
+
+def session_log(state_dir: str, name: str) -> str:
+    """Where the log of a named session is. Each has its own: two processes must not turn over the same one."""
+    return os.path.join(state_dir, "logs", name + ".log")
+
+
+def run_log(options: RunOptions) -> str:
+    """Where the log of a run is."""
     if options.name is not None:
-        name = options.name
-    else:
-        pair = options.primary + b"\0" + os.fsencode(options.secondary)
-        name = "run-" + blake2b(pair, digest_size=6).hexdigest()
-    return os.path.join(options.state_dir, "logs", name + ".log")
+        return session_log(options.state_dir, options.name)
+    pair = options.primary + b"\0" + os.fsencode(options.secondary)
+    return session_log(options.state_dir, "run-" + blake2b(pair, digest_size=6).hexdigest())
 
 
 def _file_handler(path: str) -> logging.Handler:

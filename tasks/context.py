@@ -6,6 +6,7 @@ process id, and opened when it is first asked for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import redis
 
 from replication.changelog.store import ChangelogStore
+from replication.errors import SeamarkError
 from replication.progress import Progress
 from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
-from replication.session import Session, SessionDir, open_session
+from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from tasks.app import app
@@ -81,6 +83,7 @@ class Context:
         self.target = parse_target(session.secondary)
         self.options = ssh_options(place, session, dry=dry)
         self._dry = dry
+        self._stamp = place.stamp()
         self._connecting = threading.Lock()
         self._epoch = -1
         self._boot_id = ""
@@ -90,6 +93,21 @@ class Context:
     @cached_property
     def volume(self) -> DirectoryVolume:
         return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
+
+    def paused(self) -> bool:
+        """Whether nothing new is to be begun. What changes is recorded all the same."""
+        state = self.place.state()
+        return state is not None and state.desired is Desired.PAUSED
+
+    def refresh(self) -> None:
+        """Take over settings that were changed since they were read; a file that is damaged by now changes nothing."""
+        stamp = self.place.stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        with contextlib.suppress(SeamarkError):
+            self.session = self.place.load()
+            self.options = ssh_options(self.place, self.session, dry=self._dry)
 
     @property
     def sync_method(self) -> str:
@@ -195,4 +213,6 @@ def context(name: str) -> Context:
             for stale in [k for k in _contexts if k[0] != os.getpid()]:
                 del _contexts[stale]  # made before a fork: not ours to use
             _contexts[key] = Context(*open_session(name))
-        return _contexts[key]
+        found = _contexts[key]
+    found.refresh()
+    return found

@@ -31,7 +31,10 @@ class AgentRefused(Exception):
 class ControlServer:
     """Serves requests from within the agent's own loop: ``handle`` whatever the selector says is ready."""
 
-    def __init__(self, directory: str, selector: selectors.BaseSelector, handler: Handler) -> None:
+    def __init__(
+        self, directory: str, selector: selectors.BaseSelector, handler: Handler, name: str = SOCKET
+    ) -> None:
+        self._name = name
         self._selector = selector
         self._handler = handler
         self._buffers: dict[socket.socket, bytearray] = {}
@@ -39,7 +42,7 @@ class ControlServer:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         # An address holds 107 bytes, a path more: the descriptor of the directory is always short.
-        path = f"/proc/self/fd/{self._directory}/{SOCKET}"
+        path = f"/proc/self/fd/{self._directory}/{name}"
         if os.path.lexists(path):
             os.unlink(path)
         self._listener.bind(path)
@@ -60,7 +63,7 @@ class ControlServer:
         self._selector.unregister(self._listener)
         self._listener.close()
         try:
-            os.unlink(SOCKET, dir_fd=self._directory)
+            os.unlink(self._name, dir_fd=self._directory)
         except FileNotFoundError:
             pass
         os.close(self._directory)
@@ -105,7 +108,7 @@ class ControlServer:
                 raise TypeError("a request is an object")
             return {"ok": True, **self._handler(request)}
         except Exception as error:  # whatever it is, the recorder has to go on
-            log.warning("the agent refused %.200r: %s", line, error)
+            log.warning("%s refused %.200r: %s", self._name, line, error)
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
@@ -117,7 +120,7 @@ def agent_call(
     ``timeout`` in seconds, for each step. Raises AgentUnreachable, AgentRefused.
     """
     try:
-        answer = _exchange(store, json.dumps({"op": op, **args}).encode("ascii") + b"\n", timeout)
+        answer = exchange(store, SOCKET, {"op": op, **args}, timeout)
     except (OSError, ValueError) as error:
         raise AgentUnreachable(f"no agent answers at {os.fspath(store)}: {error}") from error
     if not answer.get("ok"):
@@ -125,17 +128,20 @@ def agent_call(
     return answer
 
 
-def _exchange(store: str | os.PathLike[str], request: bytes, timeout: float) -> dict[str, Any]:
-    directory = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def exchange(
+    directory: str | os.PathLike[str], name: str, request: dict[str, Any], timeout: float
+) -> dict[str, Any]:
+    """One request to whoever serves the socket ``name`` in a directory. Raises OSError, ValueError."""
+    store = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
-            connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-            connection.sendall(request)
+            connection.connect(f"/proc/self/fd/{store}/{name}")
+            connection.sendall(json.dumps(request).encode("ascii") + b"\n")
             with connection.makefile("rb") as lines:
                 line = lines.readline()
     finally:
-        os.close(directory)
+        os.close(store)
     if not line.endswith(b"\n"):
         raise ConnectionResetError("it hung up")
     answer: dict[str, Any] = json.loads(line)

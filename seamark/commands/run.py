@@ -13,14 +13,14 @@ from replication.remote.target import parse_target
 from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
-from seamark.logs import setup_logging
+from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 
 FLOWER_PORT = 5555
-_BROKERS = ("redis://", "rediss://", "redis+socket://")
+BROKERS = ("redis://", "rediss://", "redis+socket://")
 
 
-class _RunCommand(click.Command):
+class FlowerCommand(click.Command):
     """`--flower` may stand before a path: only a number after it is its port."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -32,7 +32,7 @@ class _RunCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=_RunCommand, no_args_is_help=True)
+@click.command(cls=FlowerCommand, no_args_is_help=True)
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary", type=str)
 @click.option("--once", is_flag=True, help="End when all that existed at the start is on the secondary.")
@@ -92,7 +92,8 @@ def run(**words: Any) -> int:
     options = _options(**words)
     with make_display(options, sys.stderr, sys.stdout) as display:
         try:
-            setup_logging(options, display)
+            silent = options.progress is False and not options.log_json
+            setup_logging(display, None if options.dry_run else run_log(options), silent=silent)
             # Celery and redis are loaded only here: usage errors are quick
             from scheduler.redis_server import check_broker
             from scheduler.run import run as run_session
@@ -115,8 +116,8 @@ def _options(
 ) -> RunOptions:
     """The command line as RunOptions. Raises UsageError for what can be seen to be wrong by itself."""
     broker = rest["broker"]
-    if broker is not None and not broker.startswith(_BROKERS):
-        raise UsageError(f"--broker must begin with one of {', '.join(_BROKERS)}")
+    if broker is not None and not broker.startswith(BROKERS):
+        raise UsageError(f"--broker must begin with one of {', '.join(BROKERS)}")
     if not primary:
         raise UsageError("the primary is empty: give a directory")
     if identity is not None and not os.path.isfile(identity):

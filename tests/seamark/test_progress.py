@@ -111,7 +111,7 @@ from seamark.progress import make_display
 from seamark.logs import setup_logging
 options = RunOptions(primary=b"/srv/photos", secondary="backup@host:/srv/photos", state_dir="/nonexistent", dry_run=True)
 with make_display(options, sys.stderr, sys.stdout) as display:
-    setup_logging(options, display)
+    setup_logging(display, None)
     for n in range(30):
         display.update(ProgressSnapshot(phase=Phase.RUNNING, crawl=Crawl.HYBRID, scanned=n, files_done=n,
                        files_total=30, bytes_done=n * 1024, bytes_total=30 * 1024, lag_s=1.0, failures=2))

@@ -1,0 +1,184 @@
+"""The monitor of a node: keeps alive what the sessions of this node need, and nothing else.
+
+What should run stands in the sessions' own state (Desired), so it survives everything; the monitor
+looks at it when it is told to, and every second. Each session has a process of its own, which
+keeps its agent, workers and beat alive: one that fails, or is damaged, is no other's trouble.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import selectors
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replication.changelog.control import ControlServer
+from replication.errors import LockedError, SeamarkError
+from replication.session import Desired, SessionDir, session_names
+from scheduler import services
+from scheduler.logpipe import LogPipe
+from scheduler.monitor_client import SOCKET, monitor_dir
+from scheduler.redis_server import EmbeddedRedis
+from scheduler.session_process import session_service
+from scheduler.status_file import StatusFile
+from scheduler.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scheduler.supervisor import Service
+
+log = logging.getLogger("seamark.monitor")
+_LOOK_EVERY_S = 1.0
+_RUNNING = (Desired.STARTED, Desired.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorOptions:
+    """One monitor. ``keep_log(name)`` opens the log of a session, in the session's process."""
+
+    state_dir: str
+    keep_log: Callable[[str], None]
+    broker: str | None = None  # None: a Redis of our own, for all sessions
+    flower_port: int | None = None
+
+
+class Monitor:
+    """All sessions of one state directory, until told to stop."""
+
+    def __init__(self, options: MonitorOptions) -> None:
+        self.options = options
+        self.directory = monitor_dir(options.state_dir)
+        self.stopping = 0
+        self._looked = 0.0
+        self._sessions: dict[str, Service] = {}
+        self._damaged: dict[str, str] = {}
+
+    def run(self) -> int:
+        """Returns an exit code. Raises LockedError, SeamarkError."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._locked())
+            self.logs = LogPipe()
+            self.supervisor = Supervisor(
+                self.logs, str(self.directory / "services.log"), str(self.directory / "pids.json")
+            )
+            self.redis = EmbeddedRedis(self.directory / "redis") if self.options.broker is None else None
+            if self.redis is not None:
+                stack.enter_context(self.redis)
+            self.broker = self.redis.url if self.redis is not None else self.options.broker or ""
+            stack.enter_context(self._signals())
+            selector = stack.enter_context(selectors.DefaultSelector())
+            server = ControlServer(str(self.directory), selector, self._answer, SOCKET)
+            stack.callback(server.close)
+            stack.callback(self._stop)
+            if self.options.flower_port is not None:
+                self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
+            self._watch(selector, server)
+        return 0
+
+    # ---- beginning and ending
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One monitor for a state directory. Raises LockedError, SeamarkError."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SeamarkError(f"cannot write in {self.directory}: {error.strerror}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise LockedError(f"another monitor looks after {self.options.state_dir} already") from None
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def asked(_number: int, _frame: Any) -> None:
+            self.stopping += 1
+
+        def look(_number: int, _frame: Any) -> None:
+            self._looked = 0.0
+
+        wanted = {signal.SIGINT: asked, signal.SIGTERM: asked, signal.SIGHUP: look}
+        before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        def keep_going() -> bool:
+            self.logs.relay()
+            return True
+
+        self.supervisor.stop(keep_going)
+        self.logs.relay()
+
+    # ---- watching
+
+    def _watch(self, selector: selectors.BaseSelector, server: ControlServer) -> None:
+        log.info("the monitor of %s is up", self.options.state_dir)
+        while not self.stopping:
+            for key, _ in selector.select(0.1):
+                server.handle(key.fileobj)
+            self.logs.relay()
+            if self.redis is not None and self.redis.ensure():
+                log.warning("Redis had ended and was started again: sessions resume from their marks")
+            self.supervisor.watch()
+            if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+                self._look()
+
+    def _look(self) -> None:
+        """Start and end sessions, so that what runs is what should."""
+        self._looked = time.monotonic()
+        wanted = {name for name in session_names(Path(self.options.state_dir)) if self._is_wanted(name)}
+        for name in [name for name in self._sessions if name not in wanted]:
+            log.info("session %s ends", name)
+            self.supervisor.retire(self._sessions.pop(name))
+        ending = {service.name for service in self.supervisor.services if service.retired}
+        for name in sorted(wanted - set(self._sessions)):
+            service = session_service(self.options.state_dir, name, self.broker, self.options.keep_log)
+            if service.name not in ending:
+                log.info("session %s begins", name)
+                self._sessions[name] = service
+                self.supervisor.add(service)
+
+    def _is_wanted(self, name: str) -> bool:
+        place = SessionDir(Path(self.options.state_dir), name)
+        if not place.named_config.exists():
+            return False  # a run in the foreground looks after itself
+        try:
+            state = place.state()
+        except SeamarkError as error:
+            self._tell_damaged(place, error.message)
+            return name in self._sessions
+        self._damaged.pop(name, None)
+        return state is not None and state.desired in _RUNNING
+
+    def _tell_damaged(self, place: SessionDir, why: str) -> None:
+        if self._damaged.get(place.name) != why:
+            self._damaged[place.name] = why
+            log.error("%s: %s", place.name, why)
+            with contextlib.suppress(OSError):
+                StatusFile(place).failed(why)
+
+    # ---- answering
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        op = request["op"]
+        if op == "look":
+            self._look()
+            return {}
+        if op == "status":
+            return {"pid": os.getpid(), "sessions": {n: s.pid for n, s in self._sessions.items()}}
+        raise ValueError(f"no such operation: {op}")

@@ -1,0 +1,64 @@
+"""The process of one named session, below the monitor: a run of its own, with the node's broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from replication.errors import SeamarkError
+from replication.remote.target import parse_target
+from replication.session import SessionDir
+from scheduler.nesting import check_nesting
+from scheduler.options import RunOptions
+from scheduler.preflight import check_primary
+from scheduler.run import Run, locked
+from scheduler.status_file import StatusFile
+from scheduler.supervisor import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replication.session import Session
+
+log = logging.getLogger("seamark.session")
+# Longer than its own workers are given to finish.
+_STOP = ((signal.SIGTERM, 40.0), (signal.SIGTERM, 10.0))
+
+
+def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[str], None]) -> Service:
+    """The service that replicates one session. ``keep_log`` opens the session's own log, in its process."""
+
+    def body() -> int:
+        place = SessionDir(Path(state_dir), name)
+        report = StatusFile(place)
+        try:
+            keep_log(name)
+            return _replicate(state_dir, place, broker, report)
+        except SeamarkError as error:
+            report.failed(error.message)
+            log.error("%s: %s", name, error.message)
+            return error.exit_code
+
+    return Service(f"session {name}", body, stop_signals=_STOP)
+
+
+def _replicate(state_dir: str, place: SessionDir, broker: str, report: StatusFile) -> int:
+    """Until told to stop. Raises SeamarkError when it cannot begin, or go on."""
+    session = place.load()
+    check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
+    session = msgspec.structs.replace(session, root=check_primary(session))
+    with locked(place, session):
+        place.change_state(id=session.id, root=session.root)
+        return Run(_options(session, state_dir, broker), place, session, report.update).run()
+
+
+def _options(session: Session, state_dir: str, broker: str) -> RunOptions:
+    return RunOptions(
+        primary=os.fsencode(session.primary), secondary=session.secondary, state_dir=state_dir, name=session.name,
+        sync_method=session.sync_method, jobs=session.jobs, change_detector=session.change_detector, broker=broker,
+    )  # fmt: skip

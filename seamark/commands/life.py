@@ -1,0 +1,77 @@
+"""`seamark start`, `stop`, `pause`, `resume`: what is wanted of a session. The monitor brings it about."""
+
+from __future__ import annotations
+
+import click
+
+from replication.errors import UsageError
+from replication.session import Desired, SessionDir, SessionState
+from scheduler.monitor_client import ask_monitor
+from seamark.commands.shared import named_session, session_argument, state_dir_option
+
+_RUNNING = (Desired.STARTED, Desired.PAUSED)
+
+
+@click.command(no_args_is_help=True)
+@session_argument
+@state_dir_option
+def start(name: str, state_dir: str) -> None:
+    """Start session NAME: it runs from now on, also after a reboot, whenever a monitor runs."""
+    place, state = _look(state_dir, name)
+    place.load_config()  # what cannot be read is said now, and not by a monitor later
+    if state is not None and state.desired in _RUNNING:
+        click.echo(f"session {name} is {state.desired} already")
+        return
+    _want(place, state_dir, Desired.STARTED)
+
+
+@click.command(no_args_is_help=True)
+@session_argument
+@state_dir_option
+def stop(name: str, state_dir: str) -> None:
+    """Stop session NAME: what is under way is finished or given back, and nothing is recorded any more."""
+    place, _ = _running(state_dir, name)
+    _want(place, state_dir, Desired.STOPPED)
+
+
+@click.command(no_args_is_help=True)
+@session_argument
+@state_dir_option
+def pause(name: str, state_dir: str) -> None:
+    """Pause session NAME: changes are recorded, but nothing new is sent until it is resumed."""
+    place, _ = _running(state_dir, name)
+    _want(place, state_dir, Desired.PAUSED)
+
+
+@click.command(no_args_is_help=True)
+@session_argument
+@state_dir_option
+def resume(name: str, state_dir: str) -> None:
+    """Resume session NAME after a pause."""
+    place, state = _running(state_dir, name)
+    if state.desired is not Desired.PAUSED:
+        raise UsageError(f"session {name} is {state.desired}, not paused")
+    _want(place, state_dir, Desired.STARTED)
+
+
+def _look(state_dir: str, name: str) -> tuple[SessionDir, SessionState | None]:
+    place = named_session(state_dir, name)
+    return place, place.state()
+
+
+def _running(state_dir: str, name: str) -> tuple[SessionDir, SessionState]:
+    place, state = _look(state_dir, name)
+    if state is None or state.desired not in _RUNNING:
+        raise UsageError(f"session {name} is {state.desired if state else 'created'}, not started")
+    return place, state
+
+
+_SAID = {Desired.STARTED: "started", Desired.PAUSED: "paused", Desired.STOPPED: "stopped"}
+
+
+def _want(place: SessionDir, state_dir: str, desired: Desired) -> None:
+    place.change_state(desired=desired)
+    answer = ask_monitor(state_dir, "look")
+    click.echo(f"session {place.name} {_SAID[desired]}")
+    if answer is None and desired is Desired.STARTED:
+        click.echo("no monitor runs here yet; it begins when one does: seamark monitor", err=True)

@@ -1,0 +1,48 @@
+"""`seamark monitor`: keep the sessions of this node alive."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from replication.errors import UsageError
+from seamark.commands.run import BROKERS, FLOWER_PORT, FlowerCommand
+from seamark.commands.shared import state_dir_option
+from seamark.logs import log_to_file, session_log, setup_logging
+from seamark.progress.display import Display
+
+
+@click.command(cls=FlowerCommand)
+@click.option(
+    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
+)
+@click.option(
+    "--flower",
+    "flower_port",
+    is_flag=False,
+    flag_value=FLOWER_PORT,
+    type=click.IntRange(1, 65535),
+    metavar="[PORT]",
+    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
+)
+@state_dir_option
+def monitor(broker: str | None, flower_port: int | None, state_dir: str) -> int:
+    """Keep all started sessions of this node running, until told to stop."""
+    if broker is not None and not broker.startswith(BROKERS):
+        raise UsageError(f"--broker must begin with one of {', '.join(BROKERS)}")
+    setup_logging(Display(sys.stderr), os.path.join(state_dir, "logs", "monitor.log"))
+    # Celery and redis are loaded only here: usage errors are quick
+    from scheduler.monitor import Monitor, MonitorOptions
+    from scheduler.redis_server import check_broker
+
+    if broker is not None:
+        check_broker(broker)
+
+    def keep_log(name: str) -> None:
+        log_to_file(session_log(state_dir, name))
+
+    return Monitor(
+        MonitorOptions(state_dir=state_dir, keep_log=keep_log, broker=broker, flower_port=flower_port)
+    ).run()

@@ -1,0 +1,53 @@
+"""What commands on sessions have in common: where sessions are, and which one is meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replication.errors import NotFoundError
+from replication.session import SessionDir, default_state_dir, known_session, session_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    state_dir = Path(ctx.params.get("state_dir") or default_state_dir())
+    return [name for name in session_names(state_dir) if name.startswith(incomplete)]
+
+
+def _absolute(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    return os.path.abspath(value or default_state_dir())
+
+
+def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--state-dir: given to the command as an absolute path."""
+    return click.option(
+        "--state-dir",
+        type=click.Path(path_type=str),
+        envvar="SEAMARK_STATE_DIR",
+        callback=_absolute,
+        metavar="DIR",
+        is_eager=True,
+        help="Where sessions keep their state. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
+    )(command)
+
+
+def session_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """NAME: which session."""
+    return click.argument("name", shell_complete=_complete)(command)
+
+
+def named_session(state_dir: str, name: str) -> SessionDir:
+    """A session that was made by `create`, or by hand. Raises NotFoundError."""
+    place = known_session(Path(state_dir), name)
+    if not place.named_config.exists():
+        raise NotFoundError(
+            f"session {name} belongs to a 'seamark run' in the foreground: it has no file in "
+            f"{place.named_config.parent}, and no life of its own"
+        )
+    return place
