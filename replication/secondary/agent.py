@@ -10,7 +10,8 @@ import fcntl
 import itertools
 import os
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from itertools import zip_longest
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
 from replication.secondary.index import Index, Key, Row
@@ -107,15 +108,20 @@ class Agent:
         self.journal.clear()
         self._dirty_journal = False
 
-    def announce(self, names: List[Tuple[Row, List[Key]]], data: List[List[Any]]) -> None:
-        """Write to the journal where the next operations may leave objects."""
+    def announce(
+        self, names: List[Tuple[Row, List[Key]]], data: List[List[Any]], inos: Sequence[int] = ()
+    ) -> None:
+        """Write to the journal where the next operations may leave objects.
+
+        ``inos``: the inode numbers of what is to be at ``names``, where they are known already.
+        """
         if not names and not data:
             return
         gfids = self._parent_gfids({key[0] for _, keys in names for key in keys})
         lines = []
-        for row, keys in names:
+        for (row, keys), ino in zip_longest(names, inos):
             places = [[gfids[p], os.fsdecode(n)] for p, n in dict.fromkeys(keys) if p in gfids]
-            lines.append([row.gfid.hex(), row.mode, row.ino, row.limbo, places])
+            lines.append([row.gfid.hex(), row.mode, ino or row.ino, row.limbo, places])
         self._dirty_journal = True
         self.journal.write(lines, data)
         faults.point("journal")

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from replication.secondary import adopt, sql
 from replication.secondary.agent import Agent
+from replication.secondary.along import Content, place_new
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import apply_at, dress_directory
 from replication.secondary.namespace import run
@@ -33,14 +34,14 @@ _IN_MEMORY = 20_000
 _REMOVALS = 2_000  # names removed per plan, from a directory of any size
 
 
-def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """See docs/formats.md. Raises AgentError, OSError, sqlite3.Error; then nothing was applied."""
+def observe(agent: Agent, request: Dict[str, Any], content: Content) -> Dict[str, Any]:
+    """See docs/formats.md. ``content``: what came along and is written aside, by gfid. Raises AgentError, OSError, sqlite3.Error; then nothing was applied."""
     listings = request.get("parsed")
     if listings is None:  # a second try, after a lost directory was mended, has them already
         listings = request["parsed"] = parse(request["listings"])
     parts = dict(agent.parts)
     try:
-        answer = _apply(agent, request, listings)
+        answer = _apply(agent, request, listings, content)
     except BaseException:
         agent.parts = parts
         raise
@@ -48,10 +49,12 @@ def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return answer
 
 
-def _apply(agent: Agent, request: Dict[str, Any], listings: List[Listing]) -> Dict[str, Any]:
+def _apply(
+    agent: Agent, request: Dict[str, Any], listings: List[Listing], content: Content
+) -> Dict[str, Any]:
     with agent.transaction():
         _admit(agent, request)
-        work = _Work(agent, int(request["limbo_until"]))
+        work = _Work(agent, int(request["limbo_until"]), content)
         work.apply(listings)
         if request.get("position") is not None:
             key = "applied" if request.get("final", True) else "current"
@@ -82,10 +85,12 @@ def _admit(agent: Agent, request: Dict[str, Any]) -> None:
 class _Work:
     """One request under way."""
 
-    def __init__(self, agent: Agent, limbo_until: int) -> None:
+    def __init__(self, agent: Agent, limbo_until: int, content: Content) -> None:
         self.agent = agent
         self.index = agent.index
         self.limbo_until = limbo_until
+        self._content = content
+        self.placed: Set[bytes] = set()  # what has its content by now
         self.rows: Dict[bytes, Row] = {}
         self.by_id: Dict[int, Row] = agent.tree.rows
         self.observed: Dict[bytes, Tuple[Observed, Row, Optional[Key]]] = {}
@@ -117,7 +122,8 @@ class _Work:
         for row, listing in self._unseen:
             self._remove_unseen(row, listing)
         for g, (e, row, key) in self.observed.items():
-            self._state(g, e, row, key)
+            if g not in self.placed:
+                self._state(g, e, row, key)
         self._save([], [])
         self.index.reset_digests(self.stale)
 
@@ -194,6 +200,8 @@ class _Work:
         row = new_row(self._ids, e)
         self._ids += 1
         row.gen = self.index.meta.get("gen", 0)
+        if row.dirty:
+            row.dirty = self._ticket()
         self.rows[row.gfid] = row
         self.by_id[row.id] = row
         return row
@@ -261,6 +269,9 @@ class _Work:
                 path = self.agent.tree.path(key).decode("utf-8", "surrogateescape")
                 message = "cannot make it here: {}".format(error.strerror)
                 self.errors.append([row.gfid.hex(), code_of(error), message, path])
+        if self._content and not self.agent.rebuilding:
+            content, self._content = self._content, {}
+            self.placed = place_new(self.agent, plan, content, self._ticket())
         self._save(plan.add, plan.drop)
         self.stale |= plan.parents
         if plan.dropped or plan.steps:
@@ -311,8 +322,9 @@ class _Work:
             if how is not None:
                 if not row.dirty:
                     self._stale_parents(row, key)
-                row.dirty = self._ticket()
-                row.changed = True
+                if row.dirty != self._ticket():
+                    row.dirty = self._ticket()
+                    row.changed = True
                 self.need[g] = how
                 if how == "new":
                     self._remember(row, e)
@@ -382,4 +394,5 @@ class _Work:
             "errors": self.errors,
             "rebuilding": self.agent.rebuilding,
             "counts": self.agent.namespace.all_counts(),
+            "placed": self.placed,
         }

@@ -132,13 +132,13 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
         for file, row, keys in ready:
             faults.point("place")
             try:
-                _place_one(agent, file, row, keys)
+                place_one(agent, file, row, keys)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise
                 errors.append([row.gfid.hex(), code_of(error), "cannot place it: {}".format(error.strerror)])
                 continue
-            _record(agent, row, file)
+            record(agent, row, file)
             parents.update(key[0] for key in keys)
             done += 1
         index.save(rows.values(), [], [])
@@ -146,7 +146,7 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
     return done
 
 
-def _record(agent: Agent, row: Row, file: Staged) -> None:
+def record(agent: Agent, row: Row, file: Staged) -> None:
     item = file.item
     row.mode, row.uid, row.gid = item.mode, item.uid, item.gid
     row.size, row.mtime, row.atime = item.size, item.mtime, item.atime
@@ -157,7 +157,7 @@ def _record(agent: Agent, row: Row, file: Staged) -> None:
     row.changed = True
 
 
-def _place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
+def place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
     if not keys:
         _replace(agent, file, agent.tree.limbo_fd, limbo_name(row))
         return

@@ -36,7 +36,7 @@ def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
 
 
 def _names(agent: Agent, line: List[Any], at: int) -> None:
-    gfid_hex, mode, _, limbo, places = line
+    gfid_hex, mode, ino, limbo, places = line
     index, tree = agent.index, agent.tree
     gfid = bytes.fromhex(gfid_hex)
     row = index.inode(gfid)
@@ -48,7 +48,7 @@ def _names(agent: Agent, line: List[Any], at: int) -> None:
             tree.touched.setdefault(parent.id, False)
     here = {key: found for key in keys for found in (_look(agent, key),) if found is not None}
     if row is None or not row.ino:
-        row = _made(agent, row, gfid, mode, here, at)
+        row = _made(agent, row, gfid, mode, ino, here, at)
         if row is None:
             return
     standing = [key for key, found in here.items() if found.st_ino == row.ino]
@@ -96,11 +96,11 @@ def _in_limbo(agent: Agent, row: Row) -> bool:
 
 
 def _made(
-    agent: Agent, row: Optional[Row], gfid: bytes, mode: int, here: Dict[Key, os.stat_result], at: int
+    agent: Agent, row: Optional[Row], gfid: bytes, mode: int, ino: int, here: Dict[Key, os.stat_result], at: int
 ) -> Optional[Row]:  # fmt: skip
     """What a creation that was not committed has left, if it got that far."""
     for key, found in here.items():
-        fresh = found.st_ctime_ns >= at - _CLOCK_GRAIN_NS
+        fresh = found.st_ctime_ns >= at - _CLOCK_GRAIN_NS and ino in (0, found.st_ino)
         if not fresh or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
             continue
         owner = agent.index.entry(*key)
@@ -114,6 +114,8 @@ def _made(
                 found.st_mtime_ns, found.st_atime_ns, found.st_rdev,
             )  # fmt: skip
             row.new = True
+        if row.is_file and found.st_size:
+            row.dirty = 1
         row.ino = found.st_ino
         row.changed = True
         agent.index.save([row], [], [])

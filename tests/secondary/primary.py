@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.client import SecondaryClient, encode_listing
+from replication.volume.content import read_observed
 from replication.volume.directory import settled
 from replication.volume.identity import ROOT_GFID, identify
 from replication.volume.xattrs import read_xattrs
@@ -134,6 +135,21 @@ class Primary:
         return found
 
     # ---- sending
+
+    def along(self, listings):
+        """Content of small files that still are as they were observed, to travel with the observations."""
+        paths = self.paths()
+        found = []
+        for listing in listings:
+            if listing.parent not in paths:
+                continue
+            fd = os.open(os.path.join(self.root, paths[listing.parent]), os.O_RDONLY | os.O_DIRECTORY)
+            for entry in listing.entries:
+                read = read_observed(fd, entry)
+                if read is not None:
+                    found.append((entry.inode.gfid.hex(), read[1], read[0]))
+            os.close(fd)
+        return found
 
     def item(self, gfid, path):
         full = os.path.join(self.root, path)

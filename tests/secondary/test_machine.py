@@ -9,6 +9,7 @@ import random
 import shutil
 import stat
 import tempfile
+import time
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -56,6 +57,7 @@ class Tree(RuleBasedStateMachine):
         self.outbox = []
         self.needs = []
         self.stamp = 1
+        self.carried = 0  # files whose content went along
         self.log = []
 
     @initialize(seed=st.integers(0, 1 << 30))
@@ -246,6 +248,8 @@ class Tree(RuleBasedStateMachine):
 
     def look(self, taken):
         """Listings of what is there now, in any order and grouping, some of it twice."""
+        if self.random.random() < 0.5:
+            time.sleep(0.03)  # a version as young as a clock's tick is none, and its content stays behind
         paths = self.primary.paths()
         taken = taken + self.random.sample(taken, len(taken) // 4)
         self.random.shuffle(taken)
@@ -286,9 +290,16 @@ class Tree(RuleBasedStateMachine):
         if self.random.random() < 0.7:
             self.fulfil()
 
+    def observe(self, listings):
+        """With content that goes along, or without."""
+        content = self.primary.along(listings) if self.random.random() < 0.7 else ()
+        answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp, content=content)
+        self.carried += answer.content[0]
+        return answer
+
     def send_one(self):
         listings = self.outbox[0]
-        answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp)
+        answer = self.observe(listings)
         self.outbox.pop(0)
         assert answer.errors == [], answer.errors
         for parent in answer.unknown:
@@ -316,7 +327,7 @@ class Tree(RuleBasedStateMachine):
                     listing = self.primary.listing(directory)
                 except OSError:
                     continue
-                again = self.client.observe([listing], crawl="x", limbo_until=self.stamp)
+                again = self.observe([listing])
                 if again.unknown:
                     self.unknown(listing.parent, [e.name for e in listing.entries])
                 assert again.errors == []
