@@ -7,6 +7,7 @@ statements stand in _SCHEMA and in the methods below; each method is one transac
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.errors import ExitCode, SeamarkError
+from replication.secondary.untouched import NotClosed, Untouched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -274,6 +276,18 @@ class Progress:
                 db.execute("UPDATE brick SET complete = 0")
             return not rebooted and not (replaced and (complete or crawl is not None))
 
+    def has_filled(self) -> bool:
+        """Whether this session has ever been greeted by a secondary, so that it has one to lose."""
+        return bool(self._db.execute("SELECT index_id FROM brick").fetchone()[0])
+
+    def forget_secondary(self) -> None:
+        """Another secondary takes the place of the one that we knew: nothing is known of what it holds."""
+        with self._write() as db:
+            db.execute("DELETE FROM frontier")
+            db.execute(
+                "UPDATE brick SET index_id = '', gen = 0, boot = '', crawl = NULL, crawl_swept = 0, complete = 0"
+            )
+
     def synced(self, gen: int) -> None:
         """The secondary's `sync` of this number is done."""
         with self._write() as db:
@@ -362,6 +376,18 @@ class Progress:
                     last_ns=r[8])
             for r in rows
         ]  # fmt: skip
+
+
+def has_filled(path: Path) -> bool:
+    """Progress.has_filled of the database at ``path``, which is not touched, and need not be there."""
+    try:
+        found = Untouched(os.fsencode(path))
+        try:
+            return bool(found.db.execute("SELECT index_id FROM brick").fetchone()[0])
+        finally:
+            found.db.close()
+    except (OSError, NotClosed, sqlite3.Error):
+        return False
 
 
 def encode_dirs(dirs: list[tuple[bytes, bytes]]) -> str:

@@ -29,7 +29,12 @@ def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnaps
     found = in_child(lambda: _look(Context(place, session, dry=True)))
     if found["missing"]:
         log.info("the secondary %s does not exist: it would be created", session.secondary)
-    if found["new"]:
+    if found["lost"]:
+        log.info(
+            "the secondary %s has lost its index: all would be compared, and what is right not sent",
+            session.secondary,
+        )
+    elif found["new"]:
         log.info("the secondary %s is new: everything would be sent", session.secondary)
     else:
         check_not_emptied(session, found)
@@ -56,14 +61,14 @@ def _compare(ctx: Context) -> dict[str, Any]:
     """Walk the primary and compare digests; runs in a child, for ssh's threads."""
     with ctx.looking() as (client, hello):
         found: dict[str, Any] = {
-            "new": hello["index"] == "new", "entries": hello["entries"], "directories": 0, "names": 0,
+            "new": hello["index"] == "new", "lost": hello["index"] == "lost", "entries": hello["entries"], "directories": 0, "names": 0,
             "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
         volume = DirectoryVolume(os.fsencode(ctx.session.primary))
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:
             group = _summaries(volume, queue, found)
-            differing = range(len(group)) if found["new"] else _differing(client, group)
+            differing = range(len(group)) if found["new"] or found["lost"] else _differing(client, group)
             found["different"] += len(differing)
             for index in list(differing)[: 20 - len(found["examples"])]:
                 found["examples"].append(os.fsdecode(group[index][1]) or "/")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CODES = {
     "owned": ExitCode.LOCKED, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
+    "busy": ExitCode.TEMPORARY,
 }  # fmt: skip
 
 
@@ -80,10 +81,20 @@ def _hello(ctx: Context, *, look_only: bool) -> dict[str, Any]:
 
 def refused(session: Session, error: SecondaryError) -> SeamarkError:
     """What the secondary refused, as a person is told."""
+    if error.code == "unmounted":
+        return unmounted(session)
     words = str(error)
     if error.code == "not-empty":
         words += "; give --adopt to take it over: what is right there is kept, and not sent again"
     return SeamarkError(f"secondary {session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR))
+
+
+def unmounted(session: Session) -> SeamarkError:
+    """What is said where a secondary is taken for one that is not there: nothing was written in its place."""
+    return SeamarkError(
+        f"secondary {session.secondary} is empty, and not the one that this session filled before: is it mounted? "
+        "If it was replaced on purpose, start once with --adopt"
+    )
 
 
 def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

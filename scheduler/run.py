@@ -22,7 +22,7 @@ from replication.settings import SessionConfig, SshSettings
 from scheduler import services
 from scheduler.epoch import take_over
 from scheduler.logpipe import LogPipe
-from scheduler.preflight import check_not_emptied, check_primary, check_secondary
+from scheduler.preflight import check_not_emptied, check_primary, check_secondary, unmounted
 from scheduler.redis_server import EmbeddedRedis
 from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
@@ -188,6 +188,8 @@ class Run:
                     self.supervisor.add(services.control_worker(self.session))
                 hello = check_secondary(self.place, self.session, look_only=False)
                 check_not_emptied(self.session, hello)
+                if self.session.adopt and hello["index"] == "new":
+                    ctx.progress.forget_secondary()
                 _say_what_cannot_be_kept(self.session, hello)
                 self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
                 self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
@@ -282,12 +284,14 @@ class Run:
             )
 
     def _refuse_takeover(self, ctx: Context) -> None:
-        """A secondary that another run serves by now, or a primary that has gone, ends this run."""
+        """A secondary that another run serves by now, or a side that has gone, ends this run."""
         trouble = ctx.trouble()
         if trouble is not None and trouble[0] == "taken-over":
             raise LockedError(trouble[1])
         if trouble is not None and trouble[0] == "primary-gone":
             raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
+        if trouble is not None and trouble[0] == "unmounted":
+            raise unmounted(self.session)
 
     def _done(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""

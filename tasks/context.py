@@ -20,7 +20,7 @@ import redis
 
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
-from replication.progress import Progress
+from replication.progress import Progress, has_filled
 from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
@@ -148,6 +148,7 @@ class Context:
             volume=self.session.root or self.session.id,
             epoch=epoch,
             adopt=self.session.adopt,
+            filled=self.progress.has_filled(),
         )
         began = time.monotonic()
         client.ping()
@@ -167,12 +168,13 @@ class Context:
 
         With ``create`` a root that is missing is made. Raises SeamarkError, SecondaryError.
         """
+        known = has_filled(self.place.progress) if self._dry else self.progress.has_filled()
         link = open_secondary(self.target, self.options)
         try:
             client = _wrap(link)
             hello = client.hello(
                 session=self.session.id, volume=self.session.root or self.session.id, epoch=0, adopt=self.session.adopt,
-                create=create, read_only=True, dry=self._dry,
+                create=create, read_only=True, dry=self._dry, filled=known and not self.session.adopt,
             )  # fmt: skip
             yield client, hello
         finally:

@@ -240,15 +240,16 @@ class SecondaryClient:
 
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
-        dry: bool = False,
+        dry: bool = False, filled: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
+        ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
-            adopt=adopt, create=create, read_only=read_only, dry=dry,
+            adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled,
         ).header  # fmt: skip
 
     def submit_observe(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import Any, BinaryIO, Callable, Dict, Optional
+from typing import Any, BinaryIO, Callable, Dict, Union
 
 from replication.secondary import inplace, limbo, lookups, owner, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.metadata_op import metadata
+from replication.secondary.onlooker import Onlooker
 from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
 from replication.secondary.tree import LostDirectory
 
@@ -54,7 +55,7 @@ class Server:
         self._root = root
         self._reader = reader
         self._writer = writer
-        self._agent: Optional[Agent] = None
+        self._agent: Union[Agent, Onlooker, None] = None
 
     def serve(self) -> int:
         """Until the stream ends. Returns the exit code."""
@@ -84,8 +85,9 @@ class Server:
         try:
             answer = self._do(request, payload)
         except Exception as error:
-            if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error) and self._agent:
-                owner.mark_damaged(self._agent)
+            if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+                if isinstance(self._agent, Agent):
+                    owner.mark_damaged(self._agent)
             if os.environ.get("SEAMARK_TRACE"):
                 import traceback
 
@@ -113,6 +115,8 @@ class Server:
         agent = self._agent
         if agent is None:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
+        if isinstance(agent, Onlooker):
+            return agent.do(op, request)
         for _ in range(_HEALINGS):
             try:
                 return operation(agent, request, payload)

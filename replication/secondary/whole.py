@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from contextlib import closing
 from itertools import chain
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set, Tuple, Union
 
 from replication.secondary import digests as versions
 from replication.secondary import faults
@@ -21,6 +21,9 @@ from replication.secondary.metadata import Item
 from replication.secondary.observed import ATIME, CTIME, GFID, GID, INO, MODE, MTIME, SIZE, UID, parse
 from replication.secondary.protocol import AgentError
 from replication.secondary.receiver import place
+
+if TYPE_CHECKING:
+    from replication.secondary.onlooker import Onlooker
 
 
 def observe(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
@@ -101,7 +104,7 @@ def _piece(content: memoryview, offset: int, length: int) -> memoryview:
     return piece
 
 
-def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+def digests(agent: Union[Agent, Onlooker], request: Dict[str, Any]) -> Dict[str, Any]:
     """digests, and which of those that differ hold nothing here, by their position too."""
     answer = versions.digests(agent, request)
     asked = [request["dirs"][i][0] for i in answer["differ"]]
@@ -110,7 +113,7 @@ def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return answer
 
 
-def _without_names(agent: Agent, gfids: List[str]) -> List[str]:
+def _without_names(agent: Union[Agent, Onlooker], gfids: List[str]) -> List[str]:
     """Those of these directories of which nothing is known here."""
     if agent.rebuilding:
         return []  # what is here may be right already: it is found by path

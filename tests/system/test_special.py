@@ -13,10 +13,12 @@ import urllib.request
 
 import pytest
 
+from tests.conftest import missing
+from tests.filesystems import available, filesystem
 from tests.judge import assert_same, rsync_differences
 from tests.redis_server import _redis_of_session, redis_server  # noqa: F401
 from tests.system.harness import SeamarkRun
-from tests.system.lines import ended, said
+from tests.system.lines import ended, logged, said
 from tests.system.test_bad_input import displaced, tree_of
 from tests.system.trees import every_kind_of_thing, many_small_files
 
@@ -151,19 +153,66 @@ def test_a_dry_run_says_what_differs_and_touches_nothing(place):
     (place.primary / "d1" / "f1").write_text("changed")
     (place.primary / "d2" / "new").mkdir()
     (place.primary / "d3" / "f3").unlink()
-    before = [tree_of(place.primary), outside(place.secondary), tree_of(place.state)]
+    before = [tree_of(place.primary), tree_of(place.secondary), tree_of(place.state)]
+    assert told_dry(place) == {"/", "d1", "d2", "d2/new", "d3"}
+    assert [tree_of(place.primary), tree_of(place.secondary), tree_of(place.state)] == before
+
+
+def told_dry(place):
+    """What a dry run says that differs."""
     run = dry(place)
     assert run.process.returncode == 0, run.report()
-    told = " ".join(m["message"] for m in run.of_type("log"))
-    for name in ("d1", "d2", "d3"):
-        assert f"differs: {name}" in told
-    assert "differs: d0" not in told
-    assert [tree_of(place.primary), outside(place.secondary), tree_of(place.state)] == before
+    lines = [m["message"] for m in run.of_type("log")]
+    return {line.removeprefix("differs: ") for line in lines if line.startswith("differs: ")}
 
 
-def outside(secondary):
-    """Of a secondary, all but Seamark's own directory."""
-    return {path: found for path, found in tree_of(secondary).items() if "/.seamark" not in path}
+def test_a_dry_run_looks_past_what_a_killed_run_left(place):
+    """The log of its index is read as it stands, and neither emptied nor removed."""
+    many_small_files(place.primary, 60, 4)
+    with place.run() as run:
+        run.wait_idle()
+        run.kill()
+    assert (place.secondary / ".seamark" / "index.sqlite-wal").stat().st_size > 0
+    (place.primary / "d1" / "f1").write_text("changed")
+    before = {**tree_of(place.secondary), **tree_of(place.state)}
+    assert told_dry(place) == {"d1"}
+    after = {**tree_of(place.secondary), **tree_of(place.state)}
+    assert [path for path in {**before, **after} if before.get(path) != after.get(path)] == []
+
+
+def test_a_dry_run_beside_a_run_that_is_live_disturbs_nothing(place):
+    many_small_files(place.primary, 60, 4)
+    with place.run() as run:
+        run.wait_idle()
+        assert told_dry(place) == set()
+        (place.primary / "d1" / "f1").write_text("changed")
+        run.wait_same()
+        assert run.stop() == 0
+
+
+@pytest.mark.root
+def test_a_dry_run_works_on_a_secondary_that_is_mounted_read_only(place):
+    if reason := available("ext4"):
+        missing(reason)
+    many_small_files(place.primary, 60, 4)
+    with filesystem("ext4", place.base / "fs", mib=24) as root:
+        place.secondary = root / "copy"
+        assert place.once().process.returncode == 0
+        (place.primary / "d1" / "f1").write_text("changed")
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        assert told_dry(place) == {"d1"}
+
+
+def test_a_dry_run_says_that_the_index_is_lost(place):
+    many_small_files(place.primary, 20, 2)
+    assert place.once().process.returncode == 0
+    for path in (place.secondary / ".seamark").glob("index*"):
+        path.unlink()
+    before = tree_of(place.secondary)
+    run = dry(place)
+    assert run.process.returncode == 0, run.report()
+    assert logged(run, "has lost its index")
+    assert tree_of(place.secondary) == before
 
 
 def test_a_dry_run_of_a_directory_that_is_not_ours_is_refused(place):
