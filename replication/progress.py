@@ -165,20 +165,7 @@ class Progress:
             "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, crawl_since_ns, "
             "crawl_swept, crawl_ended, complete FROM brick"
         ).fetchone()
-        epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, since_ns, swept, ended, complete = row
-        return Brick(
-            epoch,
-            front,
-            front_ns,
-            stime_ns,
-            crawl,
-            position,
-            crawl_ns,
-            since_ns,
-            bool(swept),
-            ended,
-            bool(complete),
-        )
+        return Brick(*row[:8], *(bool(row[8]), row[9], bool(row[10])))
 
     def new_epoch(self, at_least: int) -> int:
         """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""

@@ -24,9 +24,14 @@ log = logging.getLogger("seamark.dry_run")
 _ASK_DIRS = 256
 
 
-def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnapshot], None]) -> int:
-    """Compare the whole tree with what the secondary has, and report. Raises SeamarkError."""
-    found = in_child(lambda: _look(Context(place, session, dry=True)))
+def dry_run(
+    place: SessionDir, session: Session, update: Callable[[ProgressSnapshot], None], until: float
+) -> int:
+    """Compare the whole tree with what the secondary has, and report. Raises SeamarkError.
+
+    ``until``: time.monotonic() at which it is given up.
+    """
+    found = in_child(lambda: _look(Context(place, session, dry=True)), until)
     if found["missing"]:
         log.info("the secondary %s does not exist: it would be created", session.secondary)
     if found["lost"]:

@@ -7,7 +7,11 @@ the others: it is done in a short-lived child.
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
+import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
@@ -48,9 +52,14 @@ def check_primary(session: Session) -> str:
     return identity
 
 
-def check_secondary(place: SessionDir, session: Session, *, look_only: bool) -> dict[str, Any]:
-    """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError."""
-    hello = in_child(lambda: _hello(Context(place, session), look_only=look_only))
+def check_secondary(
+    place: SessionDir, session: Session, *, look_only: bool, until: float = math.inf
+) -> dict[str, Any]:
+    """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError.
+
+    ``until``: time.monotonic() after which nobody waits for its answer any more.
+    """
+    hello = in_child(lambda: _hello(Context(place, session), look_only=look_only), until)
     where = f"secondary {session.secondary}"
     if not hello["fs"]["writable"]:
         raise TemporaryError(f"{where}: Read-only file system; mount it writable")
@@ -97,8 +106,11 @@ def unmounted(session: Session) -> SeamarkError:
     )
 
 
-def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run ``work`` in a forked child and return what it returned. Raises the SeamarkError that it raised."""
+def in_child(work: Callable[[], dict[str, Any]], until: float = math.inf) -> dict[str, Any]:
+    """Run ``work`` in a forked child and return what it returned. Raises the SeamarkError that it raised.
+
+    A child that is not done at ``until`` (time.monotonic()) is killed: a TemporaryError.
+    """
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -114,8 +126,14 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
+        patience = None if until == math.inf else max(0.0, until - time.monotonic())
+        late = not select.select([pipe], [], [], patience)[0]
+        if late:
+            os.kill(pid, signal.SIGKILL)
         text = pipe.read()
     os.waitpid(pid, 0)
+    if late:
+        raise TemporaryError("the secondary has not answered in time (--timeout); the next run asks again")
     if not text:
         raise SeamarkError("the look at the secondary ended without an answer")
     answer = json.loads(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
 import stat
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
+from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError, UsageError
 from replication.remote.command import close_shared_connection
 from replication.session import Desired, Session, SessionDir, SessionState, pair_id
 from replication.settings import SessionConfig, SshSettings
@@ -51,7 +52,7 @@ def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
     if options.dry_run:
         from scheduler.dry_run import dry_run
 
-        return dry_run(place, session, update)
+        return dry_run(place, session, update, time.monotonic() + (options.timeout_s or math.inf))
     with locked(place, session):
         place.save_run(session)
         return Run(options, place, session, update).run()
@@ -169,6 +170,7 @@ class Run:
         self._started = self._finished = False
         self._follow_until = 0.0
         self._epoch = 0
+        self._until = time.monotonic() + (options.timeout_s or math.inf)
 
     def run(self) -> int:
         began = time.time_ns()
@@ -186,7 +188,7 @@ class Run:
                 if self.redis is not None:
                     # It takes half a second to come up, and finds nothing to do in our own Redis before we begin.
                     self.supervisor.add(services.control_worker(self.session))
-                hello = check_secondary(self.place, self.session, look_only=False)
+                hello = check_secondary(self.place, self.session, look_only=False, until=self._until)
                 check_not_emptied(self.session, hello)
                 if self.session.adopt and hello["index"] == "new":
                     ctx.progress.forget_secondary()
@@ -266,7 +268,17 @@ class Run:
                 return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
             if self.options.once and self._done(ctx):
                 return self._finish(ctx, status)
+            if time.monotonic() > self._until:
+                raise TemporaryError(self._too_late(snapshot))
             self.update(snapshot)
+
+    def _too_late(self, snapshot: ProgressSnapshot) -> str:
+        """What a run that is out of time was waiting for."""
+        work = f"{snapshot.crawl} crawl, {snapshot.files_done} of {snapshot.files_total} files known so far"
+        return (
+            f"not done within {self.options.timeout_s:g} s (--timeout); {snapshot.state or 'at work'} ({work}); "
+            "the next run goes on from there"
+        )
 
     def _keep_redis(self, ctx: Context) -> None:
         if self.redis is not None and self.redis.ensure():

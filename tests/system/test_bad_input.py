@@ -488,6 +488,22 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
 
 
 @pytest.mark.root
+def test_once_ends_when_its_time_is_over(small):
+    """Full in the middle: cron gets its end, a word of what it waited for, and the next run goes on."""
+    many_small_files(small.primary, 40, 4)
+    (small.primary / "big").write_bytes(os.urandom(4_000_000))
+    filler = small.secondary / "lost+found"
+    free = os.statvfs(small.secondary).f_bavail * os.statvfs(small.secondary).f_frsize
+    filler.mkdir()
+    (filler / "filler").write_bytes(b"f" * (free - 3_000_000))
+    ended(small.once("--timeout", "15"), 5, "not done within 15 s", "space", "the next run goes on")
+    shutil.rmtree(filler)
+    run = small.once("--timeout", "10m")
+    assert run.process.returncode == 0, run.report()
+    assert_same(small.primary, small.secondary)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     "method",
     ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)],
