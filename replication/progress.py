@@ -165,7 +165,9 @@ class Progress:
             "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, crawl_since_ns, "
             "crawl_swept, crawl_ended, complete FROM brick"
         ).fetchone()
-        return Brick(*row[:8], *(bool(row[8]), row[9], bool(row[10])))
+        values = list(row)
+        values[8], values[10] = bool(row[8]), bool(row[10])
+        return Brick(*values)
 
     def new_epoch(self, at_least: int) -> int:
         """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""

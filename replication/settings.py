@@ -32,7 +32,7 @@ ChangeDetector = Literal["auto", "fanotify", "scan"]
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the secondary's host is reached; unused for a local secondary."""
+    """How the secondary's host is reached; all but the last unused for a local secondary."""
 
     port: Annotated[
         Port | None, about("port of the secondary's sshd; unset: what ~/.ssh/config says, else 22")
@@ -43,6 +43,9 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     accept_new_host_key: Annotated[
         bool, about("pin the key of a host that is not known yet, instead of refusing it")
     ] = False
+    answer_timeout_s: Annotated[
+        float, Meta(gt=0), about("seconds after which a far side that says nothing is taken for dead", restart=True)
+    ] = 120.0
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

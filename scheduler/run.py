@@ -78,7 +78,8 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
         primary=primary, secondary=secondary, sync_method=options.sync_method, jobs=options.jobs,
         change_detector=options.change_detector,
         ssh=SshSettings(
-            port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key
+            port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key,
+            answer_timeout_s=(stored.ssh if stored else SshSettings()).answer_timeout_s,
         ),
     )  # fmt: skip
     state = SessionState(

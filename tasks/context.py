@@ -58,7 +58,12 @@ def _wrap(link: Link) -> SecondaryClient:
     return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
 
 
-_pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap)
+def _say_silent(name: str, words: str) -> None:
+    """A worker that waits for a frozen far side can say nothing itself."""
+    context(name).ledger.trouble("silent", words)
+
+
+_pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap, silent=_say_silent)
 
 
 def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
@@ -71,6 +76,7 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
         accept_new_host_key=session.ssh.accept_new_host_key,
         known_hosts_file=place.known_hosts,
         run_dir=None if dry else place.ssh_run,
+        answer_timeout_s=session.ssh.answer_timeout_s,
     )
 
 

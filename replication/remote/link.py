@@ -58,10 +58,15 @@ class Patience:
         if self._asked is None:
             self._asked = time.monotonic()
 
+    @property
+    def owed_s(self) -> float:
+        """For how long an answer has been due; 0 while none is."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
     def check(self) -> None:
         """Raises LinkLost when it has owed us one for too long."""
-        asked = self._asked
-        if asked is not None and time.monotonic() - asked > self.timeout_s:
+        if self.owed_s > self.timeout_s:
             raise self.give_up(f"{self.what} has not answered for {self.timeout_s:g} s")
 
 

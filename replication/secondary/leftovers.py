@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import time
 
@@ -12,6 +13,32 @@ from replication.secondary import layout
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFTOVER_AGE_S = 7 * 86400
+
+
+def end_frozen(hidden_fd: int) -> None:
+    """Kill agents of this root that are stopped (SIGSTOP): whoever served them has given up or will, and nobody
+    else gets what they hold locked. What they were about is mended as after any kill.
+    """
+    staging = "/proc/self/fd/{}/{}".format(hidden_fd, os.fsdecode(layout.STAGING))
+    for name in os.listdir(staging):
+        kind, _, rest = name.partition(".")
+        pid = rest.partition(".")[0]
+        try:
+            if kind == "agent" and _is_stopped(pid) and _has_open(pid, os.stat(staging + "/" + name)):
+                os.kill(int(pid), signal.SIGKILL)
+        except (OSError, ValueError):  # it ended, or is somebody else's
+            pass
+
+
+def _is_stopped(pid: str) -> bool:
+    with open("/proc/{}/stat".format(pid)) as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def _has_open(pid: str, directory: os.stat_result) -> bool:
+    """Whether that process is the one of this directory, and no later one or one of another namespace."""
+    fds = "/proc/{}/fd/".format(pid)
+    return any(os.path.samestat(os.stat(fds + fd), directory) for fd in os.listdir(fds))
 
 
 def sweep_staging(hidden_fd: int) -> None:

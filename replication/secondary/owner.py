@@ -17,7 +17,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Index, root_row
-from replication.secondary.leftovers import drop_transfers, sweep_staging, sweep_units
+from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.metadata import Powers
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
@@ -175,6 +175,7 @@ def _open(
             os.close(made)
     if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
         os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    end_frozen(hidden_fd)
     lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=hidden_fd)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     try:
