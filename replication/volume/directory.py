@@ -166,6 +166,10 @@ class DirectoryVolume:
             gfid, s = identify(dir_fd, name)
         except FileNotFoundError:
             return Entry(name, None)  # anything else that goes wrong says nothing of what is there
+        if s.mount_root and not st.S_ISDIR(s.mode):
+            return Entry(
+                name, None
+            )  # as of a directory that is mounted: what it stands for is not of this volume
         inode = Inode(
             gfid, s.mode, s.uid, s.gid, s.nlink, s.ino, s.rdev, s.size, s.mtime_ns, s.atime_ns,
             settled(s.ctime_ns),
@@ -221,6 +225,8 @@ class DirectoryVolume:
             try:
                 s = stat_at(dir_fd, name)
             except FileNotFoundError:
+                continue
+            if s.mount_root and not st.S_ISDIR(s.mode):
                 continue
             count += 1
             newest = max(newest, s.ctime_ns)
