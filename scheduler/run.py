@@ -82,9 +82,9 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
             answer_timeout_s=(stored.ssh if stored else SshSettings()).answer_timeout_s,
         ),
     )  # fmt: skip
-    state = SessionState(
-        id=digest, root=stored.root if stored else "", adopt=options.adopt, desired=Desired.STARTED
-    )
+    state = SessionState(id=digest, adopt=options.adopt, desired=Desired.STARTED)
+    if stored is not None:
+        state = msgspec.structs.replace(state, root=stored.root, instance=stored.instance)
     return place, Session.of(place.name, config, state)
 
 
@@ -178,8 +178,11 @@ class Run:
         with self._signals(), self._broker() as broker:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ["SEAMARK_BROKER"] = broker
-            os.environ["SEAMARK_FLEET"] = self.session.name
-            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{self.session.name}"
+            ours = (
+                f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
+            )
+            os.environ.setdefault("SEAMARK_FLEET", ours)
+            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
             _write_private(self.place.path / "broker", broker)
             app.conf.broker_url = broker
             app.conf.result_backend = broker

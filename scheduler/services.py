@@ -18,7 +18,7 @@ from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks.app import app
-from tasks.canvas import ENGINES, control_queue, data_queue, tick_signature
+from tasks.canvas import ENGINES, control_queue, data_queue, node, tick_signature
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def worker_service(
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
-            hostname=f"{name}@{os.uname().nodename}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
+            hostname=f"{name}@{node()}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
             without_gossip=True, without_mingle=True, quiet=True,
         )  # fmt: skip
         worker.start()

@@ -53,7 +53,7 @@ def _replicate(state_dir: str, place: SessionDir, broker: str, report: StatusFil
     check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
     session = msgspec.structs.replace(session, root=check_primary(session))
     with locked(place, session):
-        place.change_state(id=session.id, root=session.root)
+        place.change_state(id=session.id, instance=session.instance, root=session.root)
         return Run(_options(session, state_dir, broker), place, session, report.update).run()
 
 

@@ -128,7 +128,7 @@ class Context:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(connect(app.conf.broker_url), self.session.id)
+        return Ledger(connect(app.conf.broker_url), self.session.instance)
 
     @cached_property
     def store(self) -> ChangelogStore:

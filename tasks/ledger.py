@@ -61,9 +61,9 @@ def connect(broker_url: str) -> redis.Redis:
 class Ledger:
     """The ledger of one session's brick, on behalf of one epoch."""
 
-    def __init__(self, client: redis.Redis, session_id: str) -> None:
+    def __init__(self, client: redis.Redis, instance: str) -> None:
         self.redis = client
-        self.prefix = f"seamark:{{{session_id}}}:"
+        self.prefix = f"seamark:{{{instance}}}:"
         self._script = client.register_script(files("tasks").joinpath("ledger.lua").read_text())
 
     def _run(self, operation: str, epoch: int, batch: int, *rest: str | bytes) -> Standing:
