@@ -47,6 +47,7 @@ class Agent:
             layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
         )
         self.unit_locks: Dict[bytes, int] = {}  # what rsync or tar write to at the moment
+        self.swept_s = float("-inf")  # when leftovers of transfers were last looked for, monotonic
         self._dirty_journal = False
 
     @property

@@ -11,9 +11,9 @@ from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
-from replication.secondary.owner import boot_id, free_bytes
+from replication.secondary.owner import boot_id
 from replication.secondary.protocol import AgentError
-from replication.secondary.syscalls import list_directory, syncfs
+from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.tree import LostDirectory
 
 

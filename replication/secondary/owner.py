@@ -21,6 +21,7 @@ from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_st
 from replication.secondary.metadata import Powers
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
+from replication.secondary.syscalls import free_bytes
 from replication.secondary.tree import Tree
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,11 +35,6 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return "unknown"
-
-
-def free_bytes(fd: int) -> int:
-    found = os.fstatvfs(fd)
-    return found.f_bavail * found.f_frsize
 
 
 def hello(
@@ -307,7 +303,7 @@ def _take_over(
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
-        sweep_units(agent.tree.staging_fd)
+        sweep_units(agent)
     _after_boot(agent)
     wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
     if owner != wanted:

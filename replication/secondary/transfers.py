@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, Dict, List, Optional
 
 from replication.secondary.agent import Agent
+from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.namespace import limbo_name
@@ -41,6 +42,7 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     if agent.index.inode(gfid) is None:
         raise AgentError("not-found", "no name for it here any more")
     _drop(agent, gfid)
+    sweep_unwanted(agent)
     name = gfid.hex().encode() + b"." + version.encode()
     _remove_other_versions(agent, gfid, name)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

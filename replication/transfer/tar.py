@@ -21,7 +21,16 @@ from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoTar, Unreachable
 from replication.remote.link import last_lines
 from replication.transfer.processes import ended, english, lines_of, mortal
-from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of, quoted
+from replication.transfer.staged import (
+    Failure,
+    Opened,
+    Sources,
+    StagedSender,
+    Staging,
+    failure_from,
+    name_of,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +82,7 @@ class TarSender(StagedSender):
         self._ssh = ssh or SshOptions()
         self._compress = compress
 
-    def _move(self, staging: Staging, sources: bytes, items: list[FileItem]) -> dict[bytes, Failure]:
+    def _move(self, staging: Staging, sources: Sources, files: list[Opened]) -> dict[bytes, Failure]:
         shell = self._shell()
         compressor = _COMPRESSORS.get(common_compressor(tuple(shell)) or "") if self._compress else None
         pack: list[str | bytes] = [
@@ -85,7 +94,7 @@ class TarSender(StagedSender):
         if compressor:
             pack.append(f"--use-compress-program={compressor}")
             unpack.append(f"--use-compress-program={compressor.split()[0]}")
-        sizes = {item.gfid: item.size for item in items}
+        sizes = {file.item.gfid: file.item.size for file in files}
         with (
             tempfile.NamedTemporaryFile(prefix="seamark-") as names,
             tempfile.TemporaryFile() as here,
@@ -93,10 +102,9 @@ class TarSender(StagedSender):
         ):
             names.write(b"".join(name_of(gfid) + b"\0" for gfid in sizes))
             names.flush()
-            pack += [b"--directory=" + sources, f"--files-from={names.name}"]
-            arrived, statuses = self._pipe(
-                pack, self._command(shell, unpack, staging.new), sizes, here, there
-            )
+            pack += [b"--directory=" + sources.directory, f"--files-from={names.name}"]
+            unpack_there = self._command(shell, unpack, staging.new)
+            arrived, statuses = self._pipe(pack, sources.fds, unpack_there, sizes, here, there)
             errors = tuple(_text(file) for file in (here, there))
         return judge(list(sizes), arrived, statuses, errors, self._target.host or "this host")
 
@@ -119,6 +127,7 @@ class TarSender(StagedSender):
     def _pipe(
         self,
         pack: list[str | bytes],
+        fds: tuple[int, ...],
         unpack: list[str | bytes],
         sizes: dict[bytes, int],
         here: IO[bytes],
@@ -128,8 +137,9 @@ class TarSender(StagedSender):
         arrived: set[bytes] = set()
         try:
             sender = subprocess.Popen(
-                mortal(pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english()
-            )
+                mortal(pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english(),
+                pass_fds=fds,
+            )  # fmt: skip
         except FileNotFoundError:
             raise NoTar("GNU tar is not installed here; install it, or use --sync-method stream") from None
         with ended(sender):
