@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager
-from typing import Iterable, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
@@ -26,7 +26,6 @@ _OF_RSYNC = re.compile(rb"\.[0-9a-f]{32}\.[^.]+$")
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STEP = 1 << 30  # bytes copied for one request: whoever waits longer for an answer takes us for dead
-_PIECE = 16 << 20
 
 
 @contextmanager
@@ -106,12 +105,10 @@ def link_present(agent: Agent, row: Row, keys: List[Key], fd: int) -> bool:
     return True
 
 
-def forget(agent: Agent, gfids: Iterable[bytes]) -> None:
-    """These files are here: nothing of an interrupted transfer is wanted any more."""
+def forget(agent: Agent, gfid: bytes) -> None:
+    """Nothing of an interrupted transfer is wanted any more: the file is here."""
     with partials(agent.tree.staging_fd) as partial_fd:
-        if partial_fd is None:
-            return
-        for gfid in gfids:
+        if partial_fd is not None:
             _unlink(partial_fd, gfid.hex().encode())
             _unlink(partial_fd, gfid.hex().encode() + _SUFFIX)
 
@@ -170,24 +167,30 @@ def _append_rest(agent: Agent, part: int, whole: int) -> None:
     offset, end = os.fstat(part).st_size, os.fstat(whole).st_size
     if free_bytes(agent.tree.staging_fd) < 2 * end - min(offset, end):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    copied = 0
+    stop = min(end, offset + _STEP)
+    copy_data(whole, part, offset, stop)
+    if os.fstat(part).st_size < stop:
+        os.ftruncate(part, stop)
+    if stop < end:
+        raise AgentError("busy", "the basis of a delta is being put together")
+
+
+def copy_data(source: int, target: int, offset: int, end: int) -> None:
+    """Copy what is no hole between two offsets to the same place in another file. Raises OSError."""
     while offset < end:
         try:
-            start = os.lseek(whole, offset, os.SEEK_DATA)
+            start = os.lseek(source, offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-            break  # a hole up to the end
-        stop = min(os.lseek(whole, start, os.SEEK_HOLE), start + _PIECE, end)
-        copy_range(whole, part, start, stop)
-        offset, copied = stop, copied + stop - start
-        if copied >= _STEP:
-            raise AgentError("busy", "the basis of a delta is being put together")
-    if os.fstat(part).st_size < end:
-        os.ftruncate(part, end)
+            return  # a hole up to the end
+        if start >= end:
+            return
+        offset = min(os.lseek(source, start, os.SEEK_HOLE), end)
+        _copy_range(source, target, start, offset)
 
 
-def copy_range(source: int, target: int, start: int, stop: int) -> None:
+def _copy_range(source: int, target: int, start: int, stop: int) -> None:
     """Copy bytes from one file to the same place in another; shared where the file system can. Source: copy_file_range(2)."""
     while start < stop:
         try:

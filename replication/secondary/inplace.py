@@ -23,6 +23,7 @@ from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.receiver import Staged, place
 from replication.secondary.syscalls import free_bytes
+from replication.secondary.transfers import abandon
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
@@ -92,6 +93,7 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         names = agent.index.names(row.id for row in rows.values())
         room = free_bytes(staging)
         for gfid in request["gfids"]:
+            abandon(agent, gfid_of(gfid))
             row = rows.get(bytes.fromhex(gfid))
             if row is None or not row.is_file:
                 unknown.append(gfid)
@@ -141,7 +143,8 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 file.fd = -1
                 staged.append(file)
         done = place(agent, staged, errors) + _written_through(agent, live, errors)
-        basis.forget(agent, [item.gfid for item in [*live, *(file.item for file in staged)]])
+        for item in [*live, *(file.item for file in staged)]:
+            basis.forget(agent, item.gfid)
     finally:
         for file in staged:
             file.close()

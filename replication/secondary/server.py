@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import inplace, limbo, lookups, owner, transfers, whole
+from replication.secondary import blocks, inplace, limbo, lookups, owner, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.metadata_op import metadata
 from replication.secondary.onlooker import Onlooker
@@ -29,6 +29,7 @@ OPERATIONS: Dict[str, Operation] = {
     "data": whole.data,
     "file_begin": _plain(transfers.file_begin),
     "file_data": transfers.file_data,
+    "file_blocks": _plain(blocks.file_blocks),
     "file_end": _plain(transfers.file_end),
     "compare": _plain(transfers.compare),
     "digests": _plain(whole.digests),

@@ -33,7 +33,8 @@ class LinkFacts(NamedTuple):
 def choose(how: How, size: int, nlink: int, method: str, rsync_there: bool = True) -> Engine:
     """The engine for one file. ``method``: auto, or the engine that the session insists on. Size in bytes.
 
-    By itself, auto takes rsync only where it can win: a large file of which another version is there.
+    By itself, auto takes rsync only where it can win: a large file of which another version is there. (And
+    before rsync is started, a delta by blocks is tried: tasks/data.py.)
     ``nlink`` decides nothing yet: every engine writes through to all links.
     """
     del nlink

@@ -123,8 +123,7 @@ def test_the_rest_is_put_behind_in_steps(tmp_path_factory, arrived, ranges, step
     staging = os.open(directory, os.O_RDONLY)
     part, source = (os.open(directory / name, os.O_RDWR) for name in ("part", "whole"))
     agent = SimpleNamespace(tree=SimpleNamespace(staging_fd=staging))
-    before = basis._STEP, basis._PIECE
-    basis._STEP, basis._PIECE = step, 4096
+    before, basis._STEP = basis._STEP, step
     try:
         for _ in range(len(whole) // step + 1):
             with contextlib.suppress(AgentError):
@@ -133,7 +132,7 @@ def test_the_rest_is_put_behind_in_steps(tmp_path_factory, arrived, ranges, step
         else:
             raise AssertionError("it does not end")
     finally:
-        basis._STEP, basis._PIECE = before
+        basis._STEP = before
         for fd in (staging, part, source):
             os.close(fd)
     assert (directory / "part").read_bytes() == arrived + whole[len(arrived) :]
