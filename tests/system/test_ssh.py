@@ -133,6 +133,23 @@ def test_auto_goes_by_stream_where_there_is_no_rsync(own, tmp_path):
     ended(own.once("--sync-method", "rsync"), 2, "no rsync", "--sync-method auto")
 
 
+def test_of_large_files_only_what_changed_is_sent_shifted_or_not(own):
+    """By blocks where it was overwritten; where it was shifted, rsync knows what is there already."""
+    p = own.place.primary
+    for name in ("overwritten", "shifted"):
+        (p / name).write_bytes(os.urandom(24 << 20))
+    run = own.once("--accept-new-host-key")
+    assert run.process.returncode == 0, run.report()
+    with open(p / "overwritten", "r+b") as file:
+        file.seek(20 << 20)
+        file.write(os.urandom(1 << 20))
+    (p / "shifted").write_bytes(b"inserted" + (p / "shifted").read_bytes())
+    run = own.once()
+    assert run.process.returncode == 0, run.report()
+    assert_same(p, own.place.secondary)
+    assert 1 << 20 < run.status["bytes_sent"] < 2 << 20
+
+
 # ---- methods
 
 
