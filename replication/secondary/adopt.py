@@ -44,7 +44,7 @@ def adopt(
         owner = index.db.execute(sql.BY_INO, (found.st_ino,)).fetchone()
         if owner is not None:
             if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
-                os.unlink(name, dir_fd=agent.tree.changing(parent.id))  # its content stays under another name
+                agent.namespace.shadows.cast((parent.id, name), found.st_ino)  # another name of that file
             continue
         if (row is None or (row.new and not row.ino)) and _fits(e, found, fd, name):
             _enter(agent, row or new(e), parent, name, found)

@@ -30,7 +30,6 @@ class Agent:
         self.index = index
         self.powers = powers
         self.tree = Tree(root_fd, index)
-        self.namespace = Namespace(self.tree, powers)
         self.journal = Journal(self.tree.hidden_fd)
         self.epoch = 0
         self.read_only = False
@@ -39,6 +38,7 @@ class Agent:
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
+        self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name)
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer

@@ -236,6 +236,7 @@ class Index:
         for d in below:
             children = self.db.execute(sql.CHILDREN, (d,)).fetchall()
             self.db.execute(sql.DROP_ENTRIES_OF, (d,))
+            self.db.execute(sql.DROP_SHADOWS_OF, (d,))
             self.db.executemany(sql.DROP_NAMELESS, children)
 
 

@@ -92,12 +92,14 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         rows = agent.index.inodes(gfid_of(g) for g in request["gfids"])
         names = agent.index.names(row.id for row in rows.values())
         room = free_bytes(staging)
+        shadows = agent.namespace.shadows
         for gfid in request["gfids"]:
             abandon(agent, gfid_of(gfid))
             row = rows.get(bytes.fromhex(gfid))
             if row is None or not row.is_file:
                 unknown.append(gfid)
-            elif row.ino and _in_place(request.get("in_place"), row, room):
+            elif row.ino and _in_place(request.get("in_place"), row, room) and not shadows.holds(row.ino):
+                # (A shadow shows an old version, whole: what its inode gets is written aside.)
                 _lock(agent, b"file." + gfid.encode())
                 if basis.link_present(agent, row, names.get(row.id, []), new_fd):
                     in_place.append(gfid)

@@ -157,7 +157,7 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
             if row is None:
                 yield [path, "an entry without an inode"]
                 continue
-            wrong = _compare(row, fd, name, name in real)
+            wrong = _compare(row, fd, name, name in real, agent.namespace.shadows.at((directory, name)))
             real.discard(name)
             if wrong:
                 yield [path, wrong]
@@ -173,11 +173,18 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
     yield from _limbo_differences(agent)
 
 
-def _compare(row: Row, fd: int, name: bytes, there: bool) -> Optional[str]:
+def _compare(row: Row, fd: int, name: bytes, there: bool, shadow: int) -> Optional[str]:
+    """``shadow``: the inode number that the old object at a name may have, which awaits the new one."""
     if row.limbo is not None:
         return "has a name and is stamped for limbo"
+    if row.ino and shadow:
+        return "has its object, and a shadow"
+    if shadow and not there:
+        return "its shadow is not there"
     if not row.ino:
-        return "something stands where nothing should yet" if there else None
+        if there and os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino != shadow:
+            return "something stands where nothing should yet"
+        return None
     if not there:
         return "is not there"
     found = os.stat(name, dir_fd=fd, follow_symlinks=False)

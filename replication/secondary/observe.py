@@ -263,6 +263,9 @@ class _Work:
 
     def _carry_out(self, plan: Plan) -> None:
         plan.make(self.limbo_until)
+        shadows = self.agent.namespace.shadows
+        for bare in shadows.of(plan.bare()):
+            shadows.lift(bare)
         if plan.steps:
             self.agent.announce(plan.journal, [])
             for row, error, key in run(self.agent.namespace, plan.steps):
@@ -273,6 +276,7 @@ class _Work:
             content, self._content = self._content, {}
             self.placed = place_new(self.agent, plan, content, self._ticket())
         self._save(plan.add, plan.drop)
+        shadows.forget(key for key, row in plan.taken.items() if row.ino)
         self.stale |= plan.parents
         if plan.dropped or plan.steps:
             self._drop_rows(plan)

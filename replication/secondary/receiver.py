@@ -140,6 +140,7 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
                 continue
             record(agent, row, file)
             parents.update(key[0] for key in keys)
+            agent.namespace.shadows.forget(keys)
             done += 1
         index.save(rows.values(), [], [])
         index.reset_digests(parents)
@@ -181,11 +182,15 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
         except FileExistsError:
             if os.stat(key[1], dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
                 return
+            if agent.namespace.shadows.stands(key):
+                faults.point("over")
+                _replace(agent, file, fd, key[1])
+                return
             agent.namespace.displacer.displace(key)
 
 
 def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
-    """Onto a name where the old content of the same file stands."""
+    """Onto a name where the old content stands, of the same file or as a shadow."""
     aside = agent.next_staging_name()
     if file.name is None:
         link_descriptor(file.fd, agent.staging_fd, aside)

@@ -77,6 +77,7 @@ class Primary:
 
     def __init__(self, root):
         self.root = os.fsencode(root)
+        self.contents = {b""}  # every whole content that was ever sent
 
     # ---- looking
 
@@ -170,6 +171,7 @@ class Primary:
             item = self.item(bytes.fromhex(g), path)
             content = Path(os.fsdecode(os.path.join(self.root, path))).read_bytes()
             item[1] = len(content)
+            self.contents.add(content)
             if how == "compare":
                 digest = blake2b(content, digest_size=32).hexdigest()
                 header = client.call("compare", items=[[g, len(content), digest, item]]).header

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from replication.observation import Change
 from replication.volume.identity import ROOT_GFID
 from tests.secondary.primary import FOREVER, Far, Primary, differences
+from tests.secondary.watch import Watch
 
 NAMES = [b"a", b"b", b"c", b"d\xff", b"e\n e", b"f" * 255, "ü".encode(), b"-x"]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,6 +55,7 @@ class Tree(RuleBasedStateMachine):
         self.far = Far(os.fsdecode(self.b))
         self.client = self.far.client
         self.client.begin_crawl("x")
+        self.watch = Watch(self.b, self.primary.contents)
         self.outbox = []
         self.needs = []
         self.stamp = 1
@@ -87,8 +89,8 @@ class Tree(RuleBasedStateMachine):
         path, other = self.some_path(), self.some_path()
         kind = self.random.choice(
             ["write", "write", "append", "truncate", "mkdir", "mkdir", "rename", "rename", "rename", "exchange", "exchange",
-             "link", "unlink", "rmtree", "symlink", "fifo", "chmod", "chown", "utime", "xattr", "swap_type", "save",
-             "links_write", "move_out_and_remove"]
+             "link", "unlink", "rmtree", "symlink", "fifo", "chmod", "chown", "utime", "xattr", "swap_type", "save", "save", "save",
+             "back_up", "back_up", "write_anew", "links_write", "move_out_and_remove"]
         )  # fmt: skip
         self.log.append((kind, path, other))
         with contextlib.suppress(OSError):
@@ -224,6 +226,17 @@ class Tree(RuleBasedStateMachine):
         os.rename(self.full(aside), self.full(path))
         self.touch(aside, path)
 
+    def do_back_up(self, path, other):
+        """The old file is kept, by a rename or a link; a new one takes its name."""
+        if stat.S_ISREG(os.lstat(self.full(path)).st_mode):
+            self.random.choice([self.do_rename, self.do_link])(path, other)
+            self.do_save(path, other)
+
+    def do_write_anew(self, path, other):
+        os.unlink(self.full(path))
+        self.touch(path)
+        self.random.choice([self.do_write, self.do_symlink, self.do_fifo])(path, other)
+
     def do_links_write(self, path, other):
         self.do_link(path, other)
         self.do_append(other, b"")
@@ -309,6 +322,10 @@ class Tree(RuleBasedStateMachine):
             )
         self.needs.append(answer)
 
+    def observe(self, listings):
+        with self.watch.observing(listings):
+            return self.client.observe(listings, crawl="x", limbo_until=self.stamp)
+
     def unknown(self, gfid, names):
         """A parent that the secondary has not: observe the way to it, and these names again."""
         path = self.primary.paths().get(gfid)
@@ -322,7 +339,9 @@ class Tree(RuleBasedStateMachine):
     def fulfil(self):
         while self.needs:
             answer = self.needs[0]
-            for directory in self.primary.send(self.client, answer):
+            with self.watch.sending():
+                directories = self.primary.send(self.client, answer)
+            for directory in directories:
                 try:
                     listing = self.primary.listing(directory)
                 except OSError:
