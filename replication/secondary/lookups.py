@@ -170,6 +170,9 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
             yield [_text(agent.tree.path((directory, name))), "not in the index"]
     for (gfid,) in agent.index.db.execute(sql.NAMELESS):
         yield [_text(gfid), "has no name and is not in limbo"]
+    for parent, name, _, object_ino in agent.index.db.execute(sql.SHADOWS):
+        if object_ino is None:
+            yield [_text(agent.tree.path((parent, name))), "a shadow where nothing is to come"]
     yield from _limbo_differences(agent)
 
 

@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -275,6 +277,38 @@ def test_a_shadow_that_somebody_removed_is_not_missed(pair):
     answer = pair.look("f")
     (pair.b / "f").unlink()
     pair.complete(answer)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.root
+def test_what_may_not_be_linked_is_moved():
+    """Somebody else's file in a directory of ours (fs.protected_hardlinks): absent, as a directory would be."""
+    if Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "0":
+        pytest.skip("everybody may link everything here")
+    with tempfile.TemporaryDirectory(prefix="seamark-test-") as base:
+        os.chmod(base, 0o755)
+        a, b = Path(base, "a"), Path(base, "b")
+        a.mkdir()
+        b.mkdir()
+        (a / "f").write_bytes(b"old")
+        for path in (a, a / "f", b):
+            os.chown(path, 65534, 65534)
+        primary = Primary(a)
+        with Far(b, user=65534) as client:
+            primary.crawl(client)
+            os.chown(b / "f", 0, 0)
+            (a / "new").write_bytes(b"the new one")
+            os.chown(a / "new", 65534, 65534)
+            os.rename(a / "new", a / "f")
+            client.begin_crawl("2")
+            answer = client.observe([primary.look(b"", [b"f"])], crawl="2", limbo_until=1)
+            assert not (b / "f").exists()
+            assert client.check() == []
+            primary.send(client, answer)
+            client.purge(1)
+            assert (b / "f").read_bytes() == b"the new one"
+            assert client.check() == []
+            assert client.stat()["displaced"] == 0
 
 
 # ---- the index
