@@ -138,19 +138,22 @@ class Crawler:
         if standing.opened > self.ctx.ledger.forgotten():
             return "hybrid crawl under way"
         brick = self.brick
+        assert brick.crawl is not None
         manifest = {
             "kind": "hybrid", "crawl": brick.crawl, "start_ns": brick.crawl_ns, "end_ns": brick.crawl_ns,
             "final": brick.crawl_swept, "since_ns": brick.crawl_since_ns,
         }  # fmt: skip
-        if brick.crawl is not None:
-            # After a restart of anything the secondary may not have this crawl open any more.
-            self.ctx.secondary(self.epoch).client.begin_crawl(brick.crawl)
+        # After a restart of anything the secondary may not have this crawl open any more. Not waited for here: what
+        # is asked next is answered after it.
+        begun = self.ctx.secondary(self.epoch).client.submit("begin_crawl", crawl=brick.crawl)
         if not brick.crawl_swept:
             self._send_root()
+            begun.result()
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
         dirty, more = self._still_dirty()
+        begun.result()
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
         manifest["final"] = not more
         units, says = data_units(dirty, self.ctx.sync_method, f"{brick.crawl}:{standing.opened}:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from replication.observer import Observer
@@ -16,15 +17,21 @@ from tasks.metadata import data_units, send_metadata
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from celery import Task
+
+    from replication.remote.client import Reply
 
     Dirs = list[tuple[bytes, bytes]]
 
-# One unit looks at this much, then hands the rest on: bounds time, memory and what a kill costs.
+# One unit observes or compares this many names, then hands the rest on: bounds time, memory and what a kill costs.
 _UNIT_NAMES = 6000
+_UNIT_COMPARED = 40_000
 _UNIT_S = 3.0
 _ASK_DIRS = 256  # directories whose digests are asked for together
 _ASK_NAMES = 4000
+_ASKED = 8  # such questions under way: over a long link an answer takes as long as looking at some of them
 _SPLIT = 6  # into how many units what is left is handed on, so that they run in parallel
 
 
@@ -88,16 +95,24 @@ class _Walk:
             {bytes.fromhex(gfid) for gfid in known[kind]} if isinstance(known, dict) else set[bytes]()
             for kind in ("new", "empty")
         )
-        self.names = self.directories = self.different = 0
+        self._asked: deque[tuple[Future[Reply], Dirs]] = deque()
+        self.names = self.observed = self.directories = self.different = 0
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
         if "." not in self.work.name:  # the top alone: what is below it is then looked at in parallel
             self._group(1)
-            return
-        while self.queue and self.names < _UNIT_NAMES and time.monotonic() < until:
-            self._group()
-            self.work.alive()
+        else:
+            while self.queue and self._has_room() and time.monotonic() < until:
+                self._group()
+                self._answers(_ASKED)
+                self.work.alive()
+        self._answers(0)
+        self.observer.collect()
+        self._note_new()
+
+    def _has_room(self) -> bool:
+        return self.observed < _UNIT_NAMES and self.names < _UNIT_COMPARED
 
     def handed_on(self, dirs: Dirs) -> str:
         """What another unit is to look at, with what is known of it."""
@@ -105,7 +120,7 @@ class _Walk:
         return json.dumps({"dirs": encode_dirs(dirs), "new": new, "empty": empty})
 
     def _group(self, most: int = _ASK_DIRS) -> None:
-        """A few directories: summarise, ask which differ, observe those; their subdirectories come next."""
+        """A few directories: summarise them and ask which differ; their subdirectories come next."""
         group: list[tuple[bytes, bytes, bytes]] = []
         names = 0
         while self.queue and len(group) < most and names < _ASK_NAMES:
@@ -123,15 +138,22 @@ class _Walk:
             self.queue += [(sub, prefix + name) for sub, name in subdirs]
         self.names += names
         if group:
-            differ, empty = self.client.differing([(gfid, digest) for gfid, _, digest in group])
-            for index in differ:
-                self.different += 1
-                self._observe(group[index][0], group[index][1], descend=False, empty=index in empty)
+            question = self.client.submit_differing([(gfid, digest) for gfid, _, digest in group])
+            self._asked.append((question, [(gfid, path) for gfid, path, _ in group]))
         self._note_new()
 
+    def _answers(self, leave: int) -> None:
+        """Observe what differs, as far as the answers are here; wait until at most ``leave`` are outstanding."""
+        while self._asked and (len(self._asked) > leave or self._asked[0][0].done()):
+            question, dirs = self._asked.popleft()
+            differ, empty = self.client.differing_of(question.result())
+            for index in differ:
+                self.different += 1
+                self._observe(*dirs[index], descend=False, empty=index in empty)
+            if differ:
+                self.observer.flush()
+
     def _note_new(self) -> None:
-        self.observer.flush()
-        self.observer.collect()
         self.new |= {gfid for gfid, _ in self.observer.findings.unlisted}
         self.empty |= self.observer.findings.empty
         self.observer.findings.unlisted.clear()
@@ -159,6 +181,7 @@ class _Walk:
         try:
             names = self.volume.names(fd, is_root=not path)
             below = self.observer.list_directory(fd, gfid, path, names, empty=empty)
+            self.observed += len(names)
         except OSError as error:
             self.observer.fail("entry", path, error)
             return 0

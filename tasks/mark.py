@@ -40,8 +40,9 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
             return "nothing to do"
         connection = work.ctx.secondary(epoch)
         reports = {b.number: ledger.reports(b.number) for b in done}
+        limbo = ledger.limbo()
         if any(b.units_done for b in done):
-            boot = _sync(work)
+            boot, limbo = _sync(work)
             if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
                 # What was applied before the restart may be lost: do it all again under a new epoch.
                 work.start_over("the secondary's host restarted before a batch was durable")
@@ -50,7 +51,9 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         for each in done:
             _finish(work, each, *reports[each.number])
         brick = work.ctx.progress.brick()
-        ledger.set_limbo(connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS))
+        if limbo:
+            limbo = connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS)
+        ledger.set_limbo(limbo)
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
@@ -66,8 +69,8 @@ def _retain(work: Unit, front: int) -> None:
         agent_call(work.ctx.place.changelog, "retain", upto=front)
 
 
-def _sync(work: Unit) -> str:
-    """Make everything durable on the secondary; the boot in which that was done."""
+def _sync(work: Unit) -> tuple[str, int]:
+    """Make everything durable on the secondary; the boot in which that was done, and how much is in limbo."""
     try:
         answer = work.ctx.secondary(work.epoch).client.sync()
     except SecondaryError as error:
@@ -78,7 +81,7 @@ def _sync(work: Unit) -> str:
             raise StaleFence from None
         raise
     work.ctx.progress.synced(answer["gen"])
-    return str(answer["boot_id"])
+    return str(answer["boot_id"]), int(answer["limbo"])
 
 
 def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> None:

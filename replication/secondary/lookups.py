@@ -124,7 +124,10 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
             agent.index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
         raise AgentError("sync-failed", "writing to the disk failed: {}".format(error.strerror)) from None
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    return {"boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen}
+    return {
+        "boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
+        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0],
+    }  # fmt: skip
 
 
 def check(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

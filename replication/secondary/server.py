@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, Callable, Dict, Union
 
 from replication.secondary import blocks, inplace, limbo, lookups, owner, transfers, whole
 from replication.secondary.agent import Agent
+from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
 from replication.secondary.onlooker import Onlooker
-from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
+from replication.secondary.protocol import AgentError, agent_error, frame
 from replication.secondary.tree import LostDirectory
 
 Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
@@ -54,7 +55,7 @@ class Server:
 
     def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO) -> None:
         self._root = root
-        self._reader = reader
+        self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
 
@@ -63,7 +64,7 @@ class Server:
         try:
             while True:
                 try:
-                    got = read_frame(self._reader)
+                    got = self._inbox.next()
                 except AgentError as error:
                     self._send({"id": None, "ok": False, "error": error.code, "message": error.message})
                     return 1

@@ -173,10 +173,7 @@ class StreamSender:
     def _flush(self) -> None:
         if not self._rows:
             return
-        payload = b"".join(self._blobs)
-        packed = zlib.compress(payload, 1) if self._compress else payload
-        z = self._compress and len(packed) < len(payload)
-        future = self._client.submit("data", packed if z else payload, z=z, items=self._rows)
+        future = self._client.submit_data(self._rows, self._blobs, compress=self._compress)
         self._under_way.append((future, self._sent))
         self._rows, self._blobs, self._sent, self._bytes = [], [], {}, 0
         self._drain(_WINDOW)
