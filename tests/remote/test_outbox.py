@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
@@ -10,13 +9,6 @@ import pytest
 from replication.remote.outbox import Outbox
 
 FRAME = b"x" * (1 << 20)
-
-
-@pytest.fixture
-def pipe():
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as writer:
-        yield reader, writer
 
 
 def test_order_is_kept_and_what_waits_is_written_before_the_end(pipe):

@@ -12,13 +12,6 @@ from replication.secondary.inbox import Inbox
 from replication.secondary.protocol import AgentError, frame
 
 
-@pytest.fixture
-def pipe():
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as writer:
-        yield reader, writer
-
-
 def test_frames_in_order_then_the_end(pipe):
     reader, writer = pipe
     inbox = Inbox(reader)
