@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     Dirs = list[tuple[bytes, bytes]]
 
-# One unit observes or compares this many names, then hands the rest on: bounds time, memory and what a kill costs.
-_UNIT_NAMES = 6000
+# One unit looks at this much, then hands the rest on: bounds time, memory and what a kill costs. What only has
+# to be compared is soon done; a unit of its own costs as much as a thousand names.
+_UNIT_NAMES = 6000  # observed
 _UNIT_COMPARED = 40_000
 _UNIT_S = 3.0
-_ASK_DIRS = 256  # directories whose digests are asked for together
-_ASK_NAMES = 4000
+_ASK_DIRS = 1000  # directories whose digests are asked for together
+_ASK_NAMES = 16_000
 _ASKED = 8  # such questions under way: over a long link an answer takes as long as looking at some of them
 _SPLIT = 6  # into how many units what is left is handed on, so that they run in parallel
 
@@ -100,30 +101,32 @@ class _Walk:
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
-        if "." not in self.work.name:  # the top alone: what is below it is then looked at in parallel
-            self._group(1)
-        else:
-            while self.queue and self._has_room() and time.monotonic() < until:
-                self._group()
-                self._answers(_ASKED)
-                self.work.alive()
+        # The top only until there is something to divide: what is below it is then looked at in parallel.
+        top = "." not in self.work.name
+        while self.queue and not self._enough() and time.monotonic() < until:
+            self._group(1 if top else _ASK_DIRS)
+            self._answers(_ASKED)
+            self.work.alive()
+            if top and len(self.queue) >= _SPLIT:
+                break
         self._answers(0)
         self.observer.collect()
         self._note_new()
 
-    def _has_room(self) -> bool:
-        return self.observed < _UNIT_NAMES and self.names < _UNIT_COMPARED
+    def _enough(self) -> bool:
+        return self.observed >= _UNIT_NAMES or self.names >= _UNIT_COMPARED
 
     def handed_on(self, dirs: Dirs) -> str:
         """What another unit is to look at, with what is known of it."""
         new, empty = ([gfid.hex() for gfid, _ in dirs if gfid in kind] for kind in (self.new, self.empty))
         return json.dumps({"dirs": encode_dirs(dirs), "new": new, "empty": empty})
 
-    def _group(self, most: int = _ASK_DIRS) -> None:
+    def _group(self, most: int) -> None:
         """A few directories: summarise them and ask which differ; their subdirectories come next."""
         group: list[tuple[bytes, bytes, bytes]] = []
         names = 0
-        while self.queue and len(group) < most and names < _ASK_NAMES:
+        upto = self.directories + most
+        while self.queue and self.directories < upto and names < _ASK_NAMES and not self._enough():
             gfid, path = self.queue.pop()
             if gfid in self.new:
                 names += self._observe(gfid, path, descend=True, empty=gfid in self.empty)
@@ -149,6 +152,7 @@ class _Walk:
             differ, empty = self.client.differing_of(question.result())
             for index in differ:
                 self.different += 1
+                self.work.alive()
                 self._observe(*dirs[index], descend=False, empty=index in empty)
             if differ:
                 self.observer.flush()
@@ -187,6 +191,7 @@ class _Walk:
             return 0
         finally:
             os.close(fd)
+        self.observed += len(names)
         if descend:
             self.new |= {sub for sub, _ in below}
             if empty:  # not certain, the answer is not here yet; if wrong, content travels for nothing
