@@ -105,6 +105,7 @@ class Progress:
 
     def __init__(self, path: Path) -> None:
         self._turns = threading.Lock()  # the threads of this process share one connection
+        self._version = -1
         try:
             self._db = self._open(path)
             (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
@@ -168,6 +169,12 @@ class Progress:
         values = list(row)
         values[8], values[10] = bool(row[8]), bool(row[10])
         return Brick(*values)
+
+    def moved(self) -> bool:
+        """Whether another process has written since this was asked last. Costs a few microseconds."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        before, self._version = self._version, version
+        return bool(version != before)
 
     def new_epoch(self, at_least: int) -> int:
         """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking
 from replication.remote.target import parse_target
 from scheduler.nesting import check_nesting
 from scheduler.preflight import check_primary, in_child, refused
-from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +51,8 @@ def check_pair(place: SessionDir, session: Session, state_dir: str) -> Iterator[
 
 
 def _look(place: SessionDir, session: Session) -> dict[str, Any]:
-    ctx = Context(place, session, dry=True)
     try:
-        with ctx.looking() as (_, hello):
+        with looking(place, session, dry=True) as (_, hello):
             return hello
     except SecondaryError as error:
         raise refused(session, error) from None

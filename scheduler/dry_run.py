@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from replication.errors import ExitCode
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking
 from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.identity import ROOT_GFID
 from scheduler.preflight import check_not_emptied, in_child, refused
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
-from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def dry_run(
 
     ``until``: time.monotonic() at which it is given up.
     """
-    found = in_child(lambda: _look(Context(place, session, dry=True)), until)
+    found = in_child(lambda: _look(place, session), until)
     if found["missing"]:
         log.info("the secondary %s does not exist: it would be created", session.secondary)
     if found["lost"]:
@@ -55,21 +55,21 @@ def dry_run(
     return ExitCode.OK
 
 
-def _look(ctx: Context) -> dict[str, Any]:
+def _look(place: SessionDir, session: Session) -> dict[str, Any]:
     try:
-        return _compare(ctx)
+        return _compare(place, session)
     except SecondaryError as error:
-        raise refused(ctx.session, error) from None
+        raise refused(session, error) from None
 
 
-def _compare(ctx: Context) -> dict[str, Any]:
+def _compare(place: SessionDir, session: Session) -> dict[str, Any]:
     """Walk the primary and compare digests; runs in a child, for ssh's threads."""
-    with ctx.looking() as (client, hello):
+    with looking(place, session, dry=True) as (client, hello):
         found: dict[str, Any] = {
             "new": hello["index"] == "new", "lost": hello["index"] == "lost", "entries": hello["entries"], "directories": 0, "names": 0,
             "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
-        volume = DirectoryVolume(os.fsencode(ctx.session.primary))
+        volume = DirectoryVolume(os.fsencode(session.primary))
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:
             group = _summaries(volume, queue, found)

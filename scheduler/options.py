@@ -1,4 +1,4 @@
-"""What `seamark run` was asked to do. Parsed and checked by the command line, carried out by scheduler.run."""
+"""What `seamark run` was asked to do. Parsed and checked by the command line, carried out by scheduler.opening and scheduler.run."""
 
 from __future__ import annotations
 

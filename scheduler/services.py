@@ -42,6 +42,8 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
 
     def body() -> int:
         stop = threading.Event()
+        wake_fd, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(written)
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
         def tick(_segment: SegmentInfo | None = None) -> None:
@@ -56,7 +58,7 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
 
         config = AgentConfig(root=session.primary, directory=str(place.changelog))
         try:
-            run_agent(config, tick, stop, ready=ready)
+            run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
         except RecorderUnavailable as error:
             if must_record:
                 log.critical("changes cannot be recorded: %s", error)

@@ -11,19 +11,15 @@ import os
 import shutil
 import threading
 import time
-from contextlib import contextmanager
 from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import redis
 
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
-from replication.progress import Progress, has_filled
-from replication.remote.client import SecondaryClient
-from replication.remote.endpoint import SshOptions
-from replication.remote.launch import open_secondary
+from replication.progress import Progress
+from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.session import Desired, Session, SessionDir, open_session
@@ -34,10 +30,9 @@ from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from replication.progress import Brick
-    from replication.remote.link import Link
+    from replication.remote.client import SecondaryClient
+    from replication.remote.endpoint import SshOptions
 
 # Above this round trip a link counts as thin: compressing costs less than sending.
 _THIN_S = 0.01
@@ -54,41 +49,22 @@ class Connection(NamedTuple):
     options: SshOptions
 
 
-def _wrap(link: Link) -> SecondaryClient:
-    return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
-
-
 def _say_silent(name: str, words: str) -> None:
     """A worker that waits for a frozen far side can say nothing itself."""
     context(name).ledger.trouble("silent", words)
 
 
-_pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap, silent=_say_silent)
-
-
-def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
-    """How this session's secondary is reached. ``dry``: nothing is made here for it."""
-    if not dry:
-        place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SshOptions(
-        port=session.ssh.port,
-        identity=Path(session.ssh.identity) if session.ssh.identity else None,
-        accept_new_host_key=session.ssh.accept_new_host_key,
-        known_hosts_file=place.known_hosts,
-        run_dir=None if dry else place.ssh_run,
-        answer_timeout_s=session.ssh.answer_timeout_s,
-    )
+_pool: SecondaryPool[SecondaryClient] = SecondaryPool(client_of, silent=_say_silent)
 
 
 class Context:
     """One session, as one process sees it."""
 
-    def __init__(self, place: SessionDir, session: Session, *, dry: bool = False) -> None:
+    def __init__(self, place: SessionDir, session: Session) -> None:
         self.place = place
         self.session = session
         self.target = parse_target(session.secondary)
-        self.options = ssh_options(place, session, dry=dry)
-        self._dry = dry
+        self.options = ssh_options(place, session)
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
         self._epoch = -1
@@ -113,7 +89,7 @@ class Context:
         self._stamp = stamp
         with contextlib.suppress(SeamarkError):
             self.session = self.place.load()
-            self.options = ssh_options(self.place, self.session, dry=self._dry)
+            self.options = ssh_options(self.place, self.session)
 
     @property
     def sync_method(self) -> str:
@@ -167,24 +143,6 @@ class Context:
             why = "the secondary, or its index, is not what it was: all of it is looked at again"
             start_over_signature(self.session.name, epoch, why).apply_async()
             raise StaleFence
-
-    @contextmanager
-    def looking(self, *, create: bool = False) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:
-        """A client that may only look, and what the secondary says of itself.
-
-        With ``create`` a root that is missing is made. Raises SeamarkError, SecondaryError.
-        """
-        known = has_filled(self.place.progress) if self._dry else self.progress.has_filled()
-        link = open_secondary(self.target, self.options)
-        try:
-            client = _wrap(link)
-            hello = client.hello(
-                session=self.session.id, volume=self.session.root or self.session.id, epoch=0, adopt=self.session.adopt,
-                create=create, read_only=True, dry=self._dry, filled=known and not self.session.adopt,
-            )  # fmt: skip
-            yield client, hello
-        finally:
-            link.close()
 
     def trouble(self) -> tuple[str, str] | None:
         """Why work is being given back at the moment; None also while Redis is away."""

@@ -15,8 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from replication.remote.errors import LinkLost
-from replication.remote.ssh import reason_of
+from replication.remote.errors import LinkLost, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

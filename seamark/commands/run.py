@@ -118,9 +118,9 @@ def run(**words: Any) -> int:
         try:
             silent = options.progress is False and not options.log_json
             setup_logging(display, None if options.dry_run else run_log(options), silent=silent)
-            # Celery and redis are loaded only here: usage errors are quick
+            # What takes long to load is loaded only here: usage errors are quick
+            from scheduler.opening import run as run_session
             from scheduler.redis_server import check_broker
-            from scheduler.run import run as run_session
 
             if options.broker is not None and not options.dry_run:
                 check_broker(options.broker)

@@ -45,7 +45,7 @@ def asked(monkeypatch, tmp_path):
         show(ProgressSnapshot(phase=Phase.FINISHED, crawl=Crawl.HYBRID, scanned=3))
         return note.end()
 
-    monkeypatch.setitem(sys.modules, "scheduler.run", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "scheduler.opening", types.SimpleNamespace(run=run))
     monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("SEAMARK_BROKER", raising=False)
     monkeypatch.delenv("SEAMARK_DEBUG", raising=False)
