@@ -153,9 +153,12 @@ class SessionDir:
         session_file.write_new(self.run_config, SessionConfig(**settings), said)
         self.save_state(
             SessionState(
-                id=session.id, instance=session.instance, root=session.root, adopt=session.adopt,
+                id=session.id,
+                instance=session.instance,
+                root=session.root,
+                adopt=session.adopt,
                 desired=Desired.STARTED,
-            )  # fmt: skip
+            )
         )
 
     def state(self) -> SessionState | None:

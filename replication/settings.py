@@ -44,7 +44,9 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         bool, about("pin the key of a host that is not known yet, instead of refusing it")
     ] = False
     answer_timeout_s: Annotated[
-        float, Meta(gt=0), about("seconds after which a far side that says nothing is taken for dead", restart=True)
+        float,
+        Meta(gt=0),
+        about("seconds after which a far side that says nothing is taken for dead", restart=True),
     ] = 120.0
 
 

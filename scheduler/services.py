@@ -11,6 +11,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+import billiard.pool
 from celery import signals
 from celery.platforms import SecurityWarning
 
@@ -29,6 +30,7 @@ log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
 _DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
 _PATIENCE_S = 60.0
+_WAITS_FOR_NOTES = 10
 _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
 
 
@@ -79,6 +81,9 @@ def worker_service(
 
     def body() -> int:
         signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
+        # A process of the pool that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that
+        # ends does not note them any more, and waits for the process. What was not noted is done twice: harmless.
+        billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAITS_FOR_NOTES
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
