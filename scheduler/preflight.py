@@ -132,7 +132,9 @@ class InChild:
             text = pipe.read()
         self._reap()
         if late:
-            raise TemporaryError("the secondary has not answered in time (--timeout); the next run asks again")
+            raise TemporaryError(
+                "the secondary has not answered in time (--timeout); the next run asks again"
+            )
         if not text:
             raise SeamarkError("the look at the secondary ended without an answer")
         answer = json.loads(text)

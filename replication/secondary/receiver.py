@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import stat
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Tuple
 
 from replication.secondary import faults
 from replication.secondary.agent import Agent
@@ -127,7 +127,7 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             elif row.takes(file.item.ticket):
                 ready.append((file, row, keys))
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
-        parents: Set[int] = set()
+        placed: List[Key] = []
         done = 0
         for file, row, keys in ready:
             faults.point("place")
@@ -139,11 +139,11 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
                 errors.append([row.gfid.hex(), code_of(error), "cannot place it: {}".format(error.strerror)])
                 continue
             record(agent, row, file)
-            parents.update(key[0] for key in keys)
-            agent.namespace.shadows.forget(keys)
+            placed += keys
             done += 1
+        agent.namespace.shadows.forget(placed)
         index.save(rows.values(), [], [])
-        index.reset_digests(parents)
+        index.reset_digests({key[0] for key in placed})
     return done
 
 

@@ -306,7 +306,8 @@ class Tree(RuleBasedStateMachine):
     def observe(self, listings):
         """With content that goes along, or without."""
         content = self.primary.along(listings) if self.random.random() < 0.7 else ()
-        answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp, content=content)
+        with self.watch.observing(listings):
+            answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp, content=content)
         self.carried += answer.content[0]
         return answer
 
@@ -321,10 +322,6 @@ class Tree(RuleBasedStateMachine):
                 [e.name for li in listings if li.parent.hex() == parent for e in li.entries],
             )
         self.needs.append(answer)
-
-    def observe(self, listings):
-        with self.watch.observing(listings):
-            return self.client.observe(listings, crawl="x", limbo_until=self.stamp)
 
     def unknown(self, gfid, names):
         """A parent that the secondary has not: observe the way to it, and these names again."""
