@@ -148,6 +148,7 @@ class Primary:
             for entry in listing.entries:
                 read = read_observed(fd, entry)
                 if read is not None:
+                    self.contents.add(read[0])
                     found.append((entry.inode.gfid.hex(), read[1], read[0]))
             os.close(fd)
         return found
