@@ -6,6 +6,7 @@ import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from replication.secondary import adopt, sql
+from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
 from replication.secondary.along import Content, place_new
 from replication.secondary.index import Key, Row
@@ -53,33 +54,13 @@ def _apply(
     agent: Agent, request: Dict[str, Any], listings: List[Listing], content: Content
 ) -> Dict[str, Any]:
     with agent.transaction():
-        _admit(agent, request)
+        admit(agent, request)
         work = _Work(agent, int(request["limbo_until"]), content)
         work.apply(listings)
         if request.get("position") is not None:
             key = "applied" if request.get("final", True) else "current"
             agent.index.set_meta(key, request["position"])
         return work.answer()
-
-
-def _admit(agent: Agent, request: Dict[str, Any]) -> None:
-    """Only the open crawl, or the next position. Raises AgentError."""
-    meta = agent.index.meta
-    position, crawl = request.get("position"), request.get("crawl")
-    if (position is None) == (crawl is None):
-        raise AgentError("protocol", "either a position or a crawl")
-    if crawl is not None:
-        if crawl != meta.get("crawl"):
-            raise AgentError("crawl-closed", "crawl {} is not open".format(crawl))
-        return
-    assert position is not None
-    applied = meta.get("applied")
-    # Positions without records are not sent: each says which one it comes after.
-    if applied is not None and applied not in (position, request.get("after", position - 1)):
-        raise AgentError("out-of-order", "position {} after {}".format(position, applied))
-    current = meta.get("current")
-    if applied is None and current is not None and position != current:
-        raise AgentError("out-of-order", "position {} while {} is not complete".format(position, current))
 
 
 class _Work:

@@ -32,7 +32,7 @@ def ctx(tmp_path, monkeypatch, redis_server):
     monkeypatch.setattr(app.conf, "result_backend", redis_server.url)
     place = SessionDir(tmp_path / "state", NAME)
     primary, secondary = str(tmp_path / "primary"), str(tmp_path / "secondary")
-    place.save_run(Session(name=NAME, id="i1", primary=primary, secondary=secondary))
+    place.save_run(Session(name=NAME, id="i1", instance="i1", primary=primary, secondary=secondary))
     made = contexts.context(NAME)
     epoch = take_over(made)
     assert made.progress.begin_crawl(epoch, "c1", 0, time.time_ns(), NEVER, {})
