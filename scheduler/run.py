@@ -20,13 +20,14 @@ from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
 from scheduler.supervisor import Supervisor
 from tasks.app import app
-from tasks.canvas import retry_signature, tick_signature
+from tasks.canvas import publish_signature, retry_signature, tick_signature
 from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from replication.progress import Brick
     from replication.session import Session, SessionDir
     from scheduler.opening import Opening
     from scheduler.options import RunOptions
@@ -89,6 +90,7 @@ class Run:
         self.redis = opening.redis
         self.stopping = 0
         self._target: int | None = None
+        self._final = 0
         self._started = self._finished = False
         self._follow_until = 0.0
         self._epoch = 0
@@ -239,13 +241,26 @@ class Run:
         if not brick.complete or brick.crawl is not None:
             return False
         if self.place.detector() == "scan":
-            return brick.crawl_ended >= self._epoch and not self._on_the_move(ctx)
+            return (
+                brick.crawl_ended >= self._epoch
+                and not self._on_the_move(ctx)
+                and self._published(ctx, brick)
+            )
         if self._target is None:
             try:
                 self._target = int(agent_call(self.place.changelog, "barrier")["position"])
             except (AgentRefused, AgentUnreachable):
                 return False
-        return brick.front >= self._target and not self._on_the_move(ctx)
+        return brick.front >= self._target and not self._on_the_move(ctx) and self._published(ctx, brick)
+
+    def _published(self, ctx: Context, brick: Brick) -> bool:
+        """Whether the mark of the moment when all was done is on both roots; a task is asked to write it there."""
+        self._final = self._final or brick.stime_ns
+        if ctx.ledger.published() >= self._final:
+            return True
+        if ctx.ledger.once_in(1, "publish"):
+            publish_signature(self.session.name, brick.epoch).apply_async()
+        return False
 
     def _on_the_move(self, ctx: Context) -> bool:
         """Whether files that were renamed while they were to be read are still being followed, for a minute."""

@@ -161,6 +161,7 @@ class Context:
         text = mark_text(brick)
         if store_mark(self.volume.root_fd, self.session.id, text):
             self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
+        self.ledger.set_published(brick.stime_ns)
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

@@ -226,6 +226,16 @@ class Ledger:
     def set_limbo(self, number: int) -> None:
         self.redis.set(self.prefix + "limbo", number)
 
+    # ---- the mark on the two roots
+
+    def published(self) -> int:
+        """The mark (ns) that this epoch wrote to both roots last; -1: none yet."""
+        value: bytes | None = self.redis.get(self.prefix + "published")  # type: ignore[assignment]
+        return int(value) if value is not None else -1
+
+    def set_published(self, stime_ns: int) -> None:
+        self.redis.set(self.prefix + "published", stime_ns)
+
     # ---- live counters, for people
 
     def trouble(self, code: str, message: str) -> None:

@@ -63,6 +63,15 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
     return work.outcome
 
 
+@app.task(bind=True, name="tasks.mark.publish_stime")
+def publish_stime(task: Task[..., Any], session: str, epoch: int) -> str:
+    """Write the mark to both roots now: a run that is about to end wants it there."""
+    with working(task, session, epoch, 0, "") as work:
+        work.ctx.publish_mark(epoch, work.ctx.progress.brick(), now=True)
+        work.outcome = "the mark is on both roots"
+    return work.outcome
+
+
 def _retain(work: Unit, front: int) -> None:
     """Segments up to the front are consumed: the agent, their only writer, may delete them."""
     with contextlib.suppress(AgentRefused, AgentUnreachable):
