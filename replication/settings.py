@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tomllib
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -15,6 +16,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from replication.errors import UsageError
+from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.secondary.filters import Filters
+from replication.windows import check_expression, zone
 
 
 class SettingsError(UsageError):
@@ -50,6 +54,30 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = 120.0
 
 
+class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the session works, if not always."""
+
+    at: Annotated[
+        str,
+        about(
+            "cron expression: from then on it works until it is consistent, and rests until the next; empty: always"
+        ),
+    ] = ""
+    duration: Annotated[Duration, about("how long such a window lasts at most, consistent or not")] = (
+        Duration(8 * 3600)
+    )
+    timezone: Annotated[
+        str, about("time zone of schedule.at and bandwidth, as Europe/Berlin; empty: the machine's own")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.at:
+            check_expression(self.at)
+        if not 60 <= self.duration <= 7 * 86400:
+            raise ValueError("a duration is from a minute to a week")
+        zone(self.timezone)
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a session that may be set at any time."""
 
@@ -68,7 +96,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "how changes are noticed; auto: recorded where that is possible, else by scanning", restart=True
         ),
     ] = "auto"
+    bandwidth: Annotated[
+        Timetable,
+        about(
+            'the most that is sent a second: "10M", or a timetable "08:00,1M 19:00,off"; a plain number is KiB/s'
+        ),
+    ] = NO_LIMIT
+    filters: Annotated[
+        tuple[str, ...],
+        about(
+            "rules as rsync's, the first that matches decides: '- PATTERN' leaves out, '+ PATTERN' does not"
+        ),
+    ] = ()
+    schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
+
+    def __post_init__(self) -> None:
+        Filters(self.filters)
 
 
 class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,23 +175,50 @@ def _unknown(name: str, known: typing.Iterable[str]) -> str:
 def parse(key: Key, text: str) -> Any:
     """The value that ``text`` means for a key, as it goes into a file. Raises SettingsError."""
     try:
-        return msgspec.to_builtins(msgspec.convert(_lists(key, text), key.type, strict=False))
+        found = msgspec.convert(_lists(key, text), key.type, strict=False, dec_hook=_from_words)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{key.name}: {text!r} will not do: {_words(str(error), key.type)}") from None
+    return text.strip() if isinstance(found, _QUANTITIES) else to_builtins(found)
+
+
+_QUANTITIES = (Duration, Size, Timetable)
+
+
+def _from_words(wanted: type[Any], value: Any) -> Any:
+    """msgspec asks this for types that are ours. Raises ValueError."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return wanted.parse(value)
+    raise ValueError("give text")
+
+
+def to_builtins(value: Any) -> Any:
+    """A setting, or all of them, as a file has it."""
+    return _lists_for_tuples(msgspec.to_builtins(value, enc_hook=str))
+
+
+def _lists_for_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists_for_tuples(each) for name, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _lists(key: Key, text: str) -> Any:
-    """A list is given a line each, or as words divided by commas."""
+    """A list is given as a file has it, or as lines."""
     plain = get_args(key.type)[0] if get_origin(key.type) is Annotated else key.type
     if get_origin(plain) not in (list, tuple):
         return text
-    return [part.strip() for part in re.split(r"[\n,]", text) if part.strip()]
+    if not text.lstrip().startswith("["):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return tomllib.loads(f"list = {text}")["list"]
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{key.name}: {text!r} is no list: {error}") from None
 
 
 def check(raw: dict[str, Any], where: str) -> SessionConfig:
     """What a file says, checked. ``where`` names it in errors. Raises SettingsError."""
     try:
-        return msgspec.convert(raw, SessionConfig)
+        return msgspec.convert(raw, SessionConfig, dec_hook=_from_words)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(str(error))}") from None
 
