@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import tzlocal
 from cronsim import CronSim, CronSimError
 
 
@@ -31,10 +32,10 @@ def check_expression(text: str) -> None:
         ) from None
 
 
-def zone(name: str) -> tzinfo | None:
-    """A time zone by its name; None, the machine's own, for an empty one. Raises ValueError."""
+def zone(name: str) -> tzinfo:
+    """A time zone by its name; the machine's own for an empty one. Raises ValueError."""
     if not name:
-        return None
+        return tzlocal.get_localzone()
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

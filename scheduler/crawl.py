@@ -59,8 +59,8 @@ class Crawler:
         if ledger.fence() != self.epoch:
             return start_over(self.ctx, self.epoch, "the ledger is gone")
         self.ctx.volume.check_in_place()
-        if self.ctx.paused():
-            return "paused"
+        if (why := self.ctx.resting()) is not None:
+            return why
         try:
             standing = ledger.standing(self.epoch)
             if standing.front > ledger.forgotten():

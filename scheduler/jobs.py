@@ -56,6 +56,8 @@ def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -
     ctx = context(session)
     if not ctx.progress.failure_count():
         return "nothing failed"
+    if (why := ctx.holding()) is not None:
+        return why
     try:
         return retry(ctx, at_once=at_once)
     except (SeamarkError, SecondaryError) as error:

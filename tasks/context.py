@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from replication.remote.target import Target, parse_target
 from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
+from replication.windows import next_window, window_at, zone
 from tasks.app import app
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
@@ -76,10 +78,37 @@ class Context:
     def volume(self) -> DirectoryVolume:
         return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
 
-    def paused(self) -> bool:
-        """Whether nothing new is to be begun. What changes is recorded all the same."""
+    def holding(self) -> str | None:
+        """Why nothing is to be sent at the moment: the session is paused, or outside of its schedule; else None.
+
+        What is under way is finished, and what changes is recorded all the same.
+        """
         state = self.place.state()
-        return state is not None and state.desired is Desired.PAUSED
+        if state is not None and state.desired is Desired.PAUSED:
+            return "paused"
+        schedule = self.session.schedule
+        if not schedule.at:
+            return None
+        now = datetime.now(zone(schedule.timezone))
+        if window_at(now, schedule.at, schedule.duration) is not None:
+            return None
+        return f"outside of its schedule until {next_window(now, schedule.at, schedule.duration).start:%a %d %b %H:%M}"
+
+    def resting(self) -> str | None:
+        """Why nothing new is to be begun: held, or all from before this window of the schedule is on the secondary."""
+        held = self.holding()
+        schedule = self.session.schedule
+        if held or not schedule.at:
+            return held
+        now = datetime.now(zone(schedule.timezone))
+        window = window_at(now, schedule.at, schedule.duration)
+        brick = self.progress.brick()
+        if window is None or not brick.complete or brick.crawl is not None:
+            return None
+        if brick.stime_ns / 1e9 < window.start.timestamp():
+            return None
+        after = next_window(now, schedule.at, schedule.duration).start
+        return f"consistent; resting until {after:%a %d %b %H:%M}"
 
     def refresh(self) -> None:
         """Take over settings that were changed since they were read; a file that is damaged by now changes nothing."""

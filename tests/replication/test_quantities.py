@@ -132,7 +132,7 @@ def test_what_cron_would_not_understand_is_refused():
     for text in ("", "22:00", "* * * *", "61 * * * *", "@daily"):
         with pytest.raises(ValueError, match="cron expression"):
             check_expression(text)
-    assert zone("") is None
+    assert datetime.now(zone("")).utcoffset() is not None
     assert zone("Europe/Berlin") == BERLIN
     for text in ("Mars/Olympus", "../etc/passwd", "\0"):
         with pytest.raises(ValueError, match="no time zone"):
