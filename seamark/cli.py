@@ -15,6 +15,7 @@ from seamark.commands.changelog import changelog
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
+from seamark.commands.install_units import install_units
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
 from seamark.commands.monitor import monitor
@@ -32,7 +33,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, install_units, changelog, version,
 ):  # fmt: skip
     cli.add_command(command)
 
