@@ -56,7 +56,6 @@ CREATE TABLE IF NOT EXISTS failure (
 """
 _VERSION = 2  # of the schema
 _RETRY_FIRST_S = 5
-_RETRY_MOST_S = 600
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -355,8 +354,8 @@ class Progress:
     def failure_count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM failure").fetchone()[0])
 
-    def due(self, limit: int, *, at_once: bool = False) -> list[Failure]:
-        """Failures whose next try is due; their next one is put off, doubling up to ten minutes."""
+    def due(self, limit: int, longest_s: float = 600, *, at_once: bool = False) -> list[Failure]:
+        """Failures whose next try is due; their next one is put off, doubling up to ``longest_s`` seconds."""
         now = time.time_ns()
         with self._write() as db:
             rows = db.execute(
@@ -365,8 +364,8 @@ class Progress:
                 (now, at_once, limit),
             ).fetchall()
             for row in rows:
-                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 10), _RETRY_MOST_S)
-                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + wait * 10**9, row[0]))
+                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 20), longest_s)
+                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + int(wait * 10**9), row[0]))
         return [
             Failure(step=r[1], gfid=r[2], path=r[3], code=r[4], error=r[5], tries=r[6], first_ns=r[7],
                     last_ns=r[8])

@@ -54,6 +54,11 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = 120.0
 
 
+def _between(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name}: it must be from {least} to {most}")
+
+
 class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the session works, if not always."""
 
@@ -73,8 +78,7 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         if self.at:
             check_expression(self.at)
-        if not 60 <= self.duration <= 7 * 86400:
-            raise ValueError("a duration is from a minute to a week")
+        _between("duration", self.duration, Duration(60), Duration(7 * 86400))
         zone(self.timezone)
 
 
@@ -108,11 +112,37 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "rules as rsync's, the first that matches decides: '- PATTERN' leaves out, '+ PATTERN' does not"
         ),
     ] = ()
+    segment_interval: Annotated[
+        Duration,
+        about(
+            "a changelog segment is closed so long after its first record: the least lag there can be",
+            restart=True,
+        ),
+    ] = Duration(0.15)
+    changelog_limit: Annotated[
+        Size,
+        about(
+            "the most that changelogs may take; beyond it the oldest are dropped, and compared for instead",
+            restart=True,
+        ),
+    ] = Size(1 << 30)
+    batch_records: Annotated[
+        int, Meta(ge=1, le=1_000_000), about("records of the changelog that are processed together, at most")
+    ] = 20_000
+    retry_longest: Annotated[
+        Duration,
+        about(
+            "what fails is tried again after 5 s, then after twice as long each time, but never longer than this"
+        ),
+    ] = Duration(600)
     schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
 
     def __post_init__(self) -> None:
         Filters(self.filters)
+        _between("segment_interval", self.segment_interval, Duration(0.02), Duration(60))
+        _between("changelog_limit", self.changelog_limit, Size(1 << 20), Size(1 << 50))
+        _between("retry_longest", self.retry_longest, Duration(5), Duration(86400))
 
 
 class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.crawl")
 
-BATCH_RECORDS = 20_000
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
@@ -223,15 +222,14 @@ class Crawler:
         numbers = range(self.ctx.ledger.forgotten() + 1, standing.opened + 1)
         return [batch for number in numbers if (batch := self.ctx.ledger.batch(number)) is not None]
 
-    @staticmethod
-    def _cut(segments: list[SegmentInfo]) -> list[SegmentInfo]:
+    def _cut(self, segments: list[SegmentInfo]) -> list[SegmentInfo]:
         """Consecutive segments for one batch; a gap ends it."""
         batch: list[SegmentInfo] = []
         records = 0
         for segment in segments:
             if segment.state is State.GAP or len(batch) >= BATCH_SEGMENTS:
                 break
-            if batch and records + segment.records > BATCH_RECORDS:
+            if batch and records + segment.records > self.ctx.session.batch_records:
                 break
             batch.append(segment)
             records += segment.records

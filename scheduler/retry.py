@@ -25,7 +25,7 @@ _AT_ONCE = 1000
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     """Enqueue what is due of the failure list; ``at_once``: whatever its back-off says."""
-    due = ctx.progress.due(_AT_ONCE, at_once=at_once)
+    due = ctx.progress.due(_AT_ONCE, ctx.session.retry_longest, at_once=at_once)
     data = [failure for failure in due if failure.step == "data" and failure.gfid]
     looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
     try:

@@ -58,7 +58,10 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
             place.set_detector(mode)
             tick()
 
-        config = AgentConfig(root=session.primary, directory=str(place.changelog))
+        config = AgentConfig(
+            root=session.primary, directory=str(place.changelog),
+            close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
+        )  # fmt: skip
         try:
             run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
         except RecorderUnavailable as error:

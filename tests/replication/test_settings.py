@@ -45,7 +45,10 @@ def test_every_key_is_explained_and_its_default_is_a_value():
             "schedule: 'noon' will not do: give a cron",
         ),
         ("primary = '/a'\nsecondary = 'x'\n[schedule]\ntimezone = 'Mars'", "no time zone"),
-        ("primary = '/a'\nsecondary = 'x'\n[schedule]\nduration = '1s'", "from a minute to a week"),
+        (
+            "primary = '/a'\nsecondary = 'x'\n[schedule]\nduration = '1s'",
+            "schedule: duration: it must be from 1m to 7d",
+        ),
         ("primary = '/a'\nsecondary = 'x'\n[schedule]\nduration = true", "schedule.duration"),
         ("encoding = 'rot13'\nprimary = '/a'\nsecondary = 'x'", "encoding"),
     ],
