@@ -74,6 +74,7 @@ class Observer:
         not_before: int = 0,
         failing: Collection[str] = (),
         carry: bool = False,
+        thin: bool = False,
         compress: bool = False,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
@@ -96,7 +97,7 @@ class Observer:
         self._pending = 0
         self._carry = carry
         self._compress = compress
-        self._send_at = _THIN_CONTENT_BYTES if compress else _CONTENT_BYTES
+        self._send_at = _THIN_CONTENT_BYTES if thin else _CONTENT_BYTES
         self._content: list[tuple[str, dict[str, str], bytes]] = []
         self._content_bytes = 0
         self._sent: deque[_Sent] = deque()

@@ -149,7 +149,7 @@ class SessionDir:
     def save_run(self, session: Session) -> None:
         """Write what `seamark run` was asked for, and what it remembers. Raises SeamarkError."""
         settings = {name: getattr(session, name) for name in SessionConfig.__struct_fields__}
-        said = "Made by 'seamark run' from its options, anew each time. For a session to configure: 'seamark create'."
+        said = "Made by 'seamark run': what is an option of it is written anew each time. See also 'seamark create'."
         session_file.write_new(self.run_config, SessionConfig(**settings), said)
         self.save_state(
             SessionState(

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from replication.errors import UsageError
 from replication.quantities import NO_LIMIT, Duration, Size, Timetable
 from replication.secondary.filters import Filters
+from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
 
 
@@ -100,12 +101,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "how changes are noticed; auto: recorded where that is possible, else by scanning", restart=True
         ),
     ] = "auto"
+    rsync_from: Annotated[
+        Size, about("in auto: files from this size on, of which another version is there, may go by rsync")
+    ] = Size(RSYNC_MIN_BYTES)
     bandwidth: Annotated[
         Timetable,
         about(
             'the most that is sent a second: "10M", or a timetable "08:00,1M 19:00,off"; a plain number is KiB/s'
         ),
     ] = NO_LIMIT
+    compression: Annotated[
+        Literal["auto", "on", "off"],
+        about("whether content is compressed on its way; auto: over long or limited links"),
+    ] = "auto"
     filters: Annotated[
         tuple[str, ...],
         about(

@@ -155,7 +155,7 @@ class Crawler:
         begun.result()
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
         manifest["final"] = not more
-        units, says = data_units(dirty, self.ctx.sync_method, f"{brick.crawl}:{standing.opened}:")
+        units, says = data_units(dirty, self.ctx, f"{brick.crawl}:{standing.opened}:")
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
     def _still_dirty(self) -> tuple[list[FileItem], bool]:

@@ -23,7 +23,7 @@ import celeryconfig
 from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
 from replication.remote.target import parse_target
 from replication.session import Desired, Session, SessionDir, SessionState, pair_id
-from replication.settings import SessionConfig, SshSettings
+from replication.settings import SessionConfig
 from scheduler.preflight import InChild, check_primary, look_at_secondary
 from scheduler.redis_server import EmbeddedRedis
 
@@ -116,13 +116,16 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
         raise UsageError(
             f"session {stored.name} replicates {stored.primary} to {stored.secondary}; choose another --name"
         )
+    before = stored if stored is not None else SessionConfig(primary=primary, secondary=secondary)
     config = SessionConfig(
-        primary=primary, secondary=secondary, sync_method=options.sync_method, jobs=options.jobs,
-        change_detector=options.change_detector,
-        ssh=SshSettings(
-            port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key,
-            answer_timeout_s=(stored.ssh if stored else SshSettings()).answer_timeout_s,
-        ),
+        **{name: getattr(before, name) for name in SessionConfig.__struct_fields__}
+        | {
+            "sync_method": options.sync_method, "jobs": options.jobs, "change_detector": options.change_detector,
+            "ssh": msgspec.structs.replace(
+                before.ssh, port=options.ssh_port, identity=options.identity,
+                accept_new_host_key=options.accept_new_host_key,
+            ),
+        }
     )  # fmt: skip
     state = SessionState(id=digest, adopt=options.adopt, desired=Desired.STARTED)
     if stored is not None:

@@ -61,7 +61,7 @@ def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:
     """A batch of its own for these files. Raises StaleFence, OutOfOrder."""
     units = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
-        for n, (engine, members) in enumerate(cut(items, ctx.sync_method))
+        for n, (engine, members) in enumerate(cut(items, ctx.sync_method, ctx.session.rsync_from))
     }
     if units:
         now = time.time_ns()

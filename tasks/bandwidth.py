@@ -64,6 +64,16 @@ class Bandwidth:
             return 0.0
         return max(waits)
 
+    def share(self) -> int | None:
+        """Bytes a second for one of the session's data tasks, if a program must be told before it starts; None: any."""
+        now = datetime.now(zone(self._ctx.session.schedule.timezone))
+        try:
+            rates = [self._ctx.session.bandwidth.rate_at(now), self._fleet_rate(now)]
+        except redis.RedisError:
+            return None
+        known = [rate for rate in rates if rate is not None]
+        return max(1, min(known) // self._ctx.session.jobs) if known else None
+
     def limited(self) -> bool:
         """Whether there is any limit at the moment."""
         now = datetime.now(zone(self._ctx.session.schedule.timezone))

@@ -13,15 +13,15 @@ class Carrying(TypedDict):
     """What an Observer is told of it."""
 
     carry: bool
+    thin: bool
     compress: bool
 
 
 def carrying(work: Unit) -> Carrying:
     """Where the session leaves the choice of engine to us, or wants `stream`: these are its frames."""
-    return {
-        "carry": work.ctx.session.sync_method in ("auto", "stream"),
-        "compress": work.ctx.secondary(work.epoch).thin,
-    }
+    connection = work.ctx.secondary(work.epoch)
+    carry = work.ctx.session.sync_method in ("auto", "stream")
+    return {"carry": carry, "thin": connection.thin, "compress": connection.compress}
 
 
 def counts(findings: Findings, *, found: bool = True) -> dict[str, int]:

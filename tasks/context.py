@@ -28,10 +28,13 @@ from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from replication.windows import next_window, window_at, zone
 from tasks.app import app
+from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from replication.progress import Brick
     from replication.remote.client import SecondaryClient
     from replication.remote.endpoint import SshOptions
@@ -39,14 +42,16 @@ if TYPE_CHECKING:
 # Above this round trip a link counts as thin: compressing costs less than sending.
 _THIN_S = 0.01
 _PUBLISH_EVERY_S = 30
+_LIMITED_S = 0.5
 
 
 class Connection(NamedTuple):
-    """A greeted secondary agent. ``thin``: compress what is sent."""
+    """A greeted secondary agent. ``thin``: sending takes long, so that small requests come through sooner."""
 
     client: SecondaryClient
     boot_id: str
     thin: bool
+    compress: bool
     target: Target
     options: SshOptions
 
@@ -69,10 +74,13 @@ class Context:
         self.options = ssh_options(place, session)
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
+        self.alive: Callable[[], object] = lambda: None  # the running task's sign of life
         self._epoch = -1
         self._boot_id = ""
         self._thin = False
         self._rsync = True
+        self._limited = False
+        self._limited_until = 0.0
 
     @cached_property
     def volume(self) -> DirectoryVolume:
@@ -122,8 +130,8 @@ class Context:
 
     @property
     def sync_method(self) -> str:
-        """The session's, but for auto where rsync is missing here or there: that goes by stream."""
-        if self.session.sync_method == "auto" and not self._rsync:
+        """The session's, but for auto where rsync is missing here or there, or a limit holds that it cannot share."""
+        if self.session.sync_method == "auto" and (not self._rsync or self.pace(0)):
             return "stream"
         return self.session.sync_method
 
@@ -151,9 +159,27 @@ class Context:
                 self.drop_connection()
             greet = partial(self._greet, epoch)
             client = _pool.get(self.session.name, self.target, self.options, greet)
-            return Connection(client, self._boot_id, self._thin, self.target, self.options)
+            thin = self._thin or self.pace(0)
+            compress = {"auto": thin, "on": True, "off": False}[self.session.compression]
+            return Connection(client, self._boot_id, thin, compress, self.target, self.options)
+
+    @cached_property
+    def bandwidth(self) -> Bandwidth:
+        return Bandwidth(self)
+
+    def pace(self, amount: int) -> bool:
+        """Wait until so many bytes may be sent. Whether there is a limit at all, which is looked at twice a second."""
+        now = time.monotonic()
+        if now >= self._limited_until:
+            self.refresh()
+            self._limited = self.bandwidth.limited()
+            self._limited_until = now + _LIMITED_S
+        if self._limited and amount:
+            self.bandwidth.spend(amount, self.alive)
+        return self._limited
 
     def _greet(self, epoch: int, client: SecondaryClient) -> None:
+        client.limit(self.pace)
         hello = client.hello(
             session=self.session.id,
             volume=self.session.root or self.session.id,

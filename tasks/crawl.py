@@ -55,7 +55,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             f"C:{unit[2:]}.{n}": walk.handed_on(walk.queue[n::_SPLIT])
             for n in range(min(_SPLIT, len(walk.queue)))
         }
-        units, says = data_units(found.needs, work.ctx.sync_method, f"{unit}:")
+        units, says = data_units(found.needs, work.ctx, f"{unit}:")
         if failures:
             work.ctx.progress.record(failures, [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.

@@ -163,7 +163,11 @@ def _sender(work: Unit, *, rsync_next: bool = False) -> StreamSender:
         work.alive()
 
     return StreamSender(
-        work.ctx.volume, connection.client, compress=connection.thin, progress=progress, rsync_next=rsync_next
+        work.ctx.volume,
+        connection.client,
+        compress=connection.compress,
+        progress=progress,
+        rsync_next=rsync_next,
     )
 
 
@@ -177,21 +181,29 @@ def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:
 
     method = work.ctx.sync_method
     if method == "rsync":
-        return _by_program(work, items, send)
+        return _by_program(work, items, send, bwlimit=_kib(work.ctx.bandwidth.share()))
     blocks = _sender(work, rsync_next=method == "auto")
     results = blocks.send([item._replace(how="data") for item in items])
-    return results + (_by_program(work, blocks.left, send) if blocks.left else [])
+    return results + (
+        _by_program(work, blocks.left, send, bwlimit=_kib(work.ctx.bandwidth.share())) if blocks.left else []
+    )
 
 
 def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
     from replication.transfer.tar import sync_by_tar as send
 
-    return _by_program(work, items, send)
+    return _by_program(work, items, send, pace=work.ctx.pace)
 
 
-def _by_program(work: Unit, items: list[FileItem], send: Callable[..., list[ItemResult]]) -> list[ItemResult]:
+def _kib(share: int | None) -> int | None:
+    return None if share is None else max(1, share >> 10)
+
+
+def _by_program(
+    work: Unit, items: list[FileItem], send: Callable[..., list[ItemResult]], **limits: Any
+) -> list[ItemResult]:
     connection = work.ctx.secondary(work.epoch)
     return send(
         items, work.ctx.volume, connection.client, connection.target, connection.options,
-        compress=connection.thin, alive=work.alive,
+        compress=connection.compress, alive=work.alive, **limits,
     )  # fmt: skip

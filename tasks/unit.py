@@ -104,6 +104,7 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     """
     ctx = context(session)
     work = Unit(task, ctx, epoch, batch, unit)
+    ctx.alive = work.alive
     try:
         work.alive()
         yield work

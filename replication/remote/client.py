@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -110,6 +110,10 @@ class SecondaryClient:
         self._dead: SeamarkError | None = None
         self._thread = threading.Thread(target=self._read, name="secondary-answers", daemon=True)
         self._thread.start()
+
+    def limit(self, pace: Callable[[int], bool]) -> None:
+        """Have ``pace`` say when so many bytes may be sent; see Outbox."""
+        self._outbox.pace = pace
 
     # ---- requests; each frame is whole, and in the order in which its answer is awaited
 

@@ -63,6 +63,10 @@ class Patience:
         asked = self._asked
         return 0.0 if asked is None else time.monotonic() - asked
 
+    def moved(self) -> None:
+        """It took something from us: a large request over a slow link is no silence."""
+        self._asked = time.monotonic()
+
     def check(self) -> None:
         """Raises LinkLost when it has owed us one for too long."""
         if self.owed_s > self.timeout_s:
@@ -118,6 +122,7 @@ class _Writer(io.RawIOBase):
             if not sent:
                 raise self._patience.give_up(f"{self._patience.what} closed the connection")
             done += sent
+            self._patience.moved()
         return done
 
 

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_PACED_BYTES = 64 << 10  # written at once where there is a limit
 _MOST_BYTES = 4 << 20  # waiting to be written, before makers of frames are held up
 
 
 class Outbox:
     """Writes frames to ``writer`` in the order in which they are put.
 
+    ``pace``, if set, is called in that thread with so many bytes before they are written, and returns when they may be;
+    asked with 0 it says whether there is a limit at all.
     ``failed`` is called once, in the writing thread, with what the writer raised; nothing is written after that.
     """
 
     def __init__(self, writer: BinaryIO, failed: Callable[[Exception], None]) -> None:
+        self.pace: Callable[[int], bool] | None = None
         self._writer = writer
         self._failed = failed
         self._frames: deque[bytes] = deque()
@@ -69,8 +73,12 @@ class Outbox:
             return self._frames.popleft() if self._frames else None
 
     def _write(self, frame: bytes) -> None:
-        view = memoryview(frame)
-        while view:
-            written = self._writer.write(view)
-            view = view[written or 0 :]
+        view, pace = memoryview(frame), self.pace
+        size = _PACED_BYTES if pace is not None and pace(0) else len(view)
+        for start in range(0, len(view), size):
+            part = view[start : start + size]
+            if pace is not None and size < len(view):
+                pace(len(part))
+            while part:
+                part = part[self._writer.write(part) or 0 :]
         self._writer.flush()
