@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.observation import Change, Entry, Listing
 from replication.progress import Failure
+from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
@@ -76,6 +77,7 @@ class Observer:
         carry: bool = False,
         thin: bool = False,
         compress: bool = False,
+        filters: Filters = EVERYTHING,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
 
@@ -97,6 +99,7 @@ class Observer:
         self._pending = 0
         self._carry = carry
         self._compress = compress
+        self._filters = filters
         self._send_at = _THIN_CONTENT_BYTES if thin else _CONTENT_BYTES
         self._content: list[tuple[str, dict[str, str], bytes]] = []
         self._content_bytes = 0
@@ -115,12 +118,17 @@ class Observer:
 
     def look(self, dir_fd: int, parent: bytes, path: bytes, names: Mapping[bytes, Change]) -> None:
         """Observe some names of an open directory."""
+        if self._filters.excludes_dir(path):
+            return
         entries = []
         for name, change in names.items():
             try:
                 entry = self._volume.observe(dir_fd, name, change)
             except OSError as error:
                 self.fail("entry", os.path.join(path, name), error)
+                continue
+            if self._left_out(path, entry):
+                self._resolve(os.path.join(path, name))
                 continue
             entries.append(entry)
             if change is Change.DATA:
@@ -156,7 +164,10 @@ class Observer:
             entries = []
             for name in names[start : start + PART_NAMES]:
                 try:
-                    entries.append(entry := self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN)))
+                    entry = self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN))
+                    if self._left_out(path, entry):
+                        continue
+                    entries.append(entry)
                     if empty:
                         self._take_along(dir_fd, entry)
                 except OSError as error:
@@ -173,6 +184,10 @@ class Observer:
         if empty:
             self._assumed.update(gfid for gfid, _ in below)
         return below
+
+    def _left_out(self, path: bytes, entry: Entry) -> bool:
+        is_dir = entry.inode is not None and entry.inode.is_dir
+        return bool(self._filters) and self._filters.excludes(os.path.join(path, entry.name), is_dir)
 
     def seems_empty(self, gfid: bytes) -> bool:
         """Whether the secondary has nothing of a directory, as far as is known or likely."""

@@ -53,8 +53,11 @@ CREATE TABLE IF NOT EXISTS failure (
     step TEXT NOT NULL, gfid TEXT, path TEXT, code TEXT NOT NULL, error TEXT NOT NULL,
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
+-- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
+CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 2  # of the schema
+_VERSION = 3  # of the schema
+_EXTENDED = {0, 2}  # an empty file, and versions that lack tables only
 _RETRY_FIRST_S = 5
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
@@ -107,10 +110,6 @@ class Progress:
         self._version = -1
         try:
             self._db = self._open(path)
-            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                self._db.close()
-                raise sqlite3.DatabaseError(verdict)
         except sqlite3.Error as error:
             raise ProgressError(
                 f"{path} cannot be used ({error}); move it away: a full comparison then starts, "
@@ -134,7 +133,7 @@ class Progress:
                     if sound != "ok":
                         raise sqlite3.DatabaseError(sound)
                     return db
-                if version:
+                if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
@@ -205,11 +204,13 @@ class Progress:
     # ---- the hybrid crawl
 
     def begin_crawl(
-        self, epoch: int, crawl: str, position: int, time_ns: int, since_ns: int, units: dict[str, str]
-    ) -> bool:
+        self, epoch: int, crawl: str, position: int, time_ns: int, since_ns: int, units: dict[str, str],
+        filters: str = "[]",
+    ) -> bool:  # fmt: skip
         """Open a hybrid crawl with its first units; the changelog stood at ``position``.
 
-        ``since_ns``: what changed since then is compared even if its version is known. False when a crawl is
+        ``since_ns``: what changed since then is compared even if its version is known. ``filters``: the rules it is
+        made under. False when a crawl is
         open already, or the epoch is over.
         """
         with self._write() as db:
@@ -222,7 +223,13 @@ class Progress:
                 return False
             db.execute("DELETE FROM frontier")
             db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
+            db.execute("INSERT OR REPLACE INTO crawl_filters VALUES ('open', ?)", (filters,))
         return True
+
+    def crawl_filters(self) -> str:
+        """The rules under which the last complete crawl was made."""
+        found = self._db.execute("SELECT rules FROM crawl_filters WHERE which = 'complete'").fetchone()
+        return found[0] if found else "[]"
 
     def frontier(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
@@ -310,6 +317,7 @@ class Progress:
             if not done.rowcount:
                 return  # ended before, by a twin: another one may be open by now
             db.execute("DELETE FROM frontier")
+            db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             # The whole tree was looked at: what could not be read then, and can now, has been seen.
             db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
             self._recompute_mark(db)

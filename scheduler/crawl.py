@@ -81,6 +81,8 @@ class Crawler:
     def _hybrid_wanted(self) -> str | None:
         if not self.brick.complete:
             return "no mark yet"
+        if self.ctx.progress.crawl_filters() != self._filters():
+            return "the filters changed"
         if self._scanning():
             # A run that begins looks at once, whatever an earlier one planned.
             begun = self.brick.crawl_ended < self.epoch
@@ -90,6 +92,9 @@ class Crawler:
             return f"{_GAP}: {following[0].reason}"
         due = self.ctx.progress.scan_due(self.ctx.place.detector())
         return "periodic look for what was not recorded" if due else None
+
+    def _filters(self) -> str:
+        return json.dumps(self.ctx.session.filters)
 
     def _changelog_lost(self) -> bool:
         """Whether positions that were applied do not exist any more; noted, if so."""
@@ -119,7 +124,7 @@ class Crawler:
         root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
         # Records before a gap may have given a version to content whose change lies in it.
         since = self.brick.front_ns if gap else _NEVER
-        if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root):
+        if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root, self._filters()):
             return "somebody else is at work"
         log.info("%s: hybrid crawl begins: %s", self.name, why)
         self.brick = self.ctx.progress.brick()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from replication.errors import ExitCode
 from replication.remote.client import SecondaryError
 from replication.remote.look import looking
+from replication.secondary.filters import Filters
 from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.identity import ROOT_GFID
 from scheduler.preflight import check_not_emptied, in_child, refused
@@ -70,9 +71,10 @@ def _compare(place: SessionDir, session: Session) -> dict[str, Any]:
             "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
         volume = DirectoryVolume(os.fsencode(session.primary))
+        filters = Filters(session.filters)
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:
-            group = _summaries(volume, queue, found)
+            group = _summaries(volume, queue, found, filters)
             differing = range(len(group)) if found["new"] or found["lost"] else _differing(client, group)
             found["different"] += len(differing)
             for index in list(differing)[: 20 - len(found["examples"])]:
@@ -85,7 +87,7 @@ def _differing(client: SecondaryClient, group: list[tuple[bytes, bytes, bytes]])
 
 
 def _summaries(
-    volume: DirectoryVolume, queue: list[tuple[bytes, bytes]], found: dict[str, Any]
+    volume: DirectoryVolume, queue: list[tuple[bytes, bytes]], found: dict[str, Any], filters: Filters
 ) -> list[tuple[bytes, bytes, bytes]]:
     """(gfid, path, digest) of the next directories; their subdirectories join the queue."""
     group: list[tuple[bytes, bytes, bytes]] = []
@@ -99,7 +101,7 @@ def _summaries(
             log.warning("cannot read %s: %s", os.fsdecode(path), error.strerror)
             continue
         try:
-            summary = volume.summarise(fd, volume.names(fd, is_root=not path))
+            summary = volume.summarise(fd, volume.names(fd, is_root=not path), path, filters)
         finally:
             os.close(fd)
         found["directories"] += 1

@@ -23,6 +23,7 @@ from replication.progress import Progress
 from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
+from replication.secondary.filters import Filters
 from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
@@ -72,6 +73,7 @@ class Context:
         self.session = session
         self.target = parse_target(session.secondary)
         self.options = ssh_options(place, session)
+        self.filters = Filters(session.filters)
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
         self.alive: Callable[[], object] = lambda: None  # the running task's sign of life
@@ -125,8 +127,11 @@ class Context:
             return
         self._stamp = stamp
         with contextlib.suppress(SeamarkError):
-            self.session = self.place.load()
+            before, self.session = self.session, self.place.load()
             self.options = ssh_options(self.place, self.session)
+            if self.session.filters != before.filters:
+                self.filters = Filters(self.session.filters)
+                self.drop_connection()  # the far side has to know them too
 
     @property
     def sync_method(self) -> str:
@@ -186,6 +191,7 @@ class Context:
             epoch=epoch,
             adopt=self.session.adopt,
             filled=self.progress.has_filled(),
+            filters=self.session.filters,
         )
         began = time.monotonic()
         client.ping()

@@ -168,7 +168,9 @@ class _Walk:
         if fd is None:
             return None
         try:
-            summary = self.volume.summarise(fd, self.volume.names(fd, is_root=not path))
+            summary = self.volume.summarise(
+                fd, self.volume.names(fd, is_root=not path), path, self.work.ctx.filters
+            )
         except OSError as error:
             self.observer.fail("entry", path, error)
             return None
@@ -185,7 +187,6 @@ class _Walk:
         try:
             names = self.volume.names(fd, is_root=not path)
             below = self.observer.list_directory(fd, gfid, path, names, empty=empty)
-            self.observed += len(names)
         except OSError as error:
             self.observer.fail("entry", path, error)
             return 0

@@ -239,16 +239,17 @@ class SecondaryClient:
 
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
-        dry: bool = False, filled: bool = False,
+        dry: bool = False, filled: bool = False, filters: Sequence[str] = (),
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
+        ``filters``: rules of what is left out.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
-            adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled,
+            adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
         ).header  # fmt: skip
 
     def submit_observe(

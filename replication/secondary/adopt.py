@@ -94,6 +94,10 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
                 name = os.fsencode(entry.name)
                 if wanted(name) or (parent.id == layout.ROOT_ID and name == layout.HIDDEN):
                     continue
+                if agent.filters and agent.filters.excludes(
+                    agent.tree.path((parent.id, name)), entry.is_dir(follow_symlinks=False)
+                ):
+                    continue
                 if agent.index.entry(parent.id, name) is None:
                     others.append(name)
     finally:

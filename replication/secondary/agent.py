@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
+from replication.secondary.filters import EVERYTHING
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
@@ -33,6 +34,7 @@ class Agent:
         self.journal = Journal(self.tree.hidden_fd)
         self.epoch = 0
         self.read_only = False
+        self.filters = EVERYTHING
         # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
         self.staging_name = staging
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)

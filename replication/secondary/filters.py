@@ -145,3 +145,6 @@ def _bracket(pattern: bytes, at: int) -> Tuple[int, bytes]:
     if not inside:
         return at, b"[^/]" if negated else b"(?!)"
     return at, b"(?!/)[" + (b"^" if negated else b"") + inside + b"]"
+
+
+EVERYTHING = Filters()

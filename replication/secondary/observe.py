@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
-from replication.secondary import adopt, sql
+from replication.secondary import adopt, excluded, sql
 from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
 from replication.secondary.along import Content, place_new
@@ -168,12 +168,17 @@ class _Work:
         if listing.complete and listing.last:
             if all_known:
                 listed = {e[NAME] for e in listing.entries}
-                for name, current in known.items():
-                    if name not in listed:
-                        absent((pid, name), current)
+                gone = {name: current for name, current in known.items() if name not in listed}
+                for name, current in self._gone(pid, gone).items():
+                    absent((pid, name), current)
                 self._listed(parent)
             else:
                 self._unseen.append((parent, listing))
+
+    def _gone(self, parent: int, names: Dict[bytes, int]) -> Dict[bytes, int]:
+        """Without those that the filters leave out."""
+        observed = {row.id for _, row, _ in self.observed.values()} if self.agent.filters else ()
+        return excluded.forget(self.agent, parent, names, observed)
 
     def _new(self, e: Observed) -> Row:
         if not self._ids:
@@ -225,7 +230,7 @@ class _Work:
                 break
             before = set(self.rows)
             plan = Plan(self.index, self.rows, self.by_id)
-            for name, current in self.index.entries(parent.id, names).items():
+            for name, current in self._gone(parent.id, self.index.entries(parent.id, names)).items():
                 plan.absent((parent.id, name), current)
             self._carry_out(plan)
             for gfid in [g for g in self.rows if g not in before]:

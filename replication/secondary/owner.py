@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
+from replication.secondary.filters import Filters
 from replication.secondary.index import Index, root_row
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.metadata import Powers
@@ -182,6 +183,7 @@ def _open(
         os.mkdir(layout.STAGING + b"/" + staging, 0o700, dir_fd=hidden_fd)
         agent = Agent(root_fd, index, powers, staging)
         agent.epoch = request["epoch"]
+        agent.filters = Filters(request.get("filters") or ())
         agent.read_only = read_only
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)

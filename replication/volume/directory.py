@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from replication.errors import ExitCode, SeamarkError
 from replication.observation import Change, Entry, Inode
+from replication.secondary.filters import EVERYTHING, Filters
 from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
 from replication.volume.identity import identify, identify_fd
 
@@ -218,8 +219,14 @@ class DirectoryVolume:
         names.sort()
         return names
 
-    def summarise(self, dir_fd: int, names: Iterable[bytes]) -> Summary:
-        """Digest one directory as the secondary's index does. Raises OSError on what cannot be read."""
+    def summarise(
+        self, dir_fd: int, names: Iterable[bytes], path: bytes = b"", filters: Filters = EVERYTHING
+    ) -> Summary:
+        """Digest one directory as the secondary's index does, without what ``filters`` leave out of it.
+
+        Raises OSError on what cannot be read.
+        """
+        prefix = path + b"/" if path else b""
         parts: list[bytes] = []
         subdirs: list[tuple[bytes, bytes]] = []
         newest = 0
@@ -230,6 +237,8 @@ class DirectoryVolume:
             except FileNotFoundError:
                 continue
             # A file that is mounted over counts here, and not on the secondary: its directory is then looked at.
+            if filters and filters.excludes(prefix + name, st.S_ISDIR(s.st_mode)):
+                continue
             ctime = s.st_ctime_ns
             parts.append(name + b"\0" + pack(s.st_ino, ctime))
             newest = max(newest, ctime)
