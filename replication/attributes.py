@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from replication.progress import Failure
+from replication.failures import Failure
 from replication.volume.directory import settled
 from replication.volume.handle import open_beneath
 from replication.volume.identity import ROOT_GFID, identify

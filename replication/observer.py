@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from replication.failures import Failure
 from replication.observation import Change, Entry, Listing
-from replication.progress import Failure
 from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed

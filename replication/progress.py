@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replication import failures
 from replication.errors import ExitCode, SeamarkError
+from replication.failures import Failure
 from replication.secondary.untouched import NotClosed, Untouched
 
 if TYPE_CHECKING:
@@ -47,18 +49,11 @@ CREATE TABLE IF NOT EXISTS brick (
 INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', 0);
 -- The frontier of the open hybrid crawl: units of directories still to be looked at.
 CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
--- What could not be replicated, until it is. first_ns bounds the mark.
-CREATE TABLE IF NOT EXISTS failure (
-    key TEXT PRIMARY KEY,            -- step and gfid or path: one row for one thing that fails
-    step TEXT NOT NULL, gfid TEXT, path TEXT, code TEXT NOT NULL, error TEXT NOT NULL,
-    tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
-) WITHOUT ROWID;
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
 _VERSION = 3  # of the schema
 _EXTENDED = {0, 2}  # an empty file, and versions that lack tables only
-_RETRY_FIRST_S = 5
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -82,24 +77,6 @@ class Brick:
     crawl_swept: bool
     crawl_ended: int
     complete: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """One thing that could not be replicated. Times are nanoseconds since the epoch."""
-
-    step: str
-    gfid: str | None
-    path: str | None
-    code: str
-    error: str
-    tries: int = 1
-    first_ns: int = 0
-    last_ns: int = 0
-
-    @property
-    def key(self) -> str:
-        return f"{self.step}:{self.gfid or self.path}"
 
 
 class Progress:
@@ -136,7 +113,9 @@ class Progress:
                 if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+                db.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                )
             except sqlite3.OperationalError as error:
                 db.close()
                 if "locked" not in str(error) or time.monotonic() > until:
@@ -324,61 +303,29 @@ class Progress:
 
     # ---- failures
 
-    def record(self, failures: Iterable[Failure], resolved: Iterable[str], since_ns: int = 0) -> None:
+    def record(self, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int = 0) -> None:
         """Add or renew failures, and drop those whose keys are resolved.
 
         ``since_ns``: the earliest time at which what failed may have changed; the mark stays before it.
         """
-        now = time.time_ns()
         with self._write() as db:
-            db.executemany("DELETE FROM failure WHERE key = ?", ((key,) for key in resolved))
-            for failure in failures:
-                first = failure.first_ns or since_ns or now
-                db.execute(
-                    "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                    "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "
-                    "tries = tries + 1, last_ns = excluded.last_ns",
-                    (failure.key, failure.step, failure.gfid, failure.path, failure.code, failure.error,
-                     first, now, now + _RETRY_FIRST_S * 10**9),
-                )  # fmt: skip
+            failures.record(db, failed, resolved, since_ns)
             self._recompute_mark(db)
 
     def failures(self, limit: int = 1000) -> list[Failure]:
-        rows = self._db.execute(
-            "SELECT step, gfid, path, code, error, tries, first_ns, last_ns FROM failure "
-            "ORDER BY first_ns LIMIT ?",
-            (limit,),
-        )
-        return [
-            Failure(step=s, gfid=g, path=p, code=c, error=e, tries=t, first_ns=f, last_ns=n)
-            for s, g, p, c, e, t, f, n in rows
-        ]
+        return failures.oldest(self._db, limit)
 
     def failing(self, limit: int = 100_000) -> set[str]:
         """Keys of what is on the failure list, the oldest first if there are more."""
-        rows = self._db.execute("SELECT key FROM failure ORDER BY first_ns LIMIT ?", (limit,))
-        return {key for (key,) in rows}
+        return failures.keys(self._db, limit)
 
     def failure_count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM failure").fetchone()[0])
+        return failures.count(self._db)
 
     def due(self, limit: int, longest_s: float = 600, *, at_once: bool = False) -> list[Failure]:
         """Failures whose next try is due; their next one is put off, doubling up to ``longest_s`` seconds."""
-        now = time.time_ns()
         with self._write() as db:
-            rows = db.execute(
-                "SELECT key, step, gfid, path, code, error, tries, first_ns, last_ns FROM failure "
-                "WHERE next_ns <= ? OR ? ORDER BY next_ns LIMIT ?",
-                (now, at_once, limit),
-            ).fetchall()
-            for row in rows:
-                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 20), longest_s)
-                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + int(wait * 10**9), row[0]))
-        return [
-            Failure(step=r[1], gfid=r[2], path=r[3], code=r[4], error=r[5], tries=r[6], first_ns=r[7],
-                    last_ns=r[8])
-            for r in rows
-        ]  # fmt: skip
+            return failures.due(db, limit, longest_s, at_once=at_once)
 
 
 def has_filled(path: Path) -> bool:

@@ -218,6 +218,11 @@ def config_dir_of(state_dir: Path) -> Path:
     return state_dir / "config"
 
 
+def node_config(state_dir: Path) -> Path:
+    """The file with what concerns all sessions of this node."""
+    return config_dir_of(state_dir) / "seamark.toml"
+
+
 def session_names(state_dir: Path) -> list[str]:
     """The sessions that this host knows, damaged ones included, in the order of their names."""
     return sorted(set(_names(state_dir)))

@@ -1,4 +1,4 @@
-"""Files of sessions: TOML that people write and keep in git, and that we change key by key.
+"""Files of settings, of sessions and of the node: TOML that people write and keep in git, and that we change key by key.
 
 Comments and order stay. A file is written aside and renamed, so a reader sees the old or the new
 one, and one that would not load again is never written. Paths that are not UTF-8, which TOML cannot
@@ -14,26 +14,46 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import tomlkit
+from msgspec import Struct
 
 from replication.errors import ExitCode, SeamarkError
-from replication.settings import FIXED, Key, SessionConfig, SettingsError, check, to_builtins
+from replication.settings import (
+    FIXED,
+    Key,
+    NodeSettings,
+    SessionConfig,
+    SettingsError,
+    check,
+    to_builtins,
+)
 
 _ENCODING = "encoding"
 _PERCENT = "percent"
 
 
 def read(path: Path) -> SessionConfig:
-    """What a file says. Raises FileNotFoundError, SettingsError for what is wrong with it."""
+    """What a session's file says. Raises FileNotFoundError, SettingsError for what is wrong with it."""
+    return _checked(_raw(path), str(path))
+
+
+def read_node(path: Path) -> NodeSettings:
+    """What the node's file says, if there is one. Raises SettingsError for what is wrong with it."""
+    try:
+        return check(_raw(path), str(path), NodeSettings)
+    except FileNotFoundError:
+        return NodeSettings()
+
+
+def _raw(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        raw: dict[str, Any] = tomllib.loads(text)
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SeamarkError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # not UTF-8, or not TOML: both say where
         raise SettingsError(f"{path}: {error}") from None
-    return _checked(raw, str(path))
 
 
 def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
@@ -44,7 +64,7 @@ def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
         for name in FIXED:
             if isinstance(raw.get(name), str):
                 raw[name] = os.fsdecode(unquote_to_bytes(raw[name]))
-    return check(raw, where)
+    return check(raw, where, SessionConfig)
 
 
 def write_new(path: Path, config: SessionConfig, comment: str) -> None:
@@ -83,8 +103,8 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def set_key(path: Path, key: Key, value: Any) -> None:
-    """Change one key. Raises SeamarkError, and then the file is what it was."""
+def set_key(path: Path, key: Key, value: Any, kind: type[Struct] = SessionConfig) -> None:
+    """Change one key of a file of this kind. Raises SeamarkError, and then the file is what it was."""
     document = _parse(path)
     *tables, name = key.name.split(".")
     table: Any = document
@@ -93,10 +113,10 @@ def set_key(path: Path, key: Key, value: Any) -> None:
             table[each] = tomlkit.table()
         table = table[each]
     table[name] = value
-    _write(path, document)
+    _write(path, document, kind)
 
 
-def reset_key(path: Path, key: Key) -> None:
+def reset_key(path: Path, key: Key, kind: type[Struct] = SessionConfig) -> None:
     """Have a key mean its default again. Raises SeamarkError."""
     document = _parse(path)
     *tables, name = key.name.split(".")
@@ -105,21 +125,25 @@ def reset_key(path: Path, key: Key) -> None:
         table = table.get(each, {})
     if name in table:
         del table[name]
-        _write(path, document)
+        _write(path, document, kind)
 
 
 def _parse(path: Path) -> tomlkit.TOMLDocument:
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else "")
     except OSError as error:
         raise SeamarkError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _write(path: Path, document: tomlkit.TOMLDocument) -> None:
+def _write(path: Path, document: tomlkit.TOMLDocument, kind: type[Struct] = SessionConfig) -> None:
     text = tomlkit.dumps(document)
-    _checked(tomllib.loads(text), str(path))
+    raw = tomllib.loads(text)
+    if kind is SessionConfig:
+        _checked(raw, str(path))
+    else:
+        check(raw, str(path), kind)
     replace_file(path, text)
 
 

@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 import typing
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,8 @@ from replication.quantities import NO_LIMIT, Duration, Size, Timetable
 from replication.secondary.filters import Filters
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
+
+Kind = TypeVar("Kind", bound=Struct)
 
 
 class SettingsError(UsageError):
@@ -160,6 +162,21 @@ class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=T
     secondary: Annotated[str, about("where to: an absolute path, or [user@]host:/path", restart=True)]
 
 
+class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What concerns all sessions of a node."""
+
+    fleet_bandwidth: Annotated[
+        Timetable,
+        about("the most that all sessions and workers of this node's broker send a second together"),
+    ] = NO_LIMIT
+    broker: Annotated[
+        str | None,
+        about(
+            "the Redis of the monitor, as redis://:PASSWORD@HOST:6379/0; unset: one of its own", restart=True
+        ),
+    ] = None
+
+
 # Said by `create`; a session that replicated something else would be another session.
 FIXED = ("primary", "secondary")
 
@@ -174,9 +191,9 @@ class Key(NamedTuple):
     type: Any
 
 
-def keys() -> dict[str, Key]:
+def keys(struct: type[Struct] = Settings) -> dict[str, Key]:
     """Every key that may be set, in the order in which a person should read them."""
-    return {key.name: key for key in _keys_of(Settings, "")}
+    return {key.name: key for key in _keys_of(struct, "")}
 
 
 def _keys_of(struct: type[Struct], prefix: str) -> list[Key]:
@@ -194,9 +211,9 @@ def _keys_of(struct: type[Struct], prefix: str) -> list[Key]:
     return found
 
 
-def key_named(name: str) -> Key:
+def key_named(name: str, struct: type[Struct] = Settings) -> Key:
     """The key that a person means: dashes are as good as underscores. Raises SettingsError."""
-    known = keys()
+    known = keys(struct)
     plain = name.strip().replace("-", "_")
     if plain in known:
         return known[plain]
@@ -253,26 +270,26 @@ def _lists(key: Key, text: str) -> Any:
         raise SettingsError(f"{key.name}: {text!r} is no list: {error}") from None
 
 
-def check(raw: dict[str, Any], where: str) -> SessionConfig:
-    """What a file says, checked. ``where`` names it in errors. Raises SettingsError."""
+def check(raw: dict[str, Any], where: str, kind: type[Kind]) -> Kind:
+    """What a file of this kind says, checked. ``where`` names it in errors. Raises SettingsError."""
     try:
-        return msgspec.convert(raw, SessionConfig, dec_hook=_from_words)
+        return msgspec.convert(raw, kind, dec_hook=_from_words)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {_explain(str(error))}") from None
+        raise SettingsError(f"{where}: {_explain(str(error), keys(kind))}") from None
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, known: dict[str, Key]) -> str:
     """msgspec's words about a whole file, with the key in front."""
     text, _, path = message.partition(" - at `$.")
     path = path.rstrip("`")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
         name = f"{path}.{unknown[1]}" if path else unknown[1]
-        return _unknown(name, [*keys(), *FIXED])
+        return _unknown(name, known)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     if missing:
         return f"{missing[1]} is missing"
-    key = keys().get(path)
+    key = known.get(path)
     return f"{path}: {_words(text, key.type if key else None)}" if path else text
 
 

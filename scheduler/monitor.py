@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import ControlServer
 from replication.errors import LockedError, SeamarkError
-from replication.session import Desired, SessionDir, session_names
+from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
+from scheduler.fleet import FleetSettings
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
@@ -81,7 +82,9 @@ class Monitor:
             stack.callback(self._stop)
             if self.options.flower_port is not None:
                 self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
-            self._watch(selector, server)
+            self._watch(
+                selector, server, FleetSettings(node_config(Path(self.options.state_dir)), self.broker)
+            )
         return 0
 
     # ---- beginning and ending
@@ -131,7 +134,7 @@ class Monitor:
 
     # ---- watching
 
-    def _watch(self, selector: selectors.BaseSelector, server: ControlServer) -> None:
+    def _watch(self, selector: selectors.BaseSelector, server: ControlServer, fleet: FleetSettings) -> None:
         log.info("the monitor of %s is up", self.options.state_dir)
         self._look()
         self._notifier.say("READY=1")
@@ -143,6 +146,7 @@ class Monitor:
             if self.redis is not None and self.redis.ensure():
                 log.warning("Redis had ended and was started again: sessions resume from their marks")
             self.supervisor.watch()
+            fleet.look()
             if time.monotonic() - self._looked >= _LOOK_EVERY_S:
                 self._look()
 

@@ -15,7 +15,7 @@ from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
 
 if TYPE_CHECKING:
-    from replication.progress import Failure
+    from replication.failures import Failure
     from replication.transfer.item import How
     from replication.volume.directory import DirectoryVolume
     from tasks.context import Context

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from replication.progress import Failure
+from replication.failures import Failure
 from replication.transfer.item import FileItem, ItemResult, decode_items
 from replication.transfer.stream import StreamSender
 from tasks.app import app

@@ -17,7 +17,7 @@ import redis
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from replication.progress import Failure
+    from replication.failures import Failure
 
 _STALE, _OUT_OF_ORDER = -1, -2
 
@@ -50,11 +50,14 @@ class OpenBatch(NamedTuple):
     units_done: bool  # whether any unit of it was done: if not, nothing needs to be made durable
 
 
-def connect(broker_url: str) -> redis.Redis:
-    """A client for the Redis that the broker URL means (kombu spells sockets in its own way)."""
+def connect(broker_url: str, timeout_s: float | None = None) -> redis.Redis:
+    """A client for the Redis that the broker URL means (kombu spells sockets in its own way).
+
+    ``timeout_s``: for each answer; None waits for ever.
+    """
     url = broker_url.replace("redis+socket://", "unix://")
     url = url.replace("virtual_host=", "db=")
-    client: redis.Redis = redis.Redis.from_url(url)
+    client: redis.Redis = redis.Redis.from_url(url, socket_timeout=timeout_s)
     return client
 
 

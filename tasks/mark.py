@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
+from replication.failures import Failure
 from replication.pace import LIMBO_MARGIN_NS, scan_interval
-from replication.progress import Failure
 from replication.remote.client import SecondaryError
 from tasks.app import app
 from tasks.canvas import tick_signature

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery import Signature, Task
 
-    from replication.progress import Failure
+    from replication.failures import Failure
 
 log = logging.getLogger("seamark.tasks")
 STALE = "stale: another epoch is at work"

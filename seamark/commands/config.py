@@ -1,18 +1,45 @@
-"""`seamark config`: the settings of a session; `seamark configcheck`: whether files of sessions would do."""
+"""`seamark config`: the settings of a session, or of the node; `seamark configcheck`: whether their files would do."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import tomlkit
+from msgspec import Struct
 
 from replication import session_file, settings
 from replication.errors import NotFoundError, SeamarkError, UsageError
-from replication.session import SessionDir, session_names
+from replication.session import SessionDir, node_config, session_names
 from scheduler.monitor_client import ask_monitor
-from seamark.commands.shared import named_session, session_argument, state_dir_option
+from seamark.commands.shared import ALL, named_session, session_argument, state_dir_option
+
+
+class _File(NamedTuple):
+    """A file of settings, and what may stand in it."""
+
+    path: Path
+    keys: type[Struct]  # those that may be set
+    kind: type[Struct]  # the whole of it
+    values: Struct
+    restart: str  # how to have a change count that needs one; empty: it is not running
+
+
+def _file(state_dir: str, name: str) -> _File:
+    """Raises NotFoundError, SettingsError."""
+    running = ask_monitor(state_dir, "status")
+    if name == ALL:
+        path = node_config(Path(state_dir))
+        restart = "when the monitor is started again" if running is not None else ""
+        return _File(
+            path, settings.NodeSettings, settings.NodeSettings, session_file.read_node(path), restart
+        )
+    place = named_session(state_dir, name)
+    again = f"when the session is started again: seamark stop {name}; seamark start {name}"
+    restart = again if name in (running or {}).get("sessions", {}) else ""
+    config = place.load_config()
+    return _File(place.named_config, settings.Settings, settings.SessionConfig, config, restart)
 
 
 @click.command(no_args_is_help=True)
@@ -25,38 +52,35 @@ from seamark.commands.shared import named_session, session_argument, state_dir_o
 )
 @state_dir_option
 def config(name: str, verb: str, key: str | None, value: str | None, explain: bool, state_dir: str) -> None:
-    """Show or change settings of session NAME. A value that will not do changes nothing."""
-    place = named_session(state_dir, name)
+    """Show or change settings of session NAME, or with "all" those of this node. A bad value changes nothing."""
+    file = _file(state_dir, name)
     if verb == "get":
-        _show(place, key, explain=explain)
+        _show(file, key, explain=explain)
         return
     if key is None or (verb == "set") != (value is not None):
         raise UsageError("give: config NAME set KEY VALUE, or: config NAME reset KEY")
-    found = settings.key_named(key)
+    found = settings.key_named(key, file.keys)
     if verb == "set":
-        session_file.set_key(place.named_config, found, settings.parse(found, value or ""))
+        session_file.set_key(file.path, found, settings.parse(found, value or ""), file.kind)
     else:
-        session_file.reset_key(place.named_config, found)
-    now = _shown(_value(place.load_config(), found.name))
-    later = ""
-    if found.restart and name in (ask_monitor(state_dir, "status") or {}).get("sessions", {}):
-        later = f" (when the session is started again: seamark stop {name}; seamark start {name})"
-    click.echo(f"{found.name} = {now}{later}")
+        session_file.reset_key(file.path, found, file.kind)
+    later = f" ({file.restart})" if found.restart and file.restart else ""
+    click.echo(f"{found.name} = {_shown(_value(_file(state_dir, name).values, found.name))}{later}")
 
 
-def _show(place: SessionDir, key: str | None, *, explain: bool) -> None:
-    said = place.load_config()
-    names = settings.keys()
+def _show(file: _File, key: str | None, *, explain: bool) -> None:
+    names = settings.keys(file.keys)
     if key is not None:
-        names = {key: settings.key_named(key)}
-    written = tomlkit.parse(place.named_config.read_text(encoding="utf-8")).unwrap()
+        names = {key: settings.key_named(key, file.keys)}
+    text = file.path.read_text(encoding="utf-8") if file.path.exists() else ""
+    written = tomlkit.parse(text).unwrap()
     for found in names.values():
-        value = _shown(_value(said, found.name))
+        value = _shown(_value(file.values, found.name))
         if not explain:
             click.echo(f"{found.name} = {value}" if key is None else value)
             continue
-        where = str(place.named_config) if _stands(written, found.name) else "default"
-        restart = "; counts when the session is started again" if found.restart else ""
+        where = str(file.path) if _stands(written, found.name) else "default"
+        restart = "; counts after a restart" if found.restart else ""
         click.echo(
             f"{found.name} = {value}\n    {found.meaning}{restart}\n    default: {_shown(found.default)}; from: {where}"
         )
@@ -84,15 +108,19 @@ def _shown(value: Any) -> str:
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 @state_dir_option
 def configcheck(names: tuple[str, ...], state_dir: str) -> int:
-    """Check the files of sessions (all of them, or those named), and say what is wrong in a line each."""
-    paths = [Path(n) if "/" in n or n.endswith(".toml") else _file_of(state_dir, n) for n in names]
+    """Check the files of sessions and of the node (all, or those named), and say what is wrong in a line each."""
+    paths = [Path(n) if "/" in n or n.endswith(".toml") else _path_of(state_dir, n) for n in names]
     if not names:
         places = [SessionDir(Path(state_dir), name) for name in session_names(Path(state_dir))]
-        paths = [place.named_config for place in places if place.named_config.exists()]
+        paths = [place.named_config for place in places] + [node_config(Path(state_dir))]
+        paths = [path for path in paths if path.exists()]
     worst = 0
     for path in paths:
         try:
-            session_file.read(path)
+            if path == node_config(Path(state_dir)):
+                session_file.read_node(path)
+            else:
+                session_file.read(path)
             click.echo(f"[OK]   {path}")
         except FileNotFoundError:
             raise NotFoundError(f"{path}: no such file") from None
@@ -102,5 +130,5 @@ def configcheck(names: tuple[str, ...], state_dir: str) -> int:
     return worst
 
 
-def _file_of(state_dir: str, name: str) -> Path:
-    return named_session(state_dir, name).named_config
+def _path_of(state_dir: str, name: str) -> Path:
+    return node_config(Path(state_dir)) if name == ALL else named_session(state_dir, name).named_config

@@ -11,7 +11,7 @@ from replication import session_file, settings
 from replication.errors import LockedError, SeamarkError, UsageError
 from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState, pair_id, session_names
-from seamark.commands.shared import state_dir_option
+from seamark.commands.shared import ALL, state_dir_option
 
 _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else may stand here."
 
@@ -44,6 +44,8 @@ def create(
     state_dir: str,
 ) -> None:
     """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path."""
+    if name == ALL:
+        raise UsageError(f'"{ALL}" means all sessions: choose another name')
     place = SessionDir(Path(state_dir), name)
     if place.config.exists():
         raise UsageError(f"there is a session {name} already; choose another name, or delete it first")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from replication.errors import UsageError
+from replication.session import node_config
+from replication.session_file import read_node
 from seamark.commands.run import BROKERS, FLOWER_PORT, FlowerCommand
 from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
@@ -30,8 +33,9 @@ from seamark.progress.display import Display
 @state_dir_option
 def monitor(broker: str | None, flower_port: int | None, state_dir: str) -> int:
     """Keep all started sessions of this node running, until told to stop."""
+    broker = broker or read_node(node_config(Path(state_dir))).broker
     if broker is not None and not broker.startswith(BROKERS):
-        raise UsageError(f"--broker must begin with one of {', '.join(BROKERS)}")
+        raise UsageError(f"the broker must begin with one of {', '.join(BROKERS)}")
     setup_logging(Display(sys.stderr), os.path.join(state_dir, "logs", "monitor.log"))
     # Celery and redis are loaded only here: usage errors are quick
     from scheduler.monitor import Monitor, MonitorOptions

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+ALL = "all"  # in the place of a session's name: what concerns all of them
+
+
 def _complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     state_dir = Path(ctx.params.get("state_dir") or default_state_dir())
     return [name for name in session_names(state_dir) if name.startswith(incomplete)]

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replication.errors import ExitCode
-from replication.progress import Failure, Progress, ProgressError, decode_dirs, encode_dirs
+from replication.failures import Failure
+from replication.progress import Progress, ProgressError, decode_dirs, encode_dirs
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -228,6 +228,21 @@ def test_a_damaged_session_is_no_other_ones_trouble(node):
     assert node.stop() == 0
 
 
+def test_the_limit_of_the_fleet_holds_for_a_session_that_has_none(node):
+    primary, copy = node.session("photos", "--set", "compression=off")
+    node.ok("config", "all", "set", "fleet_bandwidth", "64K")
+    node.monitor()
+    time.sleep(1)
+    (primary / "a").write_bytes(os.urandom(8 << 20))
+    node.ok("start", "photos")
+    node.wait_for(lambda: list(copy.glob(".seamark/staging/*.*-*")), "a beginning")
+    time.sleep(5)
+    assert not (copy / "a").exists()
+    node.ok("config", "all", "reset", "fleet_bandwidth")
+    node.wait_for(lambda: (copy / "a").exists(), "the file")
+    assert node.stop() == 0
+
+
 def test_one_monitor_is_enough(node):
     node.monitor()
     node.wait_for(lambda: (node.state / "monitor" / "monitor.sock").exists(), "the monitor")
@@ -274,6 +289,15 @@ def test_settings_by_command_and_by_hand(node):
     node.ok("config", "photos", "reset", "jobs")
     assert node.ok("config", "photos", "get", "jobs").strip() == "2"
     assert "[OK]" in node.ok("configcheck")
+    assert (
+        "choose another name" in node.command("create", "all", node.base / "photos", node.base / "x").stderr
+    )
+    assert node.ok("config", "all", "get", "fleet-bandwidth").strip() == '"off"'
+    node.ok("config", "all", "set", "fleet-bandwidth", "08:00,1M 20:00,off")
+    assert "08:00,1M" in node.ok("config", "all", "--explain")
+    assert node.command("config", "all", "set", "fleet-bandwidth", "fast").returncode == 2
+    assert node.command("config", "all", "set", "jobs", "3").returncode == 2
+    assert "[OK]" in node.ok("configcheck", "all")
     by_hand = node.base / "by hand.toml"
     by_hand.write_text('primary = "/a"\nsecondary = "h:/b"\njobs = "many"\n')
     done = node.command("configcheck", by_hand)

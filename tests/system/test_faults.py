@@ -47,7 +47,9 @@ def busy(root, stop, seed):
 
 
 def kill_secondary_agents(run):
-    run.wait_for(lambda: secondary_agents(run), "a secondary agent")  # after the last kill they come with work
+    run.wait_for(
+        lambda: secondary_agents(run), "a secondary agent"
+    )  # after the last kill they come with work
     for pid in secondary_agents(run):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from replication.progress import Failure
+from replication.failures import Failure
 from tasks.ledger import Ledger, OutOfOrder, StaleFence, connect
 
 EPOCH = 7
