@@ -251,6 +251,10 @@ class SecondaryClient:
             adopt=adopt, create=create, read_only=read_only, dry=dry,
         ).header  # fmt: skip
 
+    def survey(self, *, may_try: bool = True) -> dict[str, Any]:
+        """What host, user and file system there can do (secondary/survey.py); needs no hello."""
+        return self.call("survey", may_try=may_try).header
+
     def submit_observe(
         self,
         listings: Sequence[Listing],

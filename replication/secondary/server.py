@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from replication.secondary import inplace, limbo, lookups, owner, transfers, whole
+from replication.secondary import inplace, limbo, lookups, owner, survey, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.metadata_op import metadata
 from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
@@ -103,6 +103,8 @@ class Server:
         op = request.get("op")
         if op == "ping":
             return {"t": time.time_ns()}
+        if op == "survey":
+            return survey.survey(self._root, request)
         if op == "hello":
             before, self._agent = self._agent, None
             self._agent, answer = owner.hello(self._root, request, before)
