@@ -18,6 +18,7 @@ from seamark.commands.delete import delete
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
 from seamark.commands.monitor import monitor
+from seamark.commands.push_pem import push_pem
 from seamark.commands.run import run
 from seamark.commands.version import version
 from seamark.logs import log_path
@@ -32,7 +33,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, monitor, changelog, version,
 ):  # fmt: skip
     cli.add_command(command)
 

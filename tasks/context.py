@@ -71,6 +71,7 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
         accept_new_host_key=session.ssh.accept_new_host_key,
         known_hosts_file=place.known_hosts,
         run_dir=None if dry else place.ssh_run,
+        gated=session.ssh.identity == str(place.key),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from tasks.context import Context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from replication.remote.endpoint import SshOptions
     from replication.session import Session
 
 # What no --force helps against: it would end each start of the session.
@@ -34,9 +34,9 @@ _FATAL = frozenset({"owned", "not-empty", "inside"})
 
 
 def check_pair(
-    place: SessionDir, session: Session, state_dir: str, known_hosts: Path | None = None
+    place: SessionDir, session: Session, state_dir: str, access: SshOptions | None = None
 ) -> Iterator[Outcome]:
-    """All checks; ends at what the others need. ``known_hosts``: where a key that is accepted is pinned."""
+    """All checks; ends at what the others need. ``access``: another way there than the session's own."""
     try:
         check_other_sessions(place.name, Path(state_dir), session.id)
         check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
@@ -47,8 +47,8 @@ def check_pair(
         return
     yield good("primary", f"{session.primary} ({has['type'] or 'unknown file system'})")
     ctx = Context(place, session, dry=True)
-    if known_hosts is not None:
-        ctx.options = replace(ctx.options, known_hosts_file=known_hosts)
+    if access is not None:
+        ctx.options = access
     if ctx.target.is_remote and shutil.which("ssh") is None and session.sync_method in ("rsync", "tar"):
         yield fail("ssh", f"there is no ssh here, which {session.sync_method} needs: install openssh-client")
     facts = yield from walk(ctx)

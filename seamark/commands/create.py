@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,13 @@ from replication.errors import SeamarkError, UsageError
 from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState, pair_id
 from scheduler.checks.outcome import Outcome
+from seamark.commands.push_pem import operators_access
 from seamark.commands.shared import show_checks, state_dir_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from replication.remote.endpoint import SshOptions
 
 _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else may stand here."
 
@@ -26,6 +30,10 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @click.argument("name")
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary")
+@click.argument("push", metavar="[push-pem]", required=False, type=click.Choice(["push-pem"]))
+@click.option(
+    "--push-pem", "push_flag", is_flag=True, help="Make a key for this session alone, and put it there."
+)
 @click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
 @click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
 @click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
@@ -40,6 +48,8 @@ def create(
     name: str,
     primary: str,
     secondary: str,
+    push: str | None,
+    push_flag: bool,
     ssh_port: int | None,
     identity: str | None,
     accept_new_host_key: bool,
@@ -49,7 +59,11 @@ def create(
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path."""
+    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path.
+
+    With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
+    can do nothing there but serve this session.
+    """
     place = SessionDir(Path(state_dir), name)
     if place.config.exists():
         raise UsageError(f"there is a session {name} already; choose another name, or delete it first")
@@ -65,6 +79,9 @@ def create(
             accept_new_host_key=accept_new_host_key,
         ),
     )
+    pushes = bool(push) or push_flag
+    if pushes and not parse_target(secondary).is_remote:
+        raise UsageError("push-pem is for a secondary that is reached by ssh: user@host:/path")
     state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
     with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
         draft = Path(scratch) / "session.toml"
@@ -73,10 +90,13 @@ def create(
             session_file.set_key(draft, key, value)
         pinned = Path(scratch) / "known_hosts"
         session = Session.of(name, session_file.read(draft), state)
-        outcomes = show_checks(check_all(place, session, state_dir, pinned))
+        access = operators_access(place, session, known_hosts=pinned, asks=pushes)
+        outcomes = show_checks(_checks(place, session, state_dir, access))
         if dry_run:
             raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
         _refuse(name, outcomes, force=force)
+        if pushes:
+            _push(place, session, draft, access)
         session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
         place.save_state(state)
         if pinned.exists():
@@ -102,8 +122,22 @@ def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:
     raise SeamarkError(f"session {name} was not created: {first.name}: {first.says}{way_out}", first.code)
 
 
-def check_all(place: SessionDir, session: Session, state_dir: str, pinned: Path) -> Iterator[Outcome]:
+def _checks(place: SessionDir, session: Session, state_dir: str, access: SshOptions) -> Iterator[Outcome]:
     """The checks, loaded only when they are made: usage errors are quick."""
     from scheduler.checks.pair import check_pair
 
-    return check_pair(place, session, state_dir, pinned)
+    return check_pair(place, session, state_dir, access)
+
+
+def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
+    """Put a key there, and into the session's file. Raises SeamarkError, and then nothing is left of it."""
+    from scheduler.keys import push_key
+
+    there = place.path.exists()
+    try:
+        show_checks(push_key(place, session, access))
+    except BaseException:
+        if not there:
+            shutil.rmtree(place.path, ignore_errors=True)
+        raise
+    session_file.set_key(draft, settings.key_named("ssh.identity"), str(place.key))
