@@ -15,6 +15,7 @@ from seamark.commands.changelog import changelog
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
+from seamark.commands.doctor import doctor
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
 from seamark.commands.monitor import monitor
@@ -33,7 +34,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, monitor, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, monitor, changelog, version,
 ):  # fmt: skip
     cli.add_command(command)
 

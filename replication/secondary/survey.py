@@ -15,8 +15,10 @@ import shutil
 import stat
 import struct
 import time
+from hashlib import sha256
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import replication.secondary
 from replication.secondary import layout
 from replication.secondary.owner import free_bytes, program_version
 
@@ -38,7 +40,7 @@ def survey(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
     answer: Dict[str, Any] = {
         "python": platform.python_version(), "uid": os.geteuid(), "user": _user(), "home": _home(),
         "rsync": program_version("rsync"), "tar": program_version("tar"), "t": time.time_ns(),
-        "root": "missing", "real": os.fsdecode(os.path.realpath(root)),
+        "agent": _digest(), "root": "missing", "real": os.fsdecode(os.path.realpath(root)),
     }  # fmt: skip
     place = root
     if not os.path.lexists(root):
@@ -79,6 +81,15 @@ def filesystem(fd: int) -> Dict[str, str]:
     except (OSError, StopIteration, IndexError):
         pass
     return {}
+
+
+def _digest() -> Optional[str]:
+    """sha256 of the file that this program was started from; None where it is no single file."""
+    archive = getattr(replication.secondary.__loader__, "archive", None)
+    if archive is None:
+        return None
+    with open(archive, "rb") as file:
+        return sha256(file.read()).hexdigest()
 
 
 def _user() -> str:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import SeamarkError
+from replication.remote.bundle import build_bundle
 from replication.remote.client import SecondaryClient
 from replication.remote.errors import (
     AgentFailed,
@@ -39,13 +40,19 @@ def walk(ctx: Context) -> Generator[Outcome, None, dict[str, Any] | None]:
     except SeamarkError as error:
         stop = next((name for kind, name in _STOPS if isinstance(error, kind)), "ssh")
         yield from _before(ctx, stop)
-        yield fail(stop, error)
+        yield fail(stop, _advised(ctx, stop, error))
         return None
     try:
         yield from _before(ctx, "")
         client = SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
         facts = client.survey()
         yield good("Python", f"{facts['python']}, as user {facts['user']}")
+        if ctx.options.gated and facts["agent"] != build_bundle().digest:
+            yield warn(
+                "agent",
+                "the one that lies there with the session's key is of another version; it works, and is renewed by: "
+                f"seamark push-pem {ctx.session.name}",
+            )
         if ctx.target.is_remote:
             yield clock(client)
     except SeamarkError as error:
@@ -54,6 +61,13 @@ def walk(ctx: Context) -> Generator[Outcome, None, dict[str, Any] | None]:
     finally:
         link.close()
     return facts
+
+
+def _advised(ctx: Context, stop: str, error: SeamarkError) -> SeamarkError:
+    """A key of the session's own that is not let in (any more) is put there again by push-pem."""
+    if not ctx.options.gated or stop != "login":
+        return error
+    return SeamarkError(f"{error.message}; a new one: seamark push-pem {ctx.session.name}", error.exit_code)
 
 
 def _before(ctx: Context, stop: str) -> Generator[Outcome, None, None]:
