@@ -18,8 +18,10 @@ from seamark.commands.delete import delete
 from seamark.commands.doctor import doctor
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
+from seamark.commands.logs import logs
 from seamark.commands.monitor import monitor
 from seamark.commands.push_pem import push_pem
+from seamark.commands.resync import resync
 from seamark.commands.run import run
 from seamark.commands.version import version
 from seamark.logs import log_path
@@ -34,7 +36,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, monitor, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, logs, resync, monitor, changelog, version,
 ):  # fmt: skip
     cli.add_command(command)
 

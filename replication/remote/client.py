@@ -336,6 +336,13 @@ class SecondaryClient:
         """Have these directories listed completely again."""
         self.call("unlist", gfids=[g.hex() for g in gfids])
 
+    def doubt(self, path: bytes, *, count: bool = False) -> int | None:
+        """Have all at this path and below compared again; how much is left to be. None: the path is not known there."""
+        left: int | None = self.call(
+            "doubt", path=path.decode("utf-8", "surrogateescape"), count=count
+        ).header["left"]
+        return left
+
     def dirty(
         self, after: str | None = None, limit: int = 1000
     ) -> tuple[list[tuple[bytes, bytes]], str | None]:

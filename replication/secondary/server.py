@@ -37,6 +37,7 @@ OPERATIONS: Dict[str, Operation] = {
     "dirty": _plain(lookups.dirty),
     "wanted": _plain(lookups.wanted),
     "unlist": _plain(lookups.unlist),
+    "doubt": _plain(lookups.doubt),
     "stat": _plain(lookups.statistics),
     "check": _plain(lookups.check),
     "begin_crawl": _plain(lookups.begin_crawl),

@@ -10,6 +10,7 @@ import click
 
 from replication.errors import LockedError, SeamarkError, UsageError
 from replication.session import Desired, SessionDir, SessionState, known_session
+from replication.volume.stime import forget_mark
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
 
@@ -17,8 +18,9 @@ from seamark.commands.shared import session_argument, state_dir_option
 @click.command(no_args_is_help=True)
 @session_argument
 @click.option("--keep-key", is_flag=True, help="Leave the session's own key on the secondary (see push-pem).")
+@click.option("--reset-sync-time", is_flag=True, help="Take the mark off the primary's root as well.")
 @state_dir_option
-def delete(name: str, keep_key: bool, state_dir: str) -> None:
+def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> None:
     """Delete session NAME, which has to be stopped. What was replicated stays where it is.
 
     Its own key, where it has one, is let in on the secondary no more.
@@ -37,6 +39,8 @@ def delete(name: str, keep_key: bool, state_dir: str) -> None:
         raise LockedError(f"session {name} is still ending; try again in a moment")
     if place.key.exists() and not keep_key:
         _revoke(place, state)
+    if reset_sync_time:
+        _forget_mark(place)
     try:
         place.named_config.unlink(missing_ok=True)
         if place.path.exists():
@@ -56,3 +60,14 @@ def _revoke(place: SessionDir, state: SessionState | None) -> None:
     except SeamarkError as error:
         id_ = state.id if state is not None else "<its id>"
         click.echo(f"{error.message}; {keys.by_hand(id_)}", err=True)
+
+
+def _forget_mark(place: SessionDir) -> None:
+    """Take the mark off the primary's root. A primary that is away keeps it, which is said."""
+    try:
+        session = place.load()
+        forget_mark(session.primary, session.id)
+    except SeamarkError as error:
+        click.echo(f"the mark stays on the primary's root: {error.message}", err=True)
+    except OSError as error:
+        click.echo(f"the mark stays on the primary's root: {error.strerror}", err=True)
