@@ -12,6 +12,7 @@ import click
 import seamark
 from replication.errors import ExitCode, SeamarkError
 from seamark.commands.changelog import changelog
+from seamark.commands.completion import completion
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
@@ -36,7 +37,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, logs, resync, monitor, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, logs, resync, monitor, changelog, completion, version,
 ):  # fmt: skip
     cli.add_command(command)
 
