@@ -80,6 +80,24 @@ def test_renewed_kept_and_removed_by_hand(node, ssh_server, pair):  # noqa: F811
     assert node.ok("list") == ""
 
 
+def test_doctor_sees_an_old_gate_and_a_key_that_is_not_let_in(node, ssh_server, pair):  # noqa: F811
+    _, _, words = pair
+    node.ok(*words)
+    assert "agent:" not in node.command("doctor", "photos").stdout
+    (gate,) = (ssh_server.home / ".local" / "share" / "seamark").iterdir()
+    gate.write_bytes(
+        b"#!as if it were older\n" + gate.read_bytes()
+    )  # a zip file may have something before it
+    said = node.command("doctor", "photos").stdout
+    assert "[WARN] agent: the one that lies there" in said and "[OK]   secondary" in said, said
+    (ssh_server.home / ".ssh" / "authorized_keys").write_text("")
+    said = node.command("doctor", "photos").stdout
+    assert "[FAIL] login" in said and "seamark push-pem photos" in said, said
+    node.ok("push-pem", "photos", "--identity", ssh_server.identity)
+    said = node.command("doctor", "photos").stdout
+    assert "[OK]   login" in said and "agent:" not in said, said
+
+
 def test_nothing_is_left_of_one_that_failed(node, ssh_server, pair):  # noqa: F811
     _, copy, words = pair
     assert node.command(*words, "--dry-run").returncode == 0
