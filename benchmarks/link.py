@@ -1,16 +1,13 @@
 #!/usr/bin/env python3
 """Over a long link (100 ms round trip, 200 Mbit/s): 5,000 small files, and a comparison with nothing to do.
 
-The link is an emulator of two network namespaces, a script with the commands up DELAY_MS RATE_MBIT QUEUE_KB
-and down, which writes a.pid and b.pid into the directory WAN: --emulator or SEAMARK_WAN names it. Needs root. Rows: noise, text, compare.
+The link is emulated, see tests/longlink.py: --emulator or SEAMARK_WAN names the script. Needs root. Rows: noise, text, compare.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -29,44 +26,9 @@ from common import (
 )  # fmt: skip
 from nothing import compare
 
-from tests.sshd import SshServer
+from tests.longlink import FarServer, LongLink, emulator
 
 DELAY_MS, RATE_MBIT, QUEUE_KB = 50, 200, 2500
-FAR = "10.99.0.2"
-
-
-class FarServer(SshServer):
-    """An sshd on the far side of the link."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, ListenAddress=FAR)
-
-    def trust(self) -> None:
-        self.host = FAR
-        super().trust()
-
-    def start(self) -> None:
-        """This process enters the far side's namespace for a moment, and what it starts there stays."""
-        here = os.open("/proc/self/ns/net", os.O_RDONLY)
-        there = os.open(f"/proc/{_holder('b')}/ns/net", os.O_RDONLY)
-        try:
-            _enter(there)
-            super().start()
-        finally:
-            _enter(here)
-            os.close(here)
-            os.close(there)
-
-
-def _holder(side: str) -> str:
-    """The process that holds the namespace of a side."""
-    return Path(os.environ["WAN"], f"{side}.pid").read_text().strip()
-
-
-def _enter(namespace: int) -> None:
-    """setns(2); Python has it since 3.12."""
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def small(lab: Lab, runs: int, files: int, *, text: bool) -> Row:
@@ -101,23 +63,17 @@ def small(lab: Lab, runs: int, files: int, *, text: bool) -> Row:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument(
-        "--emulator", default=os.environ.get("SEAMARK_WAN"), help="the script (or SEAMARK_WAN)"
-    )
+    parser.add_argument("--emulator", type=Path, default=emulator(), help="the script (or SEAMARK_WAN)")
     parser.add_argument("--files", type=int, default=5_000)
     parser.add_argument("--compare-files", type=int, default=100_000)
     options = parser.parse_args()
     if not options.emulator:
         parser.error("name the emulator of the link: --emulator FILE or SEAMARK_WAN")
     report = Report(options.json)
-    wan = os.path.abspath(options.emulator)
     directory = Path(options.base or "/tmp", f"seamark-link-{os.getpid()}")
-    os.environ["WAN"] = str(directory / "wan")
-    subprocess.run(
-        [wan, "up", str(DELAY_MS), str(RATE_MBIT), str(QUEUE_KB)], check=True, stdout=subprocess.DEVNULL
-    )
+    link = LongLink(options.emulator.absolute(), directory / "wan", DELAY_MS, RATE_MBIT, QUEUE_KB)
     try:
-        place = Lab(options.base, FarServer(directory / "sshd"), ("nsenter", "-n", "-t", _holder("a")))
+        place = Lab(options.base, FarServer(link, directory / "sshd"), link.prefix)
         try:
             for name in ("noise", "text"):
                 if wanted(options, name):
@@ -131,7 +87,7 @@ def main() -> None:
         finally:
             place.close()
     finally:
-        subprocess.run([wan, "down"], check=False)
+        link.down()
         shutil.rmtree(directory, ignore_errors=True)
         report.write()
 

@@ -71,13 +71,15 @@ def run_agent(
     *,
     ready: Callable[[str], None] = lambda _mode: None,
     on_alarm: Callable[[str], None] = log.warning,
+    wake_fd: int | None = None,
 ) -> None:
     """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem" or "directories"; ``on_segment`` after each position.
 
     Both are called from this thread, and should be quick. A tick that was extended is reported again.
+    ``wake_fd``: becomes readable when ``stop`` is to be looked at (else that is done a few times a second).
     Raises RecorderUnavailable (scan instead), StoreBusy (another agent records this volume), OSError.
     """
-    Agent(config, on_segment, on_alarm).run(stop, ready)
+    Agent(config, on_segment, on_alarm).run(stop, ready, wake_fd)
 
 
 class Agent:
@@ -105,13 +107,15 @@ class Agent:
         self._last_event_ns = 0
         self._tick_at = 0.0
 
-    def run(self, stop: threading.Event, ready: Callable[[str], None]) -> None:
+    def run(self, stop: threading.Event, ready: Callable[[str], None], wake_fd: int | None = None) -> None:
         Path(self.config.directory).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._recorder = open_recorder(self.config, self._gather, self._gap)
         try:
             self._begin()
             with selectors.DefaultSelector() as selector:
                 selector.register(self._recorder.fd, selectors.EVENT_READ)
+                if wake_fd is not None:
+                    selector.register(wake_fd, selectors.EVENT_READ)
                 server = ControlServer(self.config.directory, selector, self._serve)
                 try:
                     ready(self._recorder.mode)
@@ -193,7 +197,7 @@ class Agent:
         for key, _ in selector.select(self._timeout()):
             if isinstance(key.data, ControlServer):
                 key.data.handle(key.fileobj)
-            else:
+            elif key.fd == self._recorder.fd:
                 readable = True
         if readable:
             self._drain()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.observation import Change, Entry, Listing
 from replication.progress import Failure
+from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
@@ -22,14 +23,16 @@ from replication.volume.identity import ROOT_GFID, identify_fd
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from concurrent.futures import Future
 
-    from replication.remote.client import SecondaryClient
+    from replication.remote.client import Reply, SecondaryClient
     from replication.volume.directory import DirectoryVolume
 
 PART_NAMES = 2000  # names in one request: bounds memory at both ends, and the secondary's transaction
 _CONTENT_BYTES = 2 << 20  # content after which a request is sent
+_THIN_CONTENT_BYTES = 1 << 19  # over a long link: the far side begins sooner, and ends sooner after the last
 _MOST_CONTENT = 8 << 20  # in one request; what is more goes the usual way
-_WINDOW = 4  # requests under way
+_WINDOW = 24  # requests under way: what they hold is more than a long link does
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class Findings:
 class _Sent:
     future: Any
     listings: list[Listing]
+    number: int  # of this request
     paths: dict[bytes, bytes]  # parent gfid -> its path
     where: dict[bytes, tuple[bytes, Entry]]  # gfid -> path, entry
 
@@ -71,7 +75,9 @@ class Observer:
         not_before: int = 0,
         failing: Collection[str] = (),
         carry: bool = False,
+        thin: bool = False,
         compress: bool = False,
+        filters: Filters = EVERYTHING,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
 
@@ -93,10 +99,18 @@ class Observer:
         self._pending = 0
         self._carry = carry
         self._compress = compress
+        self._filters = filters
+        self._send_at = _THIN_CONTENT_BYTES if thin else _CONTENT_BYTES
         self._content: list[tuple[str, dict[str, str], bytes]] = []
         self._content_bytes = 0
         self._sent: deque[_Sent] = deque()
         self._sent_again: dict[int, Listing] = {}
+        self._number = 0  # of the request that is being gathered
+        self._listed: dict[bytes, int] = {}  # directory -> the request that lists it
+        self._assumed: set[bytes] = (
+            set()
+        )  # directories that hold nothing there, unless an answer says otherwise
+        self._asides: list[Future[Reply]] = []  # requests whose answers say nothing
         self._told = False
         self.findings = Findings()
 
@@ -104,6 +118,8 @@ class Observer:
 
     def look(self, dir_fd: int, parent: bytes, path: bytes, names: Mapping[bytes, Change]) -> None:
         """Observe some names of an open directory."""
+        if self._filters.excludes_dir(path):
+            return
         entries = []
         for name, change in names.items():
             try:
@@ -111,16 +127,26 @@ class Observer:
             except OSError as error:
                 self.fail("entry", os.path.join(path, name), error)
                 continue
+            if self._left_out(path, entry):
+                self._resolve(os.path.join(path, name))
+                continue
             entries.append(entry)
             if change is Change.DATA:
                 self._take_along(dir_fd, entry)
             if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
                 self._resolve(os.path.join(path, name))
-        # A changelog says D of a directory when something below it changed that it could not record.
+        # A changelog says D of a directory when something below it changed that it could not record: most often
+        # it came from outside, with all that it holds.
         below = [e.inode.gfid for e in entries if e.inode and e.inode.is_dir and e.change is Change.DATA]
         if below:
             self.flush()
-            self._client.unlist(below)
+            self._asides.append(self._client.submit_unlist(below))
+            self._assumed.update(below)
+            self.findings.unlisted += [
+                (e.inode.gfid, os.path.join(path, e.name))
+                for e in entries
+                if e.inode and e.inode.gfid in below
+            ]
         self._add(Listing(parent, entries), path)
 
     def list_directory(
@@ -128,15 +154,20 @@ class Observer:
     ) -> list[tuple[bytes, bytes]]:
         """Observe a whole directory; its subdirectories (gfid, path) on the same file system.
 
-        If any of it cannot be read, nothing is called absent. ``empty``: the secondary has nothing of it.
+        If any of it cannot be read, nothing is called absent. ``empty``: the secondary has nothing of it, it
+        seems; then neither of what is below it.
         """
+        self._listed[parent] = self._number
         complete = True
         below: list[tuple[bytes, bytes]] = []
         for start in range(0, max(len(names), 1), PART_NAMES):
             entries = []
             for name in names[start : start + PART_NAMES]:
                 try:
-                    entries.append(entry := self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN)))
+                    entry = self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN))
+                    if self._left_out(path, entry):
+                        continue
+                    entries.append(entry)
                     if empty:
                         self._take_along(dir_fd, entry)
                 except OSError as error:
@@ -150,7 +181,17 @@ class Observer:
             self._add(Listing(parent, entries, complete, start // PART_NAMES, last), path, at_once=not whole)
         if complete:
             self._resolve(path)
+        if empty:
+            self._assumed.update(gfid for gfid, _ in below)
         return below
+
+    def _left_out(self, path: bytes, entry: Entry) -> bool:
+        is_dir = entry.inode is not None and entry.inode.is_dir
+        return bool(self._filters) and self._filters.excludes(os.path.join(path, entry.name), is_dir)
+
+    def seems_empty(self, gfid: bytes) -> bool:
+        """Whether the secondary has nothing of a directory, as far as is known or likely."""
+        return gfid in self.findings.empty or gfid in self._assumed
 
     def _resolve(self, path: bytes) -> None:
         if self._failing and (key := f"entry:{os.fsdecode(path)}") in self._failing:
@@ -191,7 +232,7 @@ class Observer:
                 self._where[entry.inode.gfid] = (prefix + entry.name, entry)
         self._pending += len(listing.entries) + 1
         self.findings.names += len(listing.entries)
-        if at_once or self._pending >= PART_NAMES or self._content_bytes >= _CONTENT_BYTES:
+        if at_once or self._pending >= PART_NAMES or self._content_bytes >= self._send_at:
             self.flush()
 
     def flush(self, *, even_nothing: bool = False) -> None:
@@ -203,15 +244,23 @@ class Observer:
             limbo_until=max(time.time_ns(), self._not_before), content=self._content, compress=self._compress,
         )  # fmt: skip
         self._told = True
-        self._sent.append(_Sent(future, self._listings, self._paths, self._where))
+        self._sent.append(_Sent(future, self._listings, self._number, self._paths, self._where))
+        self._number += 1
         self._listings, self._paths, self._where, self._pending = [], {}, {}, 0
         self._content, self._content_bytes = [], 0
         self.collect(leave=_WINDOW)
 
     def collect(self, leave: int = 0) -> None:
-        """Take in answers until at most ``leave`` are outstanding. Raises SecondaryError, LinkLost."""
-        while len(self._sent) > leave:
+        """Take in the answers that are here, and wait until at most ``leave`` are outstanding.
+
+        Raises SecondaryError, LinkLost.
+        """
+        while self._sent and (len(self._sent) > leave or self._sent[0].future.done()):
             self._take(self._sent.popleft())
+        if not leave:
+            for aside in self._asides:
+                aside.result()
+            self._asides.clear()
 
     def finish(self) -> Findings:
         """Send the rest, wait for every answer. A position is told even when there is nothing to say of it."""
@@ -233,8 +282,11 @@ class Observer:
             if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
                 found.meta.append((bytes.fromhex(gfid_hex), at[0]))
         for gfid_hex in answer.list:
-            if (at := where.get(bytes.fromhex(gfid_hex))) is not None:
-                found.unlisted.append((bytes.fromhex(gfid_hex), at[0]))
+            gfid = bytes.fromhex(gfid_hex)
+            if gfid in self._assumed and gfid_hex not in answer.empty:
+                self._assumed.clear()  # the guess was wrong: nothing more is sent on the strength of it
+            if (at := where.get(gfid)) is not None and self._listed.get(gfid, -1) <= sent.number:
+                found.unlisted.append((gfid, at[0]))
         found.empty |= {bytes.fromhex(gfid) for gfid in answer.empty}
         found.files += answer.content[0]
         found.bytes += answer.content[1]

@@ -7,6 +7,7 @@ statements stand in _SCHEMA and in the methods below; each method is one transac
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.errors import ExitCode, SeamarkError
+from replication.secondary.untouched import NotClosed, Untouched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,10 +53,12 @@ CREATE TABLE IF NOT EXISTS failure (
     step TEXT NOT NULL, gfid TEXT, path TEXT, code TEXT NOT NULL, error TEXT NOT NULL,
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
+-- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
+CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 2  # of the schema
+_VERSION = 3  # of the schema
+_EXTENDED = {0, 2}  # an empty file, and versions that lack tables only
 _RETRY_FIRST_S = 5
-_RETRY_MOST_S = 600
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -103,12 +107,9 @@ class Progress:
 
     def __init__(self, path: Path) -> None:
         self._turns = threading.Lock()  # the threads of this process share one connection
+        self._version = -1
         try:
             self._db = self._open(path)
-            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                self._db.close()
-                raise sqlite3.DatabaseError(verdict)
         except sqlite3.Error as error:
             raise ProgressError(
                 f"{path} cannot be used ({error}); move it away: a full comparison then starts, "
@@ -132,7 +133,7 @@ class Progress:
                     if sound != "ok":
                         raise sqlite3.DatabaseError(sound)
                     return db
-                if version:
+                if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
@@ -163,20 +164,15 @@ class Progress:
             "SELECT epoch, front, front_ns, stime_ns, crawl, crawl_position, crawl_ns, crawl_since_ns, "
             "crawl_swept, crawl_ended, complete FROM brick"
         ).fetchone()
-        epoch, front, front_ns, stime_ns, crawl, position, crawl_ns, since_ns, swept, ended, complete = row
-        return Brick(
-            epoch,
-            front,
-            front_ns,
-            stime_ns,
-            crawl,
-            position,
-            crawl_ns,
-            since_ns,
-            bool(swept),
-            ended,
-            bool(complete),
-        )
+        values = list(row)
+        values[8], values[10] = bool(row[8]), bool(row[10])
+        return Brick(*values)
+
+    def moved(self) -> bool:
+        """Whether another process has written since this was asked last. Costs a few microseconds."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        before, self._version = self._version, version
+        return bool(version != before)
 
     def new_epoch(self, at_least: int) -> int:
         """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""
@@ -208,11 +204,13 @@ class Progress:
     # ---- the hybrid crawl
 
     def begin_crawl(
-        self, epoch: int, crawl: str, position: int, time_ns: int, since_ns: int, units: dict[str, str]
-    ) -> bool:
+        self, epoch: int, crawl: str, position: int, time_ns: int, since_ns: int, units: dict[str, str],
+        filters: str = "[]",
+    ) -> bool:  # fmt: skip
         """Open a hybrid crawl with its first units; the changelog stood at ``position``.
 
-        ``since_ns``: what changed since then is compared even if its version is known. False when a crawl is
+        ``since_ns``: what changed since then is compared even if its version is known. ``filters``: the rules it is
+        made under. False when a crawl is
         open already, or the epoch is over.
         """
         with self._write() as db:
@@ -225,7 +223,13 @@ class Progress:
                 return False
             db.execute("DELETE FROM frontier")
             db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
+            db.execute("INSERT OR REPLACE INTO crawl_filters VALUES ('open', ?)", (filters,))
         return True
+
+    def crawl_filters(self) -> str:
+        """The rules under which the last complete crawl was made."""
+        found = self._db.execute("SELECT rules FROM crawl_filters WHERE which = 'complete'").fetchone()
+        return found[0] if found else "[]"
 
     def frontier(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
@@ -274,6 +278,18 @@ class Progress:
                 db.execute("UPDATE brick SET complete = 0")
             return not rebooted and not (replaced and (complete or crawl is not None))
 
+    def has_filled(self) -> bool:
+        """Whether this session has ever been greeted by a secondary, so that it has one to lose."""
+        return bool(self._db.execute("SELECT index_id FROM brick").fetchone()[0])
+
+    def forget_secondary(self) -> None:
+        """Another secondary takes the place of the one that we knew: nothing is known of what it holds."""
+        with self._write() as db:
+            db.execute("DELETE FROM frontier")
+            db.execute(
+                "UPDATE brick SET index_id = '', gen = 0, boot = '', crawl = NULL, crawl_swept = 0, complete = 0"
+            )
+
     def synced(self, gen: int) -> None:
         """The secondary's `sync` of this number is done."""
         with self._write() as db:
@@ -301,6 +317,7 @@ class Progress:
             if not done.rowcount:
                 return  # ended before, by a twin: another one may be open by now
             db.execute("DELETE FROM frontier")
+            db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             # The whole tree was looked at: what could not be read then, and can now, has been seen.
             db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
             self._recompute_mark(db)
@@ -345,8 +362,8 @@ class Progress:
     def failure_count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM failure").fetchone()[0])
 
-    def due(self, limit: int, *, at_once: bool = False) -> list[Failure]:
-        """Failures whose next try is due; their next one is put off, doubling up to ten minutes."""
+    def due(self, limit: int, longest_s: float = 600, *, at_once: bool = False) -> list[Failure]:
+        """Failures whose next try is due; their next one is put off, doubling up to ``longest_s`` seconds."""
         now = time.time_ns()
         with self._write() as db:
             rows = db.execute(
@@ -355,13 +372,25 @@ class Progress:
                 (now, at_once, limit),
             ).fetchall()
             for row in rows:
-                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 10), _RETRY_MOST_S)
-                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + wait * 10**9, row[0]))
+                wait = min(_RETRY_FIRST_S * 2 ** min(row[6], 20), longest_s)
+                db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + int(wait * 10**9), row[0]))
         return [
             Failure(step=r[1], gfid=r[2], path=r[3], code=r[4], error=r[5], tries=r[6], first_ns=r[7],
                     last_ns=r[8])
             for r in rows
         ]  # fmt: skip
+
+
+def has_filled(path: Path) -> bool:
+    """Progress.has_filled of the database at ``path``, which is not touched, and need not be there."""
+    try:
+        found = Untouched(os.fsencode(path))
+        try:
+            return bool(found.db.execute("SELECT index_id FROM brick").fetchone()[0])
+        finally:
+            found.db.close()
+    except (OSError, NotClosed, sqlite3.Error):
+        return False
 
 
 def encode_dirs(dirs: list[tuple[bytes, bytes]]) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import re
+import uuid
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -47,6 +48,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     """What has to be remembered of a session, beside its progress."""
 
     id: str  # by which the secondary knows it
+    instance: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex[:12])  # by which a broker does
     root: str = ""  # identity of the primary's root when it was last replicated
     adopt: bool = False  # take over what is there, until the next start
     desired: Desired = Desired.CREATED
@@ -57,13 +59,16 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
     id: str
+    instance: str
     root: str = ""
     adopt: bool = False
 
     @classmethod
     def of(cls, name: str, config: SessionConfig, state: SessionState) -> Self:
         settings = msgspec.structs.asdict(config)
-        return cls(name=name, id=state.id, root=state.root, adopt=state.adopt, **settings)
+        return cls(
+            name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt, **settings
+        )
 
 
 def pair_id(primary: str, secondary: str) -> str:
@@ -145,10 +150,16 @@ class SessionDir:
     def save_run(self, session: Session) -> None:
         """Write what `seamark run` was asked for, and what it remembers. Raises SeamarkError."""
         settings = {name: getattr(session, name) for name in SessionConfig.__struct_fields__}
-        said = "Made by 'seamark run' from its options, anew each time. For a session to configure: 'seamark create'."
+        said = "Made by 'seamark run': what is an option of it is written anew each time. See also 'seamark create'."
         session_file.write_new(self.run_config, SessionConfig(**settings), said)
         self.save_state(
-            SessionState(id=session.id, root=session.root, adopt=session.adopt, desired=Desired.STARTED)
+            SessionState(
+                id=session.id,
+                instance=session.instance,
+                root=session.root,
+                adopt=session.adopt,
+                desired=Desired.STARTED,
+            )
         )
 
     def state(self) -> SessionState | None:

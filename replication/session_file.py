@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import tomlkit
 
 from replication.errors import ExitCode, SeamarkError
-from replication.settings import FIXED, Key, SessionConfig, SettingsError, check
+from replication.settings import FIXED, Key, SessionConfig, SettingsError, check, to_builtins
 
 _ENCODING = "encoding"
 _PERCENT = "percent"
@@ -49,19 +49,17 @@ def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
 
 def write_new(path: Path, config: SessionConfig, comment: str) -> None:
     """Write a file with whatever differs from the defaults. Raises SeamarkError."""
-    import msgspec
-
     document = tomlkit.document()
     for line in comment.splitlines():
         document.add(tomlkit.comment(line))
-    values = msgspec.to_builtins(config)
+    values = to_builtins(config)
     fixed = {name: values.pop(name) for name in FIXED}
     if any(not _is_text(value) for value in fixed.values()):
         document.add(_ENCODING, _PERCENT)
         fixed = {name: quote_from_bytes(os.fsencode(v), safe="/:@[]~") for name, v in fixed.items()}
     for name, value in fixed.items():
         document.add(name, value)
-    defaults = msgspec.to_builtins(type(config)(primary="", secondary=""))
+    defaults = to_builtins(type(config)(primary="", secondary=""))
     for name, value in values.items():
         changed = _differing(value, defaults[name])
         if changed is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tomllib
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -15,6 +16,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from replication.errors import UsageError
+from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.secondary.filters import Filters
+from replication.transfer.choose import RSYNC_MIN_BYTES
+from replication.windows import check_expression, zone
 
 
 class SettingsError(UsageError):
@@ -32,7 +37,7 @@ ChangeDetector = Literal["auto", "fanotify", "scan"]
 
 
 class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the secondary's host is reached; unused for a local secondary."""
+    """How the secondary's host is reached; all but the last unused for a local secondary."""
 
     port: Annotated[
         Port | None, about("port of the secondary's sshd; unset: what ~/.ssh/config says, else 22")
@@ -43,6 +48,39 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     accept_new_host_key: Annotated[
         bool, about("pin the key of a host that is not known yet, instead of refusing it")
     ] = False
+    answer_timeout_s: Annotated[
+        float,
+        Meta(gt=0),
+        about("seconds after which a far side that says nothing is taken for dead", restart=True),
+    ] = 120.0
+
+
+def _between(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name}: it must be from {least} to {most}")
+
+
+class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the session works, if not always."""
+
+    at: Annotated[
+        str,
+        about(
+            "cron expression: from then on it works until it is consistent, and rests until the next; empty: always"
+        ),
+    ] = ""
+    duration: Annotated[Duration, about("how long such a window lasts at most, consistent or not")] = (
+        Duration(8 * 3600)
+    )
+    timezone: Annotated[
+        str, about("time zone of schedule.at and bandwidth, as Europe/Berlin; empty: the machine's own")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.at:
+            check_expression(self.at)
+        _between("duration", self.duration, Duration(60), Duration(7 * 86400))
+        zone(self.timezone)
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +101,56 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "how changes are noticed; auto: recorded where that is possible, else by scanning", restart=True
         ),
     ] = "auto"
+    rsync_from: Annotated[
+        Size, about("in auto: files from this size on, of which another version is there, may go by rsync")
+    ] = Size(RSYNC_MIN_BYTES)
+    bandwidth: Annotated[
+        Timetable,
+        about(
+            'the most that is sent a second: "10M", or a timetable "08:00,1M 19:00,off"; a plain number is KiB/s'
+        ),
+    ] = NO_LIMIT
+    compression: Annotated[
+        Literal["auto", "on", "off"],
+        about("whether content is compressed on its way; auto: over long or limited links"),
+    ] = "auto"
+    filters: Annotated[
+        tuple[str, ...],
+        about(
+            "rules as rsync's, the first that matches decides: '- PATTERN' leaves out, '+ PATTERN' does not"
+        ),
+    ] = ()
+    segment_interval: Annotated[
+        Duration,
+        about(
+            "a changelog segment is closed so long after its first record: the least lag there can be",
+            restart=True,
+        ),
+    ] = Duration(0.15)
+    changelog_limit: Annotated[
+        Size,
+        about(
+            "the most that changelogs may take; beyond it the oldest are dropped, and compared for instead",
+            restart=True,
+        ),
+    ] = Size(1 << 30)
+    batch_records: Annotated[
+        int, Meta(ge=1, le=1_000_000), about("records of the changelog that are processed together, at most")
+    ] = 20_000
+    retry_longest: Annotated[
+        Duration,
+        about(
+            "what fails is tried again after 5 s, then after twice as long each time, but never longer than this"
+        ),
+    ] = Duration(600)
+    schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
+
+    def __post_init__(self) -> None:
+        Filters(self.filters)
+        _between("segment_interval", self.segment_interval, Duration(0.02), Duration(60))
+        _between("changelog_limit", self.changelog_limit, Size(1 << 20), Size(1 << 50))
+        _between("retry_longest", self.retry_longest, Duration(5), Duration(86400))
 
 
 class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,23 +213,50 @@ def _unknown(name: str, known: typing.Iterable[str]) -> str:
 def parse(key: Key, text: str) -> Any:
     """The value that ``text`` means for a key, as it goes into a file. Raises SettingsError."""
     try:
-        return msgspec.to_builtins(msgspec.convert(_lists(key, text), key.type, strict=False))
+        found = msgspec.convert(_lists(key, text), key.type, strict=False, dec_hook=_from_words)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{key.name}: {text!r} will not do: {_words(str(error), key.type)}") from None
+    return text.strip() if isinstance(found, _QUANTITIES) else to_builtins(found)
+
+
+_QUANTITIES = (Duration, Size, Timetable)
+
+
+def _from_words(wanted: type[Any], value: Any) -> Any:
+    """msgspec asks this for types that are ours. Raises ValueError."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return wanted.parse(value)
+    raise ValueError("give text")
+
+
+def to_builtins(value: Any) -> Any:
+    """A setting, or all of them, as a file has it."""
+    return _lists_for_tuples(msgspec.to_builtins(value, enc_hook=str))
+
+
+def _lists_for_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists_for_tuples(each) for name, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _lists(key: Key, text: str) -> Any:
-    """A list is given a line each, or as words divided by commas."""
+    """A list is given as a file has it, or as lines."""
     plain = get_args(key.type)[0] if get_origin(key.type) is Annotated else key.type
     if get_origin(plain) not in (list, tuple):
         return text
-    return [part.strip() for part in re.split(r"[\n,]", text) if part.strip()]
+    if not text.lstrip().startswith("["):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return tomllib.loads(f"list = {text}")["list"]
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{key.name}: {text!r} is no list: {error}") from None
 
 
 def check(raw: dict[str, Any], where: str) -> SessionConfig:
     """What a file says, checked. ``where`` names it in errors. Raises SettingsError."""
     try:
-        return msgspec.convert(raw, SessionConfig)
+        return msgspec.convert(raw, SessionConfig, dec_hook=_from_words)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(str(error))}") from None
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.crawl")
 
-BATCH_RECORDS = 20_000
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
@@ -59,8 +58,8 @@ class Crawler:
         if ledger.fence() != self.epoch:
             return start_over(self.ctx, self.epoch, "the ledger is gone")
         self.ctx.volume.check_in_place()
-        if self.ctx.paused():
-            return "paused"
+        if (why := self.ctx.resting()) is not None:
+            return why
         try:
             standing = ledger.standing(self.epoch)
             if standing.front > ledger.forgotten():
@@ -82,6 +81,8 @@ class Crawler:
     def _hybrid_wanted(self) -> str | None:
         if not self.brick.complete:
             return "no mark yet"
+        if self.ctx.progress.crawl_filters() != self._filters():
+            return "the filters changed"
         if self._scanning():
             # A run that begins looks at once, whatever an earlier one planned.
             begun = self.brick.crawl_ended < self.epoch
@@ -91,6 +92,9 @@ class Crawler:
             return f"{_GAP}: {following[0].reason}"
         due = self.ctx.progress.scan_due(self.ctx.place.detector())
         return "periodic look for what was not recorded" if due else None
+
+    def _filters(self) -> str:
+        return json.dumps(self.ctx.session.filters)
 
     def _changelog_lost(self) -> bool:
         """Whether positions that were applied do not exist any more; noted, if so."""
@@ -120,7 +124,7 @@ class Crawler:
         root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
         # Records before a gap may have given a version to content whose change lies in it.
         since = self.brick.front_ns if gap else _NEVER
-        if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root):
+        if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root, self._filters()):
             return "somebody else is at work"
         log.info("%s: hybrid crawl begins: %s", self.name, why)
         self.brick = self.ctx.progress.brick()
@@ -138,22 +142,25 @@ class Crawler:
         if standing.opened > self.ctx.ledger.forgotten():
             return "hybrid crawl under way"
         brick = self.brick
+        assert brick.crawl is not None
         manifest = {
             "kind": "hybrid", "crawl": brick.crawl, "start_ns": brick.crawl_ns, "end_ns": brick.crawl_ns,
             "final": brick.crawl_swept, "since_ns": brick.crawl_since_ns,
         }  # fmt: skip
-        if brick.crawl is not None:
-            # After a restart of anything the secondary may not have this crawl open any more.
-            self.ctx.secondary(self.epoch).client.begin_crawl(brick.crawl)
+        # After a restart of anything the secondary may not have this crawl open any more. Not waited for here: what
+        # is asked next is answered after it.
+        begun = self.ctx.secondary(self.epoch).client.submit("begin_crawl", crawl=brick.crawl)
         if not brick.crawl_swept:
             self._send_root()
+            begun.result()
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
         dirty, more = self._still_dirty()
+        begun.result()
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
         manifest["final"] = not more
-        units, says = data_units(dirty, self.ctx.sync_method, f"{brick.crawl}:{standing.opened}:")
+        units, says = data_units(dirty, self.ctx, f"{brick.crawl}:{standing.opened}:")
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
     def _still_dirty(self) -> tuple[list[FileItem], bool]:
@@ -220,15 +227,14 @@ class Crawler:
         numbers = range(self.ctx.ledger.forgotten() + 1, standing.opened + 1)
         return [batch for number in numbers if (batch := self.ctx.ledger.batch(number)) is not None]
 
-    @staticmethod
-    def _cut(segments: list[SegmentInfo]) -> list[SegmentInfo]:
+    def _cut(self, segments: list[SegmentInfo]) -> list[SegmentInfo]:
         """Consecutive segments for one batch; a gap ends it."""
         batch: list[SegmentInfo] = []
         records = 0
         for segment in segments:
             if segment.state is State.GAP or len(batch) >= BATCH_SEGMENTS:
                 break
-            if batch and records + segment.records > BATCH_RECORDS:
+            if batch and records + segment.records > self.ctx.session.batch_records:
                 break
             batch.append(segment)
             records += segment.records

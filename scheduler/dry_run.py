@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from replication.errors import ExitCode
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking
+from replication.secondary.filters import Filters
 from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.identity import ROOT_GFID
 from scheduler.preflight import check_not_emptied, in_child, refused
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
-from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +25,22 @@ log = logging.getLogger("seamark.dry_run")
 _ASK_DIRS = 256
 
 
-def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnapshot], None]) -> int:
-    """Compare the whole tree with what the secondary has, and report. Raises SeamarkError."""
-    found = in_child(lambda: _look(Context(place, session, dry=True)))
+def dry_run(
+    place: SessionDir, session: Session, update: Callable[[ProgressSnapshot], None], until: float
+) -> int:
+    """Compare the whole tree with what the secondary has, and report. Raises SeamarkError.
+
+    ``until``: time.monotonic() at which it is given up.
+    """
+    found = in_child(lambda: _look(place, session), until)
     if found["missing"]:
         log.info("the secondary %s does not exist: it would be created", session.secondary)
-    if found["new"]:
+    if found["lost"]:
+        log.info(
+            "the secondary %s has lost its index: all would be compared, and what is right not sent",
+            session.secondary,
+        )
+    elif found["new"]:
         log.info("the secondary %s is new: everything would be sent", session.secondary)
     else:
         check_not_emptied(session, found)
@@ -45,25 +56,26 @@ def dry_run(place: SessionDir, session: Session, update: Callable[[ProgressSnaps
     return ExitCode.OK
 
 
-def _look(ctx: Context) -> dict[str, Any]:
+def _look(place: SessionDir, session: Session) -> dict[str, Any]:
     try:
-        return _compare(ctx)
+        return _compare(place, session)
     except SecondaryError as error:
-        raise refused(ctx.session, error) from None
+        raise refused(session, error) from None
 
 
-def _compare(ctx: Context) -> dict[str, Any]:
+def _compare(place: SessionDir, session: Session) -> dict[str, Any]:
     """Walk the primary and compare digests; runs in a child, for ssh's threads."""
-    with ctx.looking() as (client, hello):
+    with looking(place, session, dry=True) as (client, hello):
         found: dict[str, Any] = {
-            "new": hello["index"] == "new", "entries": hello["entries"], "directories": 0, "names": 0,
+            "new": hello["index"] == "new", "lost": hello["index"] == "lost", "entries": hello["entries"], "directories": 0, "names": 0,
             "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
-        volume = DirectoryVolume(os.fsencode(ctx.session.primary))
+        volume = DirectoryVolume(os.fsencode(session.primary))
+        filters = Filters(session.filters)
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:
-            group = _summaries(volume, queue, found)
-            differing = range(len(group)) if found["new"] else _differing(client, group)
+            group = _summaries(volume, queue, found, filters)
+            differing = range(len(group)) if found["new"] or found["lost"] else _differing(client, group)
             found["different"] += len(differing)
             for index in list(differing)[: 20 - len(found["examples"])]:
                 found["examples"].append(os.fsdecode(group[index][1]) or "/")
@@ -75,7 +87,7 @@ def _differing(client: SecondaryClient, group: list[tuple[bytes, bytes, bytes]])
 
 
 def _summaries(
-    volume: DirectoryVolume, queue: list[tuple[bytes, bytes]], found: dict[str, Any]
+    volume: DirectoryVolume, queue: list[tuple[bytes, bytes]], found: dict[str, Any], filters: Filters
 ) -> list[tuple[bytes, bytes, bytes]]:
     """(gfid, path, digest) of the next directories; their subdirectories join the queue."""
     group: list[tuple[bytes, bytes, bytes]] = []
@@ -89,7 +101,7 @@ def _summaries(
             log.warning("cannot read %s: %s", os.fsdecode(path), error.strerror)
             continue
         try:
-            summary = volume.summarise(fd, volume.names(fd, is_root=not path))
+            summary = volume.summarise(fd, volume.names(fd, is_root=not path), path, filters)
         finally:
             os.close(fd)
         found["directories"] += 1

@@ -57,6 +57,8 @@ def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -
     ctx = context(session)
     if not ctx.progress.failure_count():
         return "nothing failed"
+    if (why := ctx.holding()) is not None:
+        return why
     try:
         return retry(ctx, at_once=at_once)
     except (SeamarkError, SecondaryError) as error:
@@ -67,7 +69,7 @@ def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -
 def resync(_task: Task[..., Any], session: str) -> str:
     """Go on with what a person wants compared again."""
     ctx = context(session)
-    if not pending(ctx.place) or ctx.paused() or not ctx.ledger.try_lock("resync", _LOCK_S):
+    if not pending(ctx.place) or ctx.resting() is not None or not ctx.ledger.try_lock("resync", _LOCK_S):
         return "nothing to do"
     try:
         return resync_pending(ctx)

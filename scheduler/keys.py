@@ -11,10 +11,10 @@ import msgspec
 from replication.errors import SeamarkError, UsageError
 from replication.remote import pem
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
 from scheduler.checks.outcome import Outcome, good
 from scheduler.preflight import refused
-from tasks.context import Context, ssh_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +54,9 @@ def push_key(place: SessionDir, session: Session, access: SshOptions) -> Iterato
 
 def _prove(place: SessionDir, session: Session, options: SshOptions, file: str) -> Iterator[Outcome]:
     """The key serves this session, and nothing else. Raises SeamarkError."""
-    ctx = Context(place, session, dry=True)
-    ctx.options = options
+    target = parse_target(session.secondary)
     try:
-        with ctx.looking():
+        with looking(place, session, dry=True, options=options):
             pass
     except SecondaryError as error:
         raise refused(session, error) from None
@@ -67,10 +66,10 @@ def _prove(place: SessionDir, session: Session, options: SshOptions, file: str) 
             "modes of the directories above it)"
         ) from None
     yield good("key", "it serves this session")
-    holes = pem.holes_in(ctx.target, options)
+    holes = pem.holes_in(target, options)
     if holes:
         raise SeamarkError(
-            f"sshd on {ctx.target.host} does not hold the key to its limits (it allows: {', '.join(holes)}); it was "
+            f"sshd on {target.host} does not hold the key to its limits (it allows: {', '.join(holes)}); it was "
             "taken back. OpenSSH 7.2 or newer is needed there"
         )
     yield good(

@@ -24,6 +24,7 @@ from replication.session import Desired, SessionDir, session_names
 from scheduler import services
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
+from scheduler.notify import Notifier
 from scheduler.redis_server import EmbeddedRedis
 from scheduler.session_process import session_service
 from scheduler.status_file import StatusFile
@@ -59,6 +60,7 @@ class Monitor:
         self._looked = 0.0
         self._sessions: dict[str, Service] = {}
         self._damaged: dict[str, str] = {}
+        self._notifier = Notifier()
 
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
@@ -117,7 +119,10 @@ class Monitor:
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
+        self._notifier.say("STOPPING=1")
+
         def keep_going() -> bool:
+            self._notifier.alive()
             self.logs.relay()
             return True
 
@@ -128,9 +133,12 @@ class Monitor:
 
     def _watch(self, selector: selectors.BaseSelector, server: ControlServer) -> None:
         log.info("the monitor of %s is up", self.options.state_dir)
+        self._look()
+        self._notifier.say("READY=1")
         while not self.stopping:
             for key, _ in selector.select(0.1):
                 server.handle(key.fileobj)
+            self._notifier.alive()
             self.logs.relay()
             if self.redis is not None and self.redis.ensure():
                 log.warning("Redis had ended and was started again: sessions resume from their marks")
@@ -152,6 +160,7 @@ class Monitor:
                 log.info("session %s begins", name)
                 self._sessions[name] = service
                 self.supervisor.add(service)
+        self._notifier.say(f"STATUS={len(self._sessions)} sessions run")
 
     def _is_wanted(self, name: str) -> bool:
         place = SessionDir(Path(self.options.state_dir), name)

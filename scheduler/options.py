@@ -1,4 +1,4 @@
-"""What `seamark run` was asked to do. Parsed and checked by the command line, carried out by scheduler.run."""
+"""What `seamark run` was asked to do. Parsed and checked by the command line, carried out by scheduler.opening and scheduler.run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class RunOptions:
     secondary: str  # an absolute local path, or [user@]host:/path
     state_dir: str  # absolute; sessions have their own directories in it
     once: bool = False  # end when all that existed at the start is on the secondary
+    timeout_s: float | None = None  # end when that takes longer; None: wait for ever
     sync_method: SyncMethod = "auto"
     jobs: int = 2  # data tasks at the same time
     ssh_port: int | None = None  # None: what ~/.ssh/config says, else 22

@@ -7,14 +7,18 @@ the others: it is done in a short-lived child.
 from __future__ import annotations
 
 import json
+import math
 import os
-from typing import TYPE_CHECKING, Any
+import select
+import signal
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import identify_fd
-from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 _CODES = {
     "owned": ExitCode.LOCKED, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
+    "busy": ExitCode.TEMPORARY,
 }  # fmt: skip
 
 
@@ -47,9 +52,17 @@ def check_primary(session: Session) -> str:
     return identity
 
 
-def check_secondary(place: SessionDir, session: Session, *, look_only: bool) -> dict[str, Any]:
-    """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError."""
-    hello = in_child(lambda: _hello(Context(place, session), look_only=look_only))
+def look_at_secondary(place: SessionDir, session: Session) -> InChild:
+    """Begin to ask the secondary what it is, making its root if that is missing."""
+    return InChild(lambda: _hello(place, session))
+
+
+def check_secondary(session: Session, look: InChild, until: float = math.inf) -> dict[str, Any]:
+    """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError.
+
+    ``until``: time.monotonic() after which nobody waits for its answer any more.
+    """
+    hello = look.result(until)
     where = f"secondary {session.secondary}"
     if not hello["fs"]["writable"]:
         raise TemporaryError(f"{where}: Read-only file system; mount it writable")
@@ -70,45 +83,91 @@ def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
         )
 
 
-def _hello(ctx: Context, *, look_only: bool) -> dict[str, Any]:
+def _hello(place: SessionDir, session: Session) -> dict[str, Any]:
     try:
-        with ctx.looking(create=not look_only) as (_, hello):
+        with looking(place, session, create=True) as (_, hello):
             return hello
     except SecondaryError as error:
-        raise refused(ctx.session, error) from None
+        raise refused(session, error) from None
 
 
 def refused(session: Session, error: SecondaryError) -> SeamarkError:
     """What the secondary refused, as a person is told."""
+    if error.code == "unmounted":
+        return unmounted(session)
     words = str(error)
     if error.code == "not-empty":
         words += "; give --adopt to take it over: what is right there is kept, and not sent again"
     return SeamarkError(f"secondary {session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR))
 
 
-def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run ``work`` in a forked child and return what it returned. Raises the SeamarkError that it raised."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        answer: dict[str, Any]
-        try:
-            answer = {"value": work()}
-        except SeamarkError as error:
-            answer = {"error": error.message, "code": int(error.exit_code)}
-        except BaseException as error:
-            answer = {"error": f"unexpected {type(error).__name__}: {error}", "code": 1}
-        with os.fdopen(write, "w") as pipe:
-            pipe.write(json.dumps(answer))
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
-    if not text:
-        raise SeamarkError("the look at the secondary ended without an answer")
-    answer = json.loads(text)
-    if "error" in answer:
-        raise SeamarkError(answer["error"], ExitCode(answer["code"]))
-    value: dict[str, Any] = answer["value"]
-    return value
+def unmounted(session: Session) -> SeamarkError:
+    """What is said where a secondary is taken for one that is not there: nothing was written in its place."""
+    return SeamarkError(
+        f"secondary {session.secondary} is empty, and not the one that this session filled before: is it mounted? "
+        "If it was replaced on purpose, start once with --adopt"
+    )
+
+
+class InChild:
+    """Some work under way in a forked child."""
+
+    def __init__(self, work: Callable[[], dict[str, Any]]) -> None:
+        self._read, write = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            _answer(work, write)
+        os.close(write)
+
+    def result(self, until: float = math.inf) -> dict[str, Any]:
+        """What the work returned, when it has. Raises the SeamarkError that it raised.
+
+        A child that is not done at ``until`` (time.monotonic()) is killed: a TemporaryError.
+        """
+        with os.fdopen(self._read) as pipe:
+            patience = None if until == math.inf else max(0.0, until - time.monotonic())
+            late = not select.select([pipe], [], [], patience)[0]
+            if late:
+                os.kill(self._pid, signal.SIGKILL)
+            text = pipe.read()
+        self._reap()
+        if late:
+            raise TemporaryError(
+                "the secondary has not answered in time (--timeout); the next run asks again"
+            )
+        if not text:
+            raise SeamarkError("the look at the secondary ended without an answer")
+        answer = json.loads(text)
+        if "error" in answer:
+            raise SeamarkError(answer["error"], ExitCode(answer["code"]))
+        value: dict[str, Any] = answer["value"]
+        return value
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more; does nothing after ``result``."""
+        if self._pid:
+            os.close(self._read)
+            os.kill(self._pid, signal.SIGKILL)
+            self._reap()
+
+    def _reap(self) -> None:
+        pid, self._pid = self._pid, 0
+        os.waitpid(pid, 0)
+
+
+def _answer(work: Callable[[], dict[str, Any]], pipe: int) -> NoReturn:
+    answer: dict[str, Any]
+    try:
+        answer = {"value": work()}
+    except SeamarkError as error:
+        answer = {"error": error.message, "code": int(error.exit_code)}
+    except BaseException as error:
+        answer = {"error": f"unexpected {type(error).__name__}: {error}", "code": 1}
+    with os.fdopen(pipe, "w") as file:
+        file.write(json.dumps(answer))
+    os._exit(0)
+
+
+def in_child(work: Callable[[], dict[str, Any]], until: float = math.inf) -> dict[str, Any]:
+    """Run ``work`` in a forked child and return what it returned; see InChild.result."""
+    return InChild(work).result(until)

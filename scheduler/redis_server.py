@@ -14,24 +14,24 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import TYPE_CHECKING
 
 from replication.errors import SeamarkError, TemporaryError, UsageError
+
+if TYPE_CHECKING:
+    import redis
 
 SOCKET_NAME = "redis.sock"
 LOG_NAME = "redis.log"
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the final NUL included
 START_TIMEOUT = 15.0  # seconds; a cold start on a busy machine takes below one
-STOP_TIMEOUT = 5.0  # seconds until SIGKILL
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -125,14 +125,22 @@ class EmbeddedRedis:
         raise RedisServerError(f"Redis does not answer after {timeout:g} s: {self._last_log_line()}")
 
     def _answers(self) -> bool:
+        # Spelled out: redis-py takes longer to import than the server takes to start.
         try:
-            with self.client(socket_timeout=1.0) as client:
-                return bool(client.ping())
-        except redis.RedisError:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1.0)
+                connection.connect(self.socket_path)
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
             return False
 
     def client(self, socket_timeout: float = 10.0) -> redis.Redis:
         """A new connection to the server, without redis-py's own retries. The caller closes it."""
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         no_retry = Retry(NoBackoff(), 0)
         return redis.Redis(unix_socket_path=self.socket_path, socket_timeout=socket_timeout, retry=no_retry)
 
@@ -147,11 +155,12 @@ class EmbeddedRedis:
         self.wait_ready()
         return True
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """End the server, by force after ``timeout`` seconds, and remove its socket. May be called twice."""
+    def stop(self) -> None:
+        """End the server, and remove its socket. May be called twice."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process, timeout)
+            process.kill()  # it keeps nothing, and looks for milder signals only ten times a second
+            process.wait()
         with contextlib.suppress(OSError):
             os.unlink(self.socket_path)
         if self._short_dir is not None:
@@ -185,6 +194,10 @@ def check_broker(url: str, timeout: float = 10.0) -> None:
     Raises UsageError for an address that cannot be one, TemporaryError when it does not answer, and
     RedisServerError when it lets us not in.
     """
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     shown = _without_password(url)
     no_retry = Retry(NoBackoff(), 0)
     try:
@@ -286,13 +299,3 @@ def _die_with(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return before_exec
-
-
-def _end(process: subprocess.Popen[bytes], timeout: float) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()

@@ -25,7 +25,7 @@ _AT_ONCE = 1000
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     """Enqueue what is due of the failure list; ``at_once``: whatever its back-off says."""
-    due = ctx.progress.due(_AT_ONCE, at_once=at_once)
+    due = ctx.progress.due(_AT_ONCE, ctx.session.retry_longest, at_once=at_once)
     data = [failure for failure in due if failure.step == "data" and failure.gfid]
     looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
     try:
@@ -61,7 +61,7 @@ def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:
     """A batch of its own for these files. Raises StaleFence, OutOfOrder."""
     units = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
-        for n, (engine, members) in enumerate(cut(items, ctx.sync_method))
+        for n, (engine, members) in enumerate(cut(items, ctx.sync_method, ctx.session.rsync_from))
     }
     if units:
         now = time.time_ns()

@@ -1,124 +1,46 @@
-"""`seamark run`: one session with everything that it needs, in the foreground."""
+"""One run of a session: everything that it needs is started, watched and ended. opening.py comes before it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
-import stat
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
+from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
-from replication.session import Desired, Session, SessionDir, SessionState, pair_id
-from replication.settings import SessionConfig, SshSettings
 from scheduler import services
 from scheduler.epoch import take_over
 from scheduler.logpipe import LogPipe
-from scheduler.preflight import check_not_emptied, check_primary, check_secondary
-from scheduler.redis_server import EmbeddedRedis
+from scheduler.preflight import check_not_emptied, check_secondary, unmounted
 from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
 from scheduler.supervisor import Supervisor
 from tasks.app import app
-from tasks.canvas import retry_signature, tick_signature
+from tasks.canvas import publish_signature, retry_signature, tick_signature
 from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from replication.progress import Brick
+    from replication.session import Session, SessionDir
+    from scheduler.opening import Opening
     from scheduler.options import RunOptions
     from scheduler.snapshot import ProgressSnapshot
 
 log = logging.getLogger("seamark.run")
 _FOLLOW_S = 60.0
+_TURN_S = 0.02
 _LOOK_EVERY_S = 0.25
-_LOOK_FOR_END_S = 0.1
 _AT_ONCE = 2  # asked to stop so often: what is under way is given back instead of waited for
-
-
-def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
-    """Replicate until told to stop, or with ``once`` until done. Returns an ExitCode; raises SeamarkError."""
-    place, session = configure(options)
-    session = msgspec.structs.replace(session, root=check_primary(session))
-    if options.dry_run:
-        from scheduler.dry_run import dry_run
-
-        return dry_run(place, session, update)
-    with locked(place, session):
-        place.save_run(session)
-        return Run(options, place, session, update).run()
-
-
-def configure(options: RunOptions) -> tuple[SessionDir, Session]:
-    """The session that these options mean: as it was stored, but for what the options say."""
-    primary, secondary = os.fsdecode(options.primary), options.secondary
-    digest = pair_id(primary, secondary)
-    slug = "".join(c for c in os.path.basename(primary) if c.isascii() and c.isalnum()) or "root"
-    place = SessionDir(Path(options.state_dir), options.name or f"{slug[:40]}-{digest[:8]}")
-    if place.named_config.exists():
-        raise UsageError(
-            f"session {place.name} was made by 'seamark create': start it with 'seamark start {place.name}', "
-            "or choose another --name"
-        )
-    stored = place.load() if place.run_config.exists() else None
-    if stored is not None and (stored.primary, stored.secondary) != (primary, secondary):
-        raise UsageError(
-            f"session {stored.name} replicates {stored.primary} to {stored.secondary}; choose another --name"
-        )
-    config = SessionConfig(
-        primary=primary, secondary=secondary, sync_method=options.sync_method, jobs=options.jobs,
-        change_detector=options.change_detector,
-        ssh=SshSettings(
-            port=options.ssh_port, identity=options.identity, accept_new_host_key=options.accept_new_host_key
-        ),
-    )  # fmt: skip
-    state = SessionState(
-        id=digest, root=stored.root if stored else "", adopt=options.adopt, desired=Desired.STARTED
-    )
-    return place, Session.of(place.name, config, state)
-
-
-def _runtime_dir() -> Path:
-    """A directory of this user's own, the same for each run, where nobody else can put things first."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")
-    path = Path(base) / ("seamark" if base != "/tmp" else f"seamark-{os.geteuid()}")
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise SeamarkError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
-    return path
-
-
-@contextlib.contextmanager
-def locked(place: SessionDir, session: Session) -> Iterator[None]:
-    """One run for a pair on this host, whatever state directory it was given. Raises LockedError."""
-    runtime = _runtime_dir()
-    try:
-        place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SeamarkError(
-            f"cannot write in {place.path}: {error.strerror}; choose another --state-dir", ExitCode.USAGE
-        ) from None
-    with contextlib.ExitStack() as stack:
-        for path in (place.run_lock, runtime / f"{session.id}.lock"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"session {session.name} is being run by another process on this host (lock {path})"
-                ) from None
-        yield
+_SOON_S = 0.05  # between looks while progress is made
+_DATA_AFTER_S = 0.3
+_BEAT_AFTER_S = 1.5
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -154,7 +76,9 @@ class Run:
         place: SessionDir,
         session: Session,
         update: Callable[[ProgressSnapshot], None],
+        opening: Opening,
     ) -> None:
+        self.opening = opening
         self.options = options
         self.place = place
         self.session = session
@@ -163,9 +87,10 @@ class Run:
         self.supervisor = Supervisor(
             self.logs, str(place.path / "services.log"), str(place.path / "pids.json")
         )
-        self.redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
+        self.redis = opening.redis
         self.stopping = 0
         self._target: int | None = None
+        self._final = 0
         self._started = self._finished = False
         self._follow_until = 0.0
         self._epoch = 0
@@ -175,8 +100,11 @@ class Run:
         with self._signals(), self._broker() as broker:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ["SEAMARK_BROKER"] = broker
-            os.environ["SEAMARK_FLEET"] = self.session.name
-            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{self.session.name}"
+            ours = (
+                f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
+            )
+            os.environ.setdefault("SEAMARK_FLEET", ours)
+            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
             _write_private(self.place.path / "broker", broker)
             app.conf.broker_url = broker
             app.conf.result_backend = broker
@@ -184,10 +112,12 @@ class Run:
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
                 if self.redis is not None:
-                    # It takes half a second to come up, and finds nothing to do in our own Redis before we begin.
+                    # It takes a moment to come up, and finds nothing to do in our own Redis before we begin.
                     self.supervisor.add(services.control_worker(self.session))
-                hello = check_secondary(self.place, self.session, look_only=False)
+                hello = check_secondary(self.session, self.opening.look, self.opening.until)
                 check_not_emptied(self.session, hello)
+                if self.session.adopt and hello["index"] == "new":
+                    ctx.progress.forget_secondary()
                 _say_what_cannot_be_kept(self.session, hello)
                 self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
                 self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
@@ -229,8 +159,9 @@ class Run:
             self.supervisor.add(services.agent_service(self.place, session, must_record=must))
         if self.redis is None:
             self.supervisor.add(services.control_worker(session))
-        self.supervisor.add(services.data_worker(session))
-        self.supervisor.add(services.beat_service(session))
+        # The processor is wanted for what comes first; a short run never needs these.
+        self.supervisor.add(services.data_worker(session), after_s=_DATA_AFTER_S)
+        self.supervisor.add(services.beat_service(session), after_s=_BEAT_AFTER_S)
         if self.options.flower_port is not None:
             self.supervisor.add(services.flower_service(self.options.flower_port, broker))
             log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
@@ -247,16 +178,19 @@ class Run:
     # ---- watching
 
     def _watch(self, ctx: Context, status: Status) -> int:
-        next_look = 0.0
+        looked, again = 0.0, 0
         while True:
-            self.logs.wait(0.05)
+            self.logs.wait(_TURN_S)
             self.logs.relay()
             self._keep_redis(ctx)
             self.supervisor.watch()
             self._need_recorder()
-            if time.monotonic() < next_look and not self.stopping:
+            if ctx.progress.moved():
+                again = 2  # counters in Redis may follow what is durable
+            now = time.monotonic()
+            if not self.stopping and now < looked + (_SOON_S if again else _LOOK_EVERY_S):
                 continue
-            next_look = time.monotonic() + (_LOOK_FOR_END_S if self.options.once else _LOOK_EVERY_S)
+            looked, again = now, max(0, again - 1)
             snapshot = status.look()
             self._refuse_takeover(ctx)
             if self.stopping:
@@ -264,7 +198,17 @@ class Run:
                 return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
             if self.options.once and self._done(ctx):
                 return self._finish(ctx, status)
+            if time.monotonic() > self.opening.until:
+                raise TemporaryError(self._too_late(snapshot))
             self.update(snapshot)
+
+    def _too_late(self, snapshot: ProgressSnapshot) -> str:
+        """What a run that is out of time was waiting for."""
+        work = f"{snapshot.crawl} crawl, {snapshot.files_done} of {snapshot.files_total} files known so far"
+        return (
+            f"not done within {self.options.timeout_s:g} s (--timeout); {snapshot.state or 'at work'} ({work}); "
+            "the next run goes on from there"
+        )
 
     def _keep_redis(self, ctx: Context) -> None:
         if self.redis is not None and self.redis.ensure():
@@ -282,12 +226,14 @@ class Run:
             )
 
     def _refuse_takeover(self, ctx: Context) -> None:
-        """A secondary that another run serves by now, or a primary that has gone, ends this run."""
+        """A secondary that another run serves by now, or a side that has gone, ends this run."""
         trouble = ctx.trouble()
         if trouble is not None and trouble[0] == "taken-over":
             raise LockedError(trouble[1])
         if trouble is not None and trouble[0] == "primary-gone":
             raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
+        if trouble is not None and trouble[0] == "unmounted":
+            raise unmounted(self.session)
 
     def _done(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
@@ -295,13 +241,26 @@ class Run:
         if not brick.complete or brick.crawl is not None:
             return False
         if self.place.detector() == "scan":
-            return brick.crawl_ended >= self._epoch and not self._on_the_move(ctx)
+            return (
+                brick.crawl_ended >= self._epoch
+                and not self._on_the_move(ctx)
+                and self._published(ctx, brick)
+            )
         if self._target is None:
             try:
                 self._target = int(agent_call(self.place.changelog, "barrier")["position"])
             except (AgentRefused, AgentUnreachable):
                 return False
-        return brick.front >= self._target and not self._on_the_move(ctx)
+        return brick.front >= self._target and not self._on_the_move(ctx) and self._published(ctx, brick)
+
+    def _published(self, ctx: Context, brick: Brick) -> bool:
+        """Whether the mark of the moment when all was done is on both roots; a task is asked to write it there."""
+        self._final = self._final or brick.stime_ns
+        if ctx.ledger.published() >= self._final:
+            return True
+        if ctx.ledger.once_in(1, "publish"):
+            publish_signature(self.session.name, brick.epoch).apply_async()
+        return False
 
     def _on_the_move(self, ctx: Context) -> bool:
         """Whether files that were renamed while they were to be read are still being followed, for a minute."""

@@ -11,6 +11,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+import billiard.pool
 from celery import signals
 from celery.platforms import SecurityWarning
 
@@ -18,7 +19,7 @@ from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks.app import app
-from tasks.canvas import ENGINES, control_queue, data_queue, tick_signature
+from tasks.canvas import ENGINES, control_queue, data_queue, node, tick_signature
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
 _DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
 _PATIENCE_S = 60.0
+_WAITS_FOR_NOTES = 10
 _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
 
 
@@ -42,6 +44,8 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
 
     def body() -> int:
         stop = threading.Event()
+        wake_fd, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(written)
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
         def tick(_segment: SegmentInfo | None = None) -> None:
@@ -54,9 +58,12 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
             place.set_detector(mode)
             tick()
 
-        config = AgentConfig(root=session.primary, directory=str(place.changelog))
+        config = AgentConfig(
+            root=session.primary, directory=str(place.changelog),
+            close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
+        )  # fmt: skip
         try:
-            run_agent(config, tick, stop, ready=ready)
+            run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
         except RecorderUnavailable as error:
             if must_record:
                 log.critical("changes cannot be recorded: %s", error)
@@ -77,10 +84,13 @@ def worker_service(
 
     def body() -> int:
         signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
+        # A process of the pool that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that
+        # ends does not note them any more, and waits for the process. What was not noted is done twice: harmless.
+        billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAITS_FOR_NOTES
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
-            hostname=f"{name}@{os.uname().nodename}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
+            hostname=f"{name}@{node()}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
             without_gossip=True, without_mingle=True, quiet=True,
         )  # fmt: skip
         worker.start()

@@ -14,9 +14,10 @@ from replication.errors import SeamarkError
 from replication.remote.target import parse_target
 from replication.session import SessionDir
 from scheduler.nesting import check_nesting
+from scheduler.opening import begun, locked
 from scheduler.options import RunOptions
 from scheduler.preflight import check_primary
-from scheduler.run import Run, locked
+from scheduler.run import Run
 from scheduler.status_file import StatusFile
 from scheduler.supervisor import Service
 
@@ -53,8 +54,10 @@ def _replicate(state_dir: str, place: SessionDir, broker: str, report: StatusFil
     check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
     session = msgspec.structs.replace(session, root=check_primary(session))
     with locked(place, session):
-        place.change_state(id=session.id, root=session.root)
-        return Run(_options(session, state_dir, broker), place, session, report.update).run()
+        place.change_state(id=session.id, instance=session.instance, root=session.root)
+        options = _options(session, state_dir, broker)
+        with begun(options, place, session) as opening:
+            return Run(options, place, session, report.update, opening).run()
 
 
 def _options(session: Session, state_dir: str, broker: str) -> RunOptions:

@@ -1,6 +1,6 @@
 """How far a session is, at one moment. Made by the monitor, shown by seamark.progress.
 
-``scheduler.run.run(options, show)`` calls ``show`` a few times a second, from its main thread; what is
+``scheduler.opening.run(options, show)`` calls ``show`` a few times a second, from its main thread; what is
 shown how often, and where, is decided there. Everything else that a person should know goes to logging.
 """
 

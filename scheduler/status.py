@@ -38,6 +38,7 @@ class Status:
 
     def _look(self, phase: Phase | None, state: str) -> ProgressSnapshot:
         ctx = self._ctx
+        ctx.refresh()
         brick = ctx.progress.brick()
         counters = ctx.ledger.counters()
         busy = ctx.ledger.opened() > ctx.ledger.forgotten()
@@ -53,7 +54,7 @@ class Status:
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
             crawl=self._crawl(brick.crawl is not None or not brick.complete, pending[0].end_ns if pending else None),
-            state=state or (f"trouble: {trouble[1]}" if trouble else ""),
+            state=state or ctx.resting() or (f"trouble: {trouble[1]}" if trouble else ""),
             scanned=counters.get("scanned", 0),
             entries_done=counters.get("entries", 0),
             files_done=files, files_total=total_files, bytes_done=size, bytes_total=total_bytes,

@@ -61,9 +61,13 @@ class Supervisor:
         self._pids = pids  # file that says which process each service is, for people and scripts
         self.services: list[Service] = []
 
-    def add(self, service: Service) -> None:
+    def add(self, service: Service, after_s: float = 0.0) -> None:
+        """Start it, now or when ``watch`` is called after so many seconds."""
         self.services.append(service)
-        self._start(service)
+        if after_s:
+            service.not_before = time.monotonic() + after_s
+        else:
+            self._start(service)
 
     def _start(self, service: Service) -> None:
         parent = os.getpid()
@@ -103,7 +107,8 @@ class Supervisor:
                 self.services.remove(service)
                 self._write_pids()
             elif not service.pid and not service.finished and time.monotonic() >= service.not_before:
-                log.info("starting %s again", service.name)
+                if service.started:
+                    log.info("starting %s again", service.name)
                 self._start(service)
 
     def retire(self, service: Service) -> None:
@@ -150,7 +155,7 @@ class Supervisor:
                     _kill_group(pid, signal.SIGKILL)
                     service.pid = 0
             idle = not keep_going() or idle
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     @staticmethod
     def _urge(service: Service, waited_s: float, *, hurry: bool = False) -> None:
@@ -158,7 +163,7 @@ class Supervisor:
         due = 0.0
         steps = [*service.stop_signals, (signal.SIGKILL, math.inf)]
         if hurry:
-            steps = [(signal.SIGTERM, 0.1), (signal.SIGKILL, math.inf)]
+            steps = [*((number, 0.0) for number, _ in service.stop_signals), (signal.SIGKILL, math.inf)]
         for step, (number, patience) in enumerate(steps):
             if waited_s >= due and service.told < step:
                 service.told = step

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from seamark.cli import main
+try:
+    from seamark.cli import main
+except KeyboardInterrupt:  # Ctrl-C before anything has begun is no reason for a traceback
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -70,6 +70,11 @@ def mark_signature(session: str, epoch: int, batch: int) -> Signature:
     )  # fmt: skip
 
 
+def publish_signature(session: str, epoch: int) -> Signature:
+    """What writes the mark to both roots."""
+    return _sign("tasks.mark.publish_stime", control_queue(), session, session=session, epoch=epoch)
+
+
 def tick_signature(session: str) -> Signature:
     """The crawl tick: looks what there is to do next."""
     made = _sign("scheduler.jobs.crawl_tick", control_queue(), session, session=session)

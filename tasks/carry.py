@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from replication.secondary.filters import Filters
+
 if TYPE_CHECKING:
     from replication.observer import Findings
     from tasks.unit import Unit
@@ -13,15 +15,18 @@ class Carrying(TypedDict):
     """What an Observer is told of it."""
 
     carry: bool
+    thin: bool
     compress: bool
+    filters: Filters
 
 
 def carrying(work: Unit) -> Carrying:
     """Where the session leaves the choice of engine to us, or wants `stream`: these are its frames."""
+    connection = work.ctx.secondary(work.epoch)
+    carry = work.ctx.session.sync_method in ("auto", "stream")
     return {
-        "carry": work.ctx.session.sync_method in ("auto", "stream"),
-        "compress": work.ctx.secondary(work.epoch).thin,
-    }
+        "carry": carry, "thin": connection.thin, "compress": connection.compress, "filters": work.ctx.filters,
+    }  # fmt: skip
 
 
 def counts(findings: Findings, *, found: bool = True) -> dict[str, int]:

@@ -11,94 +11,114 @@ import os
 import shutil
 import threading
 import time
-from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import redis
 
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
 from replication.progress import Progress
-from replication.remote.client import SecondaryClient
-from replication.remote.endpoint import SshOptions
-from replication.remote.launch import open_secondary
+from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
+from replication.secondary.filters import Filters
 from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
+from replication.windows import next_window, window_at, zone
 from tasks.app import app
+from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from replication.progress import Brick
-    from replication.remote.link import Link
+    from replication.remote.client import SecondaryClient
+    from replication.remote.endpoint import SshOptions
 
 # Above this round trip a link counts as thin: compressing costs less than sending.
 _THIN_S = 0.01
 _PUBLISH_EVERY_S = 30
+_LIMITED_S = 0.5
 
 
 class Connection(NamedTuple):
-    """A greeted secondary agent. ``thin``: compress what is sent."""
+    """A greeted secondary agent. ``thin``: sending takes long, so that small requests come through sooner."""
 
     client: SecondaryClient
     boot_id: str
     thin: bool
+    compress: bool
     target: Target
     options: SshOptions
 
 
-def _wrap(link: Link) -> SecondaryClient:
-    return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
+def _say_silent(name: str, words: str) -> None:
+    """A worker that waits for a frozen far side can say nothing itself."""
+    context(name).ledger.trouble("silent", words)
 
 
-_pool: SecondaryPool[SecondaryClient] = SecondaryPool(_wrap)
-
-
-def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
-    """How this session's secondary is reached. ``dry``: nothing is made here for it."""
-    if not dry:
-        place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SshOptions(
-        port=session.ssh.port,
-        identity=Path(session.ssh.identity) if session.ssh.identity else None,
-        accept_new_host_key=session.ssh.accept_new_host_key,
-        known_hosts_file=place.known_hosts,
-        run_dir=None if dry else place.ssh_run,
-        gated=session.ssh.identity == str(place.key),
-    )
+_pool: SecondaryPool[SecondaryClient] = SecondaryPool(client_of, silent=_say_silent)
 
 
 class Context:
     """One session, as one process sees it."""
 
-    def __init__(self, place: SessionDir, session: Session, *, dry: bool = False) -> None:
+    def __init__(self, place: SessionDir, session: Session) -> None:
         self.place = place
         self.session = session
         self.target = parse_target(session.secondary)
-        self.options = ssh_options(place, session, dry=dry)
-        self._dry = dry
+        self.options = ssh_options(place, session)
+        self.filters = Filters(session.filters)
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
+        self.alive: Callable[[], object] = lambda: None  # the running task's sign of life
         self._epoch = -1
         self._boot_id = ""
         self._thin = False
         self._rsync = True
+        self._limited = False
+        self._limited_until = 0.0
 
     @cached_property
     def volume(self) -> DirectoryVolume:
         return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
 
-    def paused(self) -> bool:
-        """Whether nothing new is to be begun. What changes is recorded all the same."""
+    def holding(self) -> str | None:
+        """Why nothing is to be sent at the moment: the session is paused, or outside of its schedule; else None.
+
+        What is under way is finished, and what changes is recorded all the same.
+        """
         state = self.place.state()
-        return state is not None and state.desired is Desired.PAUSED
+        if state is not None and state.desired is Desired.PAUSED:
+            return "paused"
+        schedule = self.session.schedule
+        if not schedule.at:
+            return None
+        now = datetime.now(zone(schedule.timezone))
+        if window_at(now, schedule.at, schedule.duration) is not None:
+            return None
+        return f"outside of its schedule until {next_window(now, schedule.at, schedule.duration).start:%a %d %b %H:%M}"
+
+    def resting(self) -> str | None:
+        """Why nothing new is to be begun: held, or all from before this window of the schedule is on the secondary."""
+        held = self.holding()
+        schedule = self.session.schedule
+        if held or not schedule.at:
+            return held
+        now = datetime.now(zone(schedule.timezone))
+        window = window_at(now, schedule.at, schedule.duration)
+        brick = self.progress.brick()
+        if window is None or not brick.complete or brick.crawl is not None:
+            return None
+        if brick.stime_ns / 1e9 < window.start.timestamp():
+            return None
+        after = next_window(now, schedule.at, schedule.duration).start
+        return f"consistent; resting until {after:%a %d %b %H:%M}"
 
     def refresh(self) -> None:
         """Take over settings that were changed since they were read; a file that is damaged by now changes nothing."""
@@ -107,13 +127,16 @@ class Context:
             return
         self._stamp = stamp
         with contextlib.suppress(SeamarkError):
-            self.session = self.place.load()
-            self.options = ssh_options(self.place, self.session, dry=self._dry)
+            before, self.session = self.session, self.place.load()
+            self.options = ssh_options(self.place, self.session)
+            if self.session.filters != before.filters:
+                self.filters = Filters(self.session.filters)
+                self.drop_connection()  # the far side has to know them too
 
     @property
     def sync_method(self) -> str:
-        """The session's, but for auto where rsync is missing here or there: that goes by stream."""
-        if self.session.sync_method == "auto" and not self._rsync:
+        """The session's, but for auto where rsync is missing here or there, or a limit holds that it cannot share."""
+        if self.session.sync_method == "auto" and (not self._rsync or self.pace(0)):
             return "stream"
         return self.session.sync_method
 
@@ -123,7 +146,7 @@ class Context:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(connect(app.conf.broker_url), self.session.id)
+        return Ledger(connect(app.conf.broker_url), self.session.instance)
 
     @cached_property
     def store(self) -> ChangelogStore:
@@ -141,14 +164,34 @@ class Context:
                 self.drop_connection()
             greet = partial(self._greet, epoch)
             client = _pool.get(self.session.name, self.target, self.options, greet)
-            return Connection(client, self._boot_id, self._thin, self.target, self.options)
+            thin = self._thin or self.pace(0)
+            compress = {"auto": thin, "on": True, "off": False}[self.session.compression]
+            return Connection(client, self._boot_id, thin, compress, self.target, self.options)
+
+    @cached_property
+    def bandwidth(self) -> Bandwidth:
+        return Bandwidth(self)
+
+    def pace(self, amount: int) -> bool:
+        """Wait until so many bytes may be sent. Whether there is a limit at all, which is looked at twice a second."""
+        now = time.monotonic()
+        if now >= self._limited_until:
+            self.refresh()
+            self._limited = self.bandwidth.limited()
+            self._limited_until = now + _LIMITED_S
+        if self._limited and amount:
+            self.bandwidth.spend(amount, self.alive)
+        return self._limited
 
     def _greet(self, epoch: int, client: SecondaryClient) -> None:
+        client.limit(self.pace)
         hello = client.hello(
             session=self.session.id,
             volume=self.session.root or self.session.id,
             epoch=epoch,
             adopt=self.session.adopt,
+            filled=self.progress.has_filled(),
+            filters=self.session.filters,
         )
         began = time.monotonic()
         client.ping()
@@ -161,23 +204,6 @@ class Context:
             why = "the secondary, or its index, is not what it was: all of it is looked at again"
             start_over_signature(self.session.name, epoch, why).apply_async()
             raise StaleFence
-
-    @contextmanager
-    def looking(self, *, create: bool = False) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:
-        """A client that may only look, and what the secondary says of itself.
-
-        With ``create`` a root that is missing is made. Raises SeamarkError, SecondaryError.
-        """
-        link = open_secondary(self.target, self.options)
-        try:
-            client = _wrap(link)
-            hello = client.hello(
-                session=self.session.id, volume=self.session.root or self.session.id, epoch=0, adopt=self.session.adopt,
-                create=create, read_only=True, dry=self._dry,
-            )  # fmt: skip
-            yield client, hello
-        finally:
-            link.close()
 
     def trouble(self) -> tuple[str, str] | None:
         """Why work is being given back at the moment; None also while Redis is away."""
@@ -196,6 +222,7 @@ class Context:
         text = mark_text(brick)
         if store_mark(self.volume.root_fd, self.session.id, text):
             self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
+        self.ledger.set_published(brick.stime_ns)
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

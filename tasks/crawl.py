@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from replication.observer import Observer
@@ -16,15 +17,22 @@ from tasks.metadata import data_units, send_metadata
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from celery import Task
+
+    from replication.remote.client import Reply
 
     Dirs = list[tuple[bytes, bytes]]
 
-# One unit looks at this much, then hands the rest on: bounds time, memory and what a kill costs.
-_UNIT_NAMES = 6000
+# One unit looks at this much, then hands the rest on: bounds time, memory and what a kill costs. What only has
+# to be compared is soon done; a unit of its own costs as much as a thousand names.
+_UNIT_NAMES = 6000  # observed
+_UNIT_COMPARED = 40_000
 _UNIT_S = 3.0
-_ASK_DIRS = 256  # directories whose digests are asked for together
-_ASK_NAMES = 4000
+_ASK_DIRS = 1000  # directories whose digests are asked for together
+_ASK_NAMES = 16_000
+_ASKED = 8  # such questions under way: over a long link an answer takes as long as looking at some of them
 _SPLIT = 6  # into how many units what is left is handed on, so that they run in parallel
 
 
@@ -47,7 +55,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
             f"C:{unit[2:]}.{n}": walk.handed_on(walk.queue[n::_SPLIT])
             for n in range(min(_SPLIT, len(walk.queue)))
         }
-        units, says = data_units(found.needs, work.ctx.sync_method, f"{unit}:")
+        units, says = data_units(found.needs, work.ctx, f"{unit}:")
         if failures:
             work.ctx.progress.record(failures, [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.
@@ -88,27 +96,37 @@ class _Walk:
             {bytes.fromhex(gfid) for gfid in known[kind]} if isinstance(known, dict) else set[bytes]()
             for kind in ("new", "empty")
         )
-        self.names = self.directories = self.different = 0
+        self._asked: deque[tuple[Future[Reply], Dirs]] = deque()
+        self.names = self.observed = self.directories = self.different = 0
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
-        if "." not in self.work.name:  # the top alone: what is below it is then looked at in parallel
-            self._group(1)
-            return
-        while self.queue and self.names < _UNIT_NAMES and time.monotonic() < until:
-            self._group()
+        # The top only until there is something to divide: what is below it is then looked at in parallel.
+        top = "." not in self.work.name
+        while self.queue and not self._enough() and time.monotonic() < until:
+            self._group(1 if top else _ASK_DIRS)
+            self._answers(_ASKED)
             self.work.alive()
+            if top and len(self.queue) >= _SPLIT:
+                break
+        self._answers(0)
+        self.observer.collect()
+        self._note_new()
+
+    def _enough(self) -> bool:
+        return self.observed >= _UNIT_NAMES or self.names >= _UNIT_COMPARED
 
     def handed_on(self, dirs: Dirs) -> str:
         """What another unit is to look at, with what is known of it."""
         new, empty = ([gfid.hex() for gfid, _ in dirs if gfid in kind] for kind in (self.new, self.empty))
         return json.dumps({"dirs": encode_dirs(dirs), "new": new, "empty": empty})
 
-    def _group(self, most: int = _ASK_DIRS) -> None:
-        """A few directories: summarise, ask which differ, observe those; their subdirectories come next."""
+    def _group(self, most: int) -> None:
+        """A few directories: summarise them and ask which differ; their subdirectories come next."""
         group: list[tuple[bytes, bytes, bytes]] = []
         names = 0
-        while self.queue and len(group) < most and names < _ASK_NAMES:
+        upto = self.directories + most
+        while self.queue and self.directories < upto and names < _ASK_NAMES and not self._enough():
             gfid, path = self.queue.pop()
             if gfid in self.new:
                 names += self._observe(gfid, path, descend=True, empty=gfid in self.empty)
@@ -123,15 +141,23 @@ class _Walk:
             self.queue += [(sub, prefix + name) for sub, name in subdirs]
         self.names += names
         if group:
-            differ, empty = self.client.differing([(gfid, digest) for gfid, _, digest in group])
-            for index in differ:
-                self.different += 1
-                self._observe(group[index][0], group[index][1], descend=False, empty=index in empty)
+            question = self.client.submit_differing([(gfid, digest) for gfid, _, digest in group])
+            self._asked.append((question, [(gfid, path) for gfid, path, _ in group]))
         self._note_new()
 
+    def _answers(self, leave: int) -> None:
+        """Observe what differs, as far as the answers are here; wait until at most ``leave`` are outstanding."""
+        while self._asked and (len(self._asked) > leave or self._asked[0][0].done()):
+            question, dirs = self._asked.popleft()
+            differ, empty = self.client.differing_of(question.result())
+            for index in differ:
+                self.different += 1
+                self.work.alive()
+                self._observe(*dirs[index], descend=False, empty=index in empty)
+            if differ:
+                self.observer.flush()
+
     def _note_new(self) -> None:
-        self.observer.flush()
-        self.observer.collect()
         self.new |= {gfid for gfid, _ in self.observer.findings.unlisted}
         self.empty |= self.observer.findings.empty
         self.observer.findings.unlisted.clear()
@@ -142,7 +168,9 @@ class _Walk:
         if fd is None:
             return None
         try:
-            summary = self.volume.summarise(fd, self.volume.names(fd, is_root=not path))
+            summary = self.volume.summarise(
+                fd, self.volume.names(fd, is_root=not path), path, self.work.ctx.filters
+            )
         except OSError as error:
             self.observer.fail("entry", path, error)
             return None
@@ -164,6 +192,7 @@ class _Walk:
             return 0
         finally:
             os.close(fd)
+        self.observed += len(names)
         if descend:
             self.new |= {sub for sub, _ in below}
             if empty:  # not certain, the answer is not here yet; if wrong, content travels for nothing

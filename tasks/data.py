@@ -156,13 +156,19 @@ def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) ->
         sent = {r.gfid: r.ctime_ns for r in _sender(work).recheck(again) if r.ctime_ns}
 
 
-def _sender(work: Unit) -> StreamSender:
+def _sender(work: Unit, *, rsync_next: bool = False) -> StreamSender:
     connection = work.ctx.secondary(work.epoch)
 
     def progress(_files: int, _size: int) -> None:
         work.alive()
 
-    return StreamSender(work.ctx.volume, connection.client, compress=connection.thin, progress=progress)
+    return StreamSender(
+        work.ctx.volume,
+        connection.client,
+        compress=connection.compress,
+        progress=progress,
+        rsync_next=rsync_next,
+    )
 
 
 def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
@@ -170,20 +176,34 @@ def _stream(work: Unit, items: list[FileItem]) -> list[ItemResult]:
 
 
 def _rsync(work: Unit, items: list[FileItem]) -> list[ItemResult]:
+    """What differs of files that are there already: by blocks where that finds it, else by the program."""
     from replication.transfer.rsync import sync_by_rsync as send
 
-    return _by_program(work, items, send)
+    method = work.ctx.sync_method
+    if method == "rsync":
+        return _by_program(work, items, send, bwlimit=_kib(work.ctx.bandwidth.share()))
+    blocks = _sender(work, rsync_next=method == "auto")
+    results = blocks.send([item._replace(how="data") for item in items])
+    return results + (
+        _by_program(work, blocks.left, send, bwlimit=_kib(work.ctx.bandwidth.share())) if blocks.left else []
+    )
 
 
 def _tar(work: Unit, items: list[FileItem]) -> list[ItemResult]:
     from replication.transfer.tar import sync_by_tar as send
 
-    return _by_program(work, items, send)
+    return _by_program(work, items, send, pace=work.ctx.pace)
 
 
-def _by_program(work: Unit, items: list[FileItem], send: Callable[..., list[ItemResult]]) -> list[ItemResult]:
+def _kib(share: int | None) -> int | None:
+    return None if share is None else max(1, share >> 10)
+
+
+def _by_program(
+    work: Unit, items: list[FileItem], send: Callable[..., list[ItemResult]], **limits: Any
+) -> list[ItemResult]:
     connection = work.ctx.secondary(work.epoch)
     return send(
         items, work.ctx.volume, connection.client, connection.target, connection.options,
-        compress=connection.thin, alive=work.alive,
+        compress=connection.compress, alive=work.alive, **limits,
     )  # fmt: skip

@@ -70,7 +70,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
         ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
         failing=ctx.progress.failing(), not_before=ctx.progress.brick().front_ns + 1, **carrying(work),
     )  # fmt: skip
-    queue = decode_dirs(todo["dirs"])
+    queue = dict(decode_dirs(todo["dirs"]))
     observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
     until = time.monotonic() + _PART_S
     at = todo["at"]
@@ -81,13 +81,15 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
         found = observer.findings
         if not queue or len(found.needs) >= PART_NAMES or time.monotonic() > until:
             break
-        _list(work, observer, *queue.pop())
+        gfid, path = queue.popitem()
+        queue.update(_list(work, observer, gfid, path))
     observer.finish()
-    queue += observer.findings.unlisted
+    queue.update(observer.findings.unlisted)
     if at is None and not queue:
         return observer.findings, None
-    empty = encode_dirs([(gfid, b"") for gfid, _ in queue if gfid in observer.findings.empty])
-    more = {**todo, "part": todo["part"] + 1, "at": at, "dirs": encode_dirs(queue), "empty": empty}
+    empty = encode_dirs([(gfid, b"") for gfid in queue if gfid in observer.findings.empty])
+    dirs = encode_dirs(list(queue.items()))
+    more = {**todo, "part": todo["part"] + 1, "at": at, "dirs": dirs, "empty": empty}
     return observer.findings, more
 
 
@@ -97,30 +99,34 @@ def _give_up_segment(work: Unit, number: int, error: SegmentDamaged) -> None:
     work.start_over(f"{error}; a hybrid crawl covers it")
 
 
-def _drain(observer: Observer, queue: list[tuple[bytes, bytes]]) -> None:
-    """Move directories that turned out to be new into the queue; wait for answers only when it is empty."""
-    if not queue:
+def _drain(observer: Observer, queue: dict[bytes, bytes]) -> None:
+    """Move directories that turned out to be new into the queue; wait for answers only when there are none."""
+    if not queue and not observer.findings.unlisted:
         observer.flush()
         observer.collect()
-    queue += observer.findings.unlisted
+    queue.update(observer.findings.unlisted)
     observer.findings.unlisted.clear()
 
 
-def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> None:
+def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tuple[bytes, bytes]]:
+    """Observe a whole directory; those below it, if all that is there will be new to the secondary."""
     work.alive()
     volume = work.ctx.volume
     try:
         fd = volume.open_dir(path, gfid)
     except VanishedError:
-        return  # moved or removed since: that has a record of its own
+        return []  # moved or removed since: that has a record of its own
     except OSError as error:
         observer.fail("entry", path, error)
-        return
+        return []
+    empty = observer.seems_empty(gfid)
     try:
         names = volume.names(fd, is_root=not path)
-        observer.list_directory(fd, gfid, path, names, empty=gfid in observer.findings.empty)
+        below = observer.list_directory(fd, gfid, path, names, empty=empty)
+        return below if empty else []
     except OSError as error:
         observer.fail("entry", path, error)
+        return []
     finally:
         os.close(fd)
 

@@ -61,9 +61,9 @@ def connect(broker_url: str) -> redis.Redis:
 class Ledger:
     """The ledger of one session's brick, on behalf of one epoch."""
 
-    def __init__(self, client: redis.Redis, session_id: str) -> None:
+    def __init__(self, client: redis.Redis, instance: str) -> None:
         self.redis = client
-        self.prefix = f"seamark:{{{session_id}}}:"
+        self.prefix = f"seamark:{{{instance}}}:"
         self._script = client.register_script(files("tasks").joinpath("ledger.lua").read_text())
 
     def _run(self, operation: str, epoch: int, batch: int, *rest: str | bytes) -> Standing:
@@ -225,6 +225,16 @@ class Ledger:
 
     def set_limbo(self, number: int) -> None:
         self.redis.set(self.prefix + "limbo", number)
+
+    # ---- the mark on the two roots
+
+    def published(self) -> int:
+        """The mark (ns) that this epoch wrote to both roots last; -1: none yet."""
+        value: bytes | None = self.redis.get(self.prefix + "published")  # type: ignore[assignment]
+        return int(value) if value is not None else -1
+
+    def set_published(self, stime_ns: int) -> None:
+        self.redis.set(self.prefix + "published", stime_ns)
 
     # ---- live counters, for people
 

@@ -40,23 +40,35 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
             return "nothing to do"
         connection = work.ctx.secondary(epoch)
         reports = {b.number: ledger.reports(b.number) for b in done}
-        if any(b.units_done for b in done):
-            boot = _sync(work)
+        limbo = ledger.limbo()
+        # A crawl that goes on after a restart may have its last unit behind it, and nothing of that was synced yet.
+        if any(b.units_done or b.manifest["kind"] == "hybrid" for b in done):
+            boot, limbo = _sync(work)
             if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
                 # What was applied before the restart may be lost: do it all again under a new epoch.
                 work.start_over("the secondary's host restarted before a batch was durable")
                 return "the secondary restarted: starting over"
         ledger.standing(epoch)  # raises StaleFence: what was read above may be of a ledger that is gone
-        for each in done:
-            _finish(work, each, *reports[each.number])
+        ended = [_finish(work, each, *reports[each.number]) for each in done]
         brick = work.ctx.progress.brick()
-        ledger.set_limbo(connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS))
+        if limbo:
+            limbo = connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS)
+        ledger.set_limbo(limbo)
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
-        work.ctx.publish_mark(epoch, brick, now=any(b.manifest.get("final") for b in done))
+        work.ctx.publish_mark(epoch, brick, now=any(ended))
         tick_signature(session).apply_async()
         work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
+    return work.outcome
+
+
+@app.task(bind=True, name="tasks.mark.publish_stime")
+def publish_stime(task: Task[..., Any], session: str, epoch: int) -> str:
+    """Write the mark to both roots now: a run that is about to end wants it there."""
+    with working(task, session, epoch, 0, "") as work:
+        work.ctx.publish_mark(epoch, work.ctx.progress.brick(), now=True)
+        work.outcome = "the mark is on both roots"
     return work.outcome
 
 
@@ -66,8 +78,8 @@ def _retain(work: Unit, front: int) -> None:
         agent_call(work.ctx.place.changelog, "retain", upto=front)
 
 
-def _sync(work: Unit) -> str:
-    """Make everything durable on the secondary; the boot in which that was done."""
+def _sync(work: Unit) -> tuple[str, int]:
+    """Make everything durable on the secondary; the boot in which that was done, and how much is in limbo."""
     try:
         answer = work.ctx.secondary(work.epoch).client.sync()
     except SecondaryError as error:
@@ -78,20 +90,34 @@ def _sync(work: Unit) -> str:
             raise StaleFence from None
         raise
     work.ctx.progress.synced(answer["gen"])
-    return str(answer["boot_id"])
+    return str(answer["boot_id"]), int(answer["limbo"])
 
 
-def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> None:
+def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> bool:
+    """Move the front over one batch, which is durable. True when a hybrid crawl ended with it."""
     progress, manifest = work.ctx.progress, batch.manifest
     since = manifest["start_ns"] if manifest["kind"] == "changelog" else progress.brick().stime_ns + 1
     progress.record([Failure(**row) for row in bad], good, since)
     if manifest["kind"] == "changelog":
         progress.advance(work.epoch, manifest["last"], manifest["end_ns"])
-    elif manifest["kind"] == "hybrid" and manifest["final"]:
-        work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
-        progress.end_crawl(work.epoch, manifest["crawl"])
-        took = time.time() - manifest["start_ns"] / 1e9
-        by = work.ctx.place.detector()
-        progress.scanned(by, time.time_ns() + int(scan_interval(took, recording=by != "scan") * 1e9))
+    elif manifest["kind"] == "hybrid" and (manifest["final"] or _nothing_missing(work)):
+        _end_crawl(work, manifest)
+        return True
     elif manifest["kind"] == "hybrid":
         progress.crawl_swept(manifest["crawl"])
+    return False
+
+
+def _nothing_missing(work: Unit) -> bool:
+    """Whether the secondary wants no content any more: a crawl that swept the tree needs no batch for the rest."""
+    items, more = work.ctx.secondary(work.epoch).client.dirty(limit=1)
+    return not items and more is None
+
+
+def _end_crawl(work: Unit, manifest: dict[str, Any]) -> None:
+    progress = work.ctx.progress
+    work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
+    progress.end_crawl(work.epoch, manifest["crawl"])
+    took = time.time() - manifest["start_ns"] / 1e9
+    by = work.ctx.place.detector()
+    progress.scanned(by, time.time_ns() + int(scan_interval(took, recording=by != "scan") * 1e9))

@@ -40,7 +40,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
             work.ctx.progress.record(failures, [], work.since_ns())
         resolved = found["resolved"] + _resolved(work.ctx, meta, failures)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
-        units, says = data_units(items, work.ctx.sync_method, f"{unit}:")
+        units, says = data_units(items, work.ctx, f"{unit}:")
         if found["more"]:
             following = f"E:{found['more']['segment']}:{found['more']['part']}"
             units[following] = json.dumps(found["more"]).encode()
@@ -94,12 +94,12 @@ def send_metadata_now(
 
 
 def data_units(
-    items: list[FileItem], method: str, after: str
+    items: list[FileItem], ctx: Context, after: str
 ) -> tuple[dict[str, str | bytes], dict[str, str]]:
     """Units for these files, and for each what a person reads of it. ``after`` makes their ids unique."""
     units: dict[str, str | bytes] = {}
     says = {}
-    for number, (engine, members) in enumerate(cut(items, method)):
+    for number, (engine, members) in enumerate(cut(items, ctx.sync_method, ctx.session.rsync_from)):
         name = f"D:{engine}:{after}{number}"
         units[name] = encode_items(members)
         first = members[0].path.decode("utf-8", "backslashreplace")

@@ -29,6 +29,10 @@ STALE = "stale: another epoch is at work"
 DONE = "done already"
 
 
+class Held(Exception):
+    """The session is paused, or outside of its schedule: the unit is given back, and submitted again until it may run."""
+
+
 class Unit:
     """One unit being done by the running task."""
 
@@ -50,6 +54,9 @@ class Unit:
             renew(self.task, self.ctx.ledger.redis)
 
     def payload(self) -> bytes | None:
+        """What is to be done; None when it is done already. Raises Held when nothing is to be done now."""
+        if (why := self.ctx.holding()) is not None:
+            raise Held(why)
         return self.ctx.ledger.payload(self.batch, self.name)
 
     def signature(self, unit: str, says: str = "") -> Signature:
@@ -97,11 +104,14 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     """
     ctx = context(session)
     work = Unit(task, ctx, epoch, batch, unit)
+    ctx.alive = work.alive
     try:
         work.alive()
         yield work
     except StaleFence:
         work.outcome = STALE
+    except Held as why:
+        work.outcome = f"given back: {why}"
     except LinkLost as error:
         ctx.drop_connection()
         work.outcome = f"given back: {error}"
@@ -119,7 +129,7 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
             work.outcome = "given back: the secondary had closed this crawl"
         elif error.code in ("out-of-order", "crawl-closed"):
             work.outcome = f"refused by the secondary: {error.code}"
-            if unit and work.payload() is not None:
+            if unit and ctx.ledger.payload(batch, unit) is not None:
                 # Not a late twin: what the secondary has applied is not what we believe. It is asked anew.
                 work.start_over(str(error))
         else:

@@ -40,6 +40,14 @@ def need(*tools: str) -> None:
         missing(f"not installed: {', '.join(absent)}")
 
 
+@pytest.fixture
+def pipe():
+    """A reader and an unbuffered writer."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as writer:
+        yield reader, writer
+
+
 @pytest.fixture(autouse=True)
 def _fail_without_root(request):
     if request.node.get_closest_marker("root") and os.geteuid() != 0:

@@ -12,10 +12,10 @@ _VANISHED = 24  # rsync(1): partial transfer due to vanished source files
 _NOT_OURS = ("--exclude=/.seamark",)
 
 
-def rsync_differences(primary, secondary) -> list[str]:
+def rsync_differences(primary, secondary, *options) -> list[str]:
     """What rsync would change to make ``secondary`` equal to ``primary``; empty means equal."""
     done = subprocess.run(
-        [*RSYNC, *_NOT_OURS, f"{os.fspath(primary)}/", f"{os.fspath(secondary)}/"],
+        [*RSYNC, *_NOT_OURS, *options, f"{os.fspath(primary)}/", f"{os.fspath(secondary)}/"],
         capture_output=True, check=False,
     )  # fmt: skip
     errors = done.stderr.decode(errors="replace").splitlines()

@@ -7,9 +7,8 @@ import json
 import os
 import struct
 import threading
-import zlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -18,6 +17,8 @@ from replication.errors import ExitCode, SeamarkError
 from replication.observation import Listing
 from replication.remote.encoding import encode_listing
 from replication.remote.errors import LinkLost, RemoteError
+from replication.remote.outbox import Outbox
+from replication.remote.packing import packed
 
 PROTOCOL = 1
 WINDOW = 32  # requests under way on one link
@@ -101,7 +102,7 @@ class SecondaryClient:
 
     def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
         self._reader = reader
-        self._writer = writer
+        self._outbox = Outbox(writer, self._cannot_write)
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(WINDOW)
@@ -110,7 +111,11 @@ class SecondaryClient:
         self._thread = threading.Thread(target=self._read, name="secondary-answers", daemon=True)
         self._thread.start()
 
-    # ---- requests
+    def limit(self, pace: Callable[[int], bool]) -> None:
+        """Have ``pace`` say when so many bytes may be sent; see Outbox."""
+        self._outbox.pace = pace
+
+    # ---- requests; each frame is whole, and in the order in which its answer is awaited
 
     def submit(self, op: str, payload: bytes = b"", **args: Any) -> Future[Any]:
         """Send a request; the future gives its Reply."""
@@ -127,29 +132,25 @@ class SecondaryClient:
         number = next(self._ids)
         header = _dumps({"id": number, "op": op, **args}).encode()
         frame = b"".join((_LENGTHS.pack(len(header), len(payload)), header, payload))
+        self._outbox.wait_for_room()
         with self._lock:
             if self._dead is not None:
                 self._room.release()
                 raise self._dead
             self._waiting.append((number, future, kind))
-            lost: SeamarkError | None = None
-            try:
-                self._write(frame)
-            except (OSError, ValueError, SeamarkError) as error:
-                lost = (
-                    error if isinstance(error, SeamarkError) else LinkLost(f"link to the secondary: {error}")
-                )
-                self._dead = lost
-        if lost is not None:
-            self._fail_all(lost)
+            self._outbox.put(frame)
         return future
 
-    def _write(self, frame: bytes) -> None:
-        view = memoryview(frame)
-        while view:
-            written = self._writer.write(view)
-            view = view[written or 0 :]
-        self._writer.flush()
+    def _cannot_write(self, error: Exception) -> None:
+        self._die(error if isinstance(error, SeamarkError) else LinkLost(f"link to the secondary: {error}"))
+
+    def _die(self, error: SeamarkError) -> None:
+        """Nothing more is sent, and nobody waits for an answer that will not come."""
+        with self._lock:
+            if self._dead is None:
+                self._dead = error
+        self._outbox.close()
+        self._fail_all(error)
 
     # ---- answers
 
@@ -166,10 +167,7 @@ class SecondaryClient:
             error = lost
         except Exception as broken:  # whatever the stream raises ends the link, and nobody may wait for ever
             error = LinkLost(f"link to the secondary: {broken}")
-        with self._lock:
-            if self._dead is None:
-                self._dead = error
-        self._fail_all(error)
+        self._die(error)
 
     def _read_one(self) -> Reply | None:
         lengths = self._exactly(8)
@@ -230,9 +228,10 @@ class SecondaryClient:
         with self._lock:
             if self._dead is None:
                 self._dead = LinkLost("this end closed the link")
-        for stream in (self._writer, self._reader) if not self._thread.is_alive() else (self._writer,):
+        self._outbox.close()
+        if not self._thread.is_alive():
             try:
-                stream.close()
+                self._reader.close()
             except (OSError, SeamarkError):
                 pass
 
@@ -240,15 +239,17 @@ class SecondaryClient:
 
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
-        dry: bool = False,
+        dry: bool = False, filled: bool = False, filters: Sequence[str] = (),
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
+        ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
+        ``filters``: rules of what is left out.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
-            adopt=adopt, create=create, read_only=read_only, dry=dry,
+            adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
@@ -281,9 +282,8 @@ class SecondaryClient:
         payload = b"".join(row[2] for row in content)
         if content:
             args["content"] = [row[:2] for row in content]
-            packed = zlib.compress(payload, 1) if compress else payload
-            if len(packed) < len(payload):
-                args["z"], payload = True, packed
+            if compress and (small := packed(payload)) is not None:
+                args["z"], payload = True, small
         return self._submit("observe", payload, args, Observed)
 
     def observe(self, listings: Sequence[Listing], **args: Any) -> Observed:
@@ -295,11 +295,8 @@ class SecondaryClient:
     ) -> Future[Reply]:  # fmt: skip
         """Send whole files: rows as in docs/formats.md, and their contents in the same order."""
         payload = b"".join(blobs)
-        if compress:
-            packed = zlib.compress(payload, 1)
-            if len(packed) < len(payload):
-                return self.submit("data", packed, z=True, items=items)
-        return self.submit("data", payload, z=False, items=items)
+        small = packed(payload) if compress else None
+        return self.submit("data", payload if small is None else small, z=small is not None, items=items)
 
     def data(
         self, items: list[list[Any]], blobs: Sequence[bytes], *, compress: bool = False
@@ -315,12 +312,16 @@ class SecondaryClient:
 
     def digests(self, directories: Sequence[tuple[bytes, bytes]]) -> list[int]:
         """Positions of the directories whose digest differs."""
-        return self.differing(directories)[0]
+        return self.differing_of(self.submit_differing(directories).result())[0]
 
-    def differing(self, directories: Sequence[tuple[bytes, bytes]]) -> tuple[list[int], set[int]]:
-        """The same, and the positions of those among them that hold nothing there."""
-        header = self.call("digests", dirs=[(g.hex(), d.hex()) for g, d in directories]).header
-        return header["differ"], set(header["empty"])
+    def submit_differing(self, directories: Sequence[tuple[bytes, bytes]]) -> Future[Reply]:
+        """Ask which digests differ; see differing_of."""
+        return self.submit("digests", dirs=[(g.hex(), d.hex()) for g, d in directories])
+
+    @staticmethod
+    def differing_of(reply: Reply) -> tuple[list[int], set[int]]:
+        """Positions of the directories whose digest differs, and of those among them that hold nothing there."""
+        return reply.header["differ"], set(reply.header["empty"])
 
     def names(self, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
         """Current paths of each gfid on the secondary, relative to its root."""
@@ -332,9 +333,13 @@ class SecondaryClient:
         found: list[int] = self.call("wanted", gfids=[g.hex() for g in gfids]).header["wanted"]
         return found
 
-    def unlist(self, gfids: Iterable[bytes]) -> None:
+    def submit_unlist(self, gfids: Iterable[bytes]) -> Future[Reply]:
         """Have these directories listed completely again."""
-        self.call("unlist", gfids=[g.hex() for g in gfids])
+        return self.submit("unlist", gfids=[g.hex() for g in gfids])
+
+    def unlist(self, gfids: Iterable[bytes]) -> None:
+        """submit_unlist, and wait."""
+        self.submit_unlist(gfids).result()
 
     def doubt(self, path: bytes, *, count: bool = False) -> int | None:
         """Have all at this path and below compared again; how much is left to be. None: the path is not known there."""
@@ -375,7 +380,7 @@ class SecondaryClient:
         return int(self.call("purge", upto=upto).header["left"])
 
     def sync(self) -> dict[str, Any]:
-        """Make all that was applied durable. Gives boot_id, free_bytes."""
+        """Make all that was applied durable. Gives boot_id, free_bytes, gen, limbo (objects)."""
         return self.call("sync").header
 
     def stat(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # sun_path has 108 bytes with its final NUL; while it binds, ssh adds a dot and 16 letters to the name.
 _MAX_SOCKET_PATH = 108 - 1 - 17
 _PERSIST_S = 60
+_ALIVE_COUNT = 4
 
 
 def ssh_command(target: Target, options: SshOptions) -> list[str]:
@@ -33,7 +34,9 @@ def ssh_command(target: Target, options: SshOptions) -> list[str]:
     command = ["ssh", *config_arguments(options), "-oBatchMode=yes", "-oStrictHostKeyChecking=yes"]
     command += [f"-oUserKnownHostsFile={' '.join(_config_word(path) for path in endpoint.known_hosts)}"]
     command += [f"-oConnectTimeout={max(1, int(options.connect_timeout_s))}"]
-    command += ["-oServerAliveInterval=15", "-oServerAliveCountMax=4"]
+    # A shared connection that is frozen must go before rsync's own time is over, or the next rsync gets it again.
+    interval = max(1, round(options.answer_timeout_s / 2 / _ALIVE_COUNT))
+    command += [f"-oServerAliveInterval={interval}", f"-oServerAliveCountMax={_ALIVE_COUNT}"]
     command += [
         "-oForwardAgent=no",
         "-oForwardX11=no",

@@ -45,3 +45,12 @@ class AgentFailed(RemoteError):
     """The secondary agent was started and did not come up; the message has its last words."""
 
     exit_code = ExitCode.ERROR
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in a few words; some of paramiko's have none of their own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().rstrip(".") or {"EOFError": "the connection was closed"}.get(
+        type(error).__name__, type(error).__name__
+    )

@@ -23,13 +23,13 @@ from replication.remote.bundle import (
 from replication.remote.endpoint import SshOptions
 from replication.remote.errors import AgentFailed, LinkLost, NoPython, Unreachable
 from replication.remote.link import Link, last_lines
-from replication.remote.ssh import Connection, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import paramiko
 
+    from replication.remote.ssh import Connection
     from replication.remote.target import Target
 
 # A login shell may talk before our command runs (motd, fortune); this much, and no longer than this.
@@ -117,6 +117,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 def _over_ssh(
     target: Target, options: SshOptions, words: list[bytes]
 ) -> tuple[Link, Callable[[], int | None]]:
+    from replication.remote.ssh import connect  # a tenth of a second, and a local secondary needs none of it
+
     connection = connect(target, options)
     try:
         command = gate_command(target.path) if options.gated else shell_command(build_bundle(), words)

@@ -15,8 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from replication.remote.errors import LinkLost
-from replication.remote.ssh import reason_of
+from replication.remote.errors import LinkLost, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +57,19 @@ class Patience:
         if self._asked is None:
             self._asked = time.monotonic()
 
+    @property
+    def owed_s(self) -> float:
+        """For how long an answer has been due; 0 while none is."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
+    def moved(self) -> None:
+        """It took something from us: a large request over a slow link is no silence."""
+        self._asked = time.monotonic()
+
     def check(self) -> None:
         """Raises LinkLost when it has owed us one for too long."""
-        asked = self._asked
-        if asked is not None and time.monotonic() - asked > self.timeout_s:
+        if self.owed_s > self.timeout_s:
             raise self.give_up(f"{self.what} has not answered for {self.timeout_s:g} s")
 
 
@@ -114,6 +122,7 @@ class _Writer(io.RawIOBase):
             if not sent:
                 raise self._patience.give_up(f"{self._patience.what} closed the connection")
             done += sent
+            self._patience.moved()
         return done
 
 

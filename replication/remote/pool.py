@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
+_LOOKS = 6
 
 
 class Client(Protocol):
@@ -58,8 +59,11 @@ class SecondaryPool(Generic[C]):
         make_client: Callable[[Link], C],
         opener: Callable[[Target, SshOptions], Link] = open_secondary,
         first_delay_s: float = _FIRST_DELAY_S,
+        silent: Callable[[str, str], object] = lambda _name, _words: None,
     ) -> None:
+        """``silent`` is told every now and then of a far side that owes us an answer: its name, and a line."""
         self._make_client = make_client
+        self._silent = silent
         self._opener = opener
         self._first_delay_s = first_delay_s
         self._lock = threading.Lock()
@@ -146,7 +150,10 @@ class SecondaryPool(Generic[C]):
                 client.close()
 
     def _keep_watch(self, interval_s: float) -> None:
-        """Start the thread that asks idle links whether they are alive; their readers notice if not."""
+        """Start the thread that asks idle links whether they are alive; their readers notice if not.
+
+        It looks more often than it asks: whoever waits for a silent one should hear why.
+        """
         with self._lock:
             self._interval_s = min(self._interval_s, interval_s)
             if self._watch is None or not self._watch.is_alive() or self._stop.is_set():
@@ -157,15 +164,19 @@ class SecondaryPool(Generic[C]):
                 self._watch.start()
 
     def _ping_idle(self, stop: threading.Event) -> None:
-        while not stop.wait(self._interval_s):
+        while not stop.wait(self._interval_s / _LOOKS):
             with self._lock:
-                slots = list(self._slots.values())
-            for slot in slots:
+                slots = list(self._slots.items())
+            for name, slot in slots:
                 client, link = slot.client, slot.link
-                if client is None or link is None or link.lost is not None or link.idle_s < self._interval_s:
+                if client is None or link is None or link.lost is not None:
                     continue
                 with contextlib.suppress(Exception):
-                    client.submit("ping")
+                    if (owed := link.patience.owed_s) > self._interval_s / 2:
+                        limit = link.patience.timeout_s
+                        self._silent(name, f"{link.what} has not answered for {owed:.0f} of {limit:g} s")
+                    elif link.idle_s >= self._interval_s:
+                        client.submit("ping")
 
     def _after_fork_in_child(self) -> None:
         slots = list(self._slots.values())

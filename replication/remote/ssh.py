@@ -23,6 +23,7 @@ from replication.remote.errors import (
     LinkLost,
     RemoteError,
     Unreachable,
+    reason_of,
 )
 from replication.remote.identities import candidates
 from replication.remote.known_hosts import Verdict, fingerprint, judge, known_keys, lookup_name, pin
@@ -252,15 +253,6 @@ def _try_keys(
     raise AuthFailed(
         f"{endpoint} does not let {endpoint.user} in; keys tried: {', '.join(tried) or 'none'}. Add one to the "
         f"ssh-agent or name it with --identity FILE, and its .pub to authorized_keys of {endpoint.user} there"
-    )
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in a few words; some of paramiko's have none of their own."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().rstrip(".") or {"EOFError": "the connection was closed"}.get(
-        type(error).__name__, type(error).__name__
     )
 
 

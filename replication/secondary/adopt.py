@@ -44,7 +44,7 @@ def adopt(
         owner = index.db.execute(sql.BY_INO, (found.st_ino,)).fetchone()
         if owner is not None:
             if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
-                os.unlink(name, dir_fd=agent.tree.changing(parent.id))  # its content stays under another name
+                agent.namespace.shadows.cast((parent.id, name), found.st_ino)  # another name of that file
             continue
         if (row is None or (row.new and not row.ino)) and _fits(e, found, fd, name):
             _enter(agent, row or new(e), parent, name, found)
@@ -93,6 +93,10 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
             for entry in found:
                 name = os.fsencode(entry.name)
                 if wanted(name) or (parent.id == layout.ROOT_ID and name == layout.HIDDEN):
+                    continue
+                if agent.filters and agent.filters.excludes(
+                    agent.tree.path((parent.id, name)), entry.is_dir(follow_symlinks=False)
+                ):
                     continue
                 if agent.index.entry(parent.id, name) is None:
                     others.append(name)

@@ -10,9 +10,11 @@ import fcntl
 import itertools
 import os
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from itertools import zip_longest
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
+from replication.secondary.filters import EVERYTHING
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
@@ -29,15 +31,16 @@ class Agent:
         self.index = index
         self.powers = powers
         self.tree = Tree(root_fd, index)
-        self.namespace = Namespace(self.tree, powers)
         self.journal = Journal(self.tree.hidden_fd)
         self.epoch = 0
         self.read_only = False
+        self.filters = EVERYTHING
         # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
         self.staging_name = staging
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
+        self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name)
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
@@ -46,6 +49,7 @@ class Agent:
             layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
         )
         self.unit_locks: Dict[bytes, int] = {}  # what rsync or tar write to at the moment
+        self.swept_s = float("-inf")  # when leftovers of transfers were last looked for, monotonic
         self._dirty_journal = False
 
     @property
@@ -107,15 +111,20 @@ class Agent:
         self.journal.clear()
         self._dirty_journal = False
 
-    def announce(self, names: List[Tuple[Row, List[Key]]], data: List[List[Any]]) -> None:
-        """Write to the journal where the next operations may leave objects."""
+    def announce(
+        self, names: List[Tuple[Row, List[Key]]], data: List[List[Any]], inos: Sequence[int] = ()
+    ) -> None:
+        """Write to the journal where the next operations may leave objects.
+
+        ``inos``: the inode numbers of what is to be at ``names``, where they are known already.
+        """
         if not names and not data:
             return
         gfids = self._parent_gfids({key[0] for _, keys in names for key in keys})
         lines = []
-        for row, keys in names:
+        for (row, keys), ino in zip_longest(names, inos):
             places = [[gfids[p], os.fsdecode(n)] for p, n in dict.fromkeys(keys) if p in gfids]
-            lines.append([row.gfid.hex(), row.mode, row.ino, row.limbo, places])
+            lines.append([row.gfid.hex(), row.mode, ino or row.ino, row.limbo, places])
         self._dirty_journal = True
         self.journal.write(lines, data)
         faults.point("journal")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import struct
 from hashlib import blake2b
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple, Union
 
 from replication.secondary import sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Index, Row
 from replication.secondary.observed import gfid_of
+
+if TYPE_CHECKING:
+    from replication.secondary.onlooker import Onlooker
 
 _VERSION = struct.Struct("<QQ")
 
@@ -27,7 +30,7 @@ def digest_of(index: Index, directory: int) -> bytes:
     return digest.digest()
 
 
-def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+def digests(agent: Union[Agent, Onlooker], request: Dict[str, Any]) -> Dict[str, Any]:
     """Which of the directories differ, by their position in the request. See docs/formats.md."""
     index = agent.index
     asked = [(gfid_of(g), bytes.fromhex(d)) for g, d in request["dirs"]]
@@ -38,7 +41,7 @@ def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         row = rows.get(gfid)
         if row is None or not row.listed or _digest(index, row, fresh) != digest:
             differ.append(i)
-    if fresh and not agent.read_only:
+    if fresh and isinstance(agent, Agent) and not agent.read_only:
         _keep(agent, fresh)
     return {"differ": differ}
 

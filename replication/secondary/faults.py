@@ -1,8 +1,9 @@
 """Points at which tests kill the agent: SEAMARK_FAULT=<point>:<count> kills it at the count-th passage.
 
-Points: journal (written, nothing done yet), step (before each namespace step), place (before each file is
-placed), commit (all done, index not committed), committed (journal not cleared yet), staged (content
-written, before the transaction), purge (between the removal of two objects).
+Points: journal (written, nothing done yet), step (before each namespace step), linked (a file has another link,
+and its old name is still to be taken), over (before what stands at a name is replaced), lifted (a shadow was
+removed), place (before each file is placed), commit (all done, index not committed), committed (journal not
+cleared yet), staged (content written, before the transaction), purge (between the removal of two objects).
 """
 
 from __future__ import annotations

@@ -90,12 +90,23 @@ class Index:
     """A connection to the index file. Raises sqlite3.Error; a damaged file is a sqlite3.DatabaseError."""
 
     def __init__(self, path: bytes) -> None:
-        self.db = sqlite3.connect(os.fsdecode(path), isolation_level=None, cached_statements=256)
-        self.db.text_factory = bytes
+        self._use(sqlite3.connect(os.fsdecode(path), isolation_level=None, cached_statements=256))
         for pragma in sql.PRAGMAS:
             self.db.execute(pragma)
         self.db.execute(sql.SEEN)
+
+    def _use(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.db.text_factory = bytes
         self.meta: Dict[str, Any] = {}
+
+    @classmethod
+    def looking(cls, db: sqlite3.Connection) -> Index:
+        """On a connection that cannot write: for look-ups only."""
+        index = cls.__new__(cls)
+        index._use(db)
+        index.read_meta()
+        return index
 
     def create(self, root: Row) -> None:
         """Tables, and the row of the root, where they are missing. Within a transaction."""
@@ -225,6 +236,7 @@ class Index:
         for d in below:
             children = self.db.execute(sql.CHILDREN, (d,)).fetchall()
             self.db.execute(sql.DROP_ENTRIES_OF, (d,))
+            self.db.execute(sql.DROP_SHADOWS_OF, (d,))
             self.db.executemany(sql.DROP_NAMELESS, children)
 
 

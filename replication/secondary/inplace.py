@@ -1,8 +1,8 @@
 """Units of rsync and tar: a directory in staging where they find a basis and leave what is new.
 
 ``.seamark/staging/<unit>/new/<gfid>`` is what the engine writes; ``basis/<gfid>`` is a hard link of what is
-here now. In place (``in_place``): new/<gfid> is a hard link of the live file itself, which is written
-through; for files with several names, or too large to be kept twice.
+here now, or of that and what an interrupted try had (basis.py). In place (``in_place``): new/<gfid> is a hard link
+of the live file itself, which is written through; for files too large to be kept twice.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import shutil
 import stat
 from typing import Any, Dict, List, Optional
 
-from replication.secondary import layout
+from replication.secondary import basis, layout
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
+from replication.secondary.index import Row
+from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
-from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
-from replication.secondary.owner import free_bytes
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.receiver import Staged, place
+from replication.secondary.syscalls import free_bytes
+from replication.secondary.transfers import abandon
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
@@ -77,8 +78,10 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     agent.tree.begin()
     _unlock(agent)  # of a unit that was never committed
     _lock(agent, name)
-    _remove(agent, name)
     staging = agent.tree.staging_fd
+    basis.salvage(staging, name)
+    _remove(agent, name)
+    sweep_unwanted(agent)
     for part in (b"", b"/new", b"/basis"):
         os.mkdir(name + part, 0o700, dir_fd=staging)
     new_fd = os.open(name + b"/new", _DIR, dir_fd=staging)
@@ -89,16 +92,19 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         rows = agent.index.inodes(gfid_of(g) for g in request["gfids"])
         names = agent.index.names(row.id for row in rows.values())
         room = free_bytes(staging)
+        shadows = agent.namespace.shadows
         for gfid in request["gfids"]:
+            abandon(agent, gfid_of(gfid))
             row = rows.get(bytes.fromhex(gfid))
             if row is None or not row.is_file:
                 unknown.append(gfid)
-            elif row.ino:
-                wanted = _in_place(request.get("in_place"), row, room)
-                if wanted:
-                    _lock(agent, b"file." + gfid.encode())
-                if _link(agent, row, names.get(row.id, []), new_fd if wanted else basis_fd) and wanted:
+            elif row.ino and _in_place(request.get("in_place"), row, room) and not shadows.holds(row.ino):
+                # (A shadow shows an old version, whole: what its inode gets is written aside.)
+                _lock(agent, b"file." + gfid.encode())
+                if basis.link_present(agent, row, names.get(row.id, []), new_fd):
                     in_place.append(gfid)
+            else:
+                basis.provide(agent, row, names.get(row.id, []), basis_fd)
     finally:
         os.close(new_fd)
         os.close(basis_fd)
@@ -110,20 +116,6 @@ def _in_place(wanted: Optional[bool], row: Row, room: int) -> bool:
     if wanted is not None:
         return wanted
     return row.size > room  # several names are no reason: they all get the new inode together
-
-
-def _link(agent: Agent, row: Row, keys: List[Key], fd: int) -> bool:
-    source_fd = agent.tree.fd(keys[0][0]) if keys else agent.tree.limbo_fd
-    source = keys[0][1] if keys else limbo_name(row)
-    name = limbo_name(row)
-    try:
-        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
-    except OSError:
-        return False
-    if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino != row.ino:
-        os.unlink(name, dir_fd=fd)
-        return False
-    return True
 
 
 def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -153,6 +145,8 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 file.fd = -1
                 staged.append(file)
         done = place(agent, staged, errors) + _written_through(agent, live, errors)
+        for item in [*live, *(file.item for file in staged)]:
+            basis.forget(agent, item.gfid)
     finally:
         for file in staged:
             file.close()

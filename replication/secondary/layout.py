@@ -11,5 +11,6 @@ LIMBO = b"limbo"
 STAGING = b"staging"
 DISPLACED = b"displaced"
 TEMPORARY = b"tmp"
+DAMAGED = b"damaged"
 ROOT_GFID = bytes(15) + b"\x01"
 ROOT_ID = 1

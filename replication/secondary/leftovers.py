@@ -4,14 +4,48 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import signal
 import stat
 import time
 
 from replication.secondary import layout
+from replication.secondary.agent import Agent
+from replication.secondary.basis import partials, salvage
+from replication.secondary.syscalls import list_directory
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFTOVER_AGE_S = 7 * 86400
+_YOUNG_S = 600  # a transfer may begin before the look that wants it is in the index
+_SWEEP_EVERY_S = 3600
+_OF_A_FILE = re.compile(rb"([0-9a-f]{32})(\..*)?$")
+
+
+def end_frozen(hidden_fd: int) -> None:
+    """Kill agents of this root that are stopped (SIGSTOP): whoever served them has given up or will, and nobody
+    else gets what they hold locked. What they were about is mended as after any kill.
+    """
+    staging = "/proc/self/fd/{}/{}".format(hidden_fd, os.fsdecode(layout.STAGING))
+    for name in os.listdir(staging):
+        kind, _, rest = name.partition(".")
+        pid = rest.partition(".")[0]
+        try:
+            if kind == "agent" and _is_stopped(pid) and _has_open(pid, os.stat(staging + "/" + name)):
+                os.kill(int(pid), signal.SIGKILL)
+        except (OSError, ValueError):  # it ended, or is somebody else's
+            pass
+
+
+def _is_stopped(pid: str) -> bool:
+    with open("/proc/{}/stat".format(pid)) as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def _has_open(pid: str, directory: os.stat_result) -> bool:
+    """Whether that process is the one of this directory, and no later one or one of another namespace."""
+    fds = "/proc/{}/fd/".format(pid)
+    return any(os.path.samestat(os.stat(fds + fd), directory) for fd in os.listdir(fds))
 
 
 def sweep_staging(hidden_fd: int) -> None:
@@ -33,15 +67,61 @@ def sweep_staging(hidden_fd: int) -> None:
         os.close(staging_fd)
 
 
-def sweep_units(staging_fd: int) -> None:
-    """What an earlier epoch was about: units of engines, and transfers that nobody came back to."""
-    for name in os.listdir(staging_fd):
-        if name.startswith("unit."):
-            shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
-        elif not name.startswith("agent."):
-            found = os.stat(name, dir_fd=staging_fd, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _LEFTOVER_AGE_S:
-                os.unlink(name, dir_fd=staging_fd)
+def sweep_units(agent: Agent) -> None:
+    """What an earlier epoch was about: units of engines, and transfers that nobody wants or came back to."""
+    staging_fd = agent.tree.staging_fd
+    for name in list_directory(staging_fd):
+        if name.startswith(b"unit."):
+            salvage(staging_fd, name)
+            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging_fd, name), ignore_errors=True)
+        elif name.startswith(b"lock."):
+            _remove_old(staging_fd, name, _LEFTOVER_AGE_S)
+    _sweep_transfers(agent)
+
+
+def sweep_unwanted(agent: Agent) -> None:
+    """The same of transfers, without a new epoch: a run may last for years. Looks once an hour at most."""
+    if time.monotonic() - agent.swept_s > _SWEEP_EVERY_S:
+        _sweep_transfers(agent)
+
+
+def _sweep_transfers(agent: Agent) -> None:
+    agent.swept_s = time.monotonic()
+    with partials(agent.tree.staging_fd) as partial_fd:
+        for dir_fd in (agent.tree.staging_fd, partial_fd):
+            if dir_fd is not None:
+                _sweep_directory(agent, dir_fd)
+
+
+def _sweep_directory(agent: Agent, dir_fd: int) -> None:
+    gfids = {
+        name: bytes.fromhex(match[1].decode())
+        for name in list_directory(dir_fd)
+        for match in [_OF_A_FILE.match(name)]
+        if match
+    }
+    rows = agent.index.inodes(set(gfids.values()))
+    for name, gfid in gfids.items():
+        row = rows.get(gfid)
+        wanted = row.dirty if row is not None else agent.rebuilding
+        _remove_old(dir_fd, name, _LEFTOVER_AGE_S if wanted else _YOUNG_S)
+
+
+def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
+    """Unless it was written to lately, or somebody has it locked."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > age_s:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=dir_fd)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def drop_transfers(staging_fd: int) -> None:

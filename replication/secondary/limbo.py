@@ -70,6 +70,8 @@ def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
         faults.point("purge")
         if child is not None and child.ino:
             _take_out(agent, child, (row.id, name), fd)
+        elif fd is not None:
+            agent.namespace.shadows.lift((row.id, name))
         if child is not None and not left[inode] and not (child.is_dir and child.limbo is not None):
             index.drop((inode,))
         elif child is not None and child.is_dir:
@@ -106,6 +108,7 @@ def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
         os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)
+    agent.index.db.execute(sql.DROP_SHADOWS_OF, (row.id,))
     agent.index.drop((row.id,))
 
 

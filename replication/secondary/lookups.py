@@ -11,9 +11,9 @@ from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
-from replication.secondary.owner import boot_id, free_bytes
+from replication.secondary.owner import boot_id
 from replication.secondary.protocol import AgentError
-from replication.secondary.syscalls import list_directory, syncfs
+from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.tree import LostDirectory
 
 
@@ -151,7 +151,10 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
             agent.index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
         raise AgentError("sync-failed", "writing to the disk failed: {}".format(error.strerror)) from None
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    return {"boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen}
+    return {
+        "boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
+        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0],
+    }  # fmt: skip
 
 
 def check(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -184,7 +187,7 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
             if row is None:
                 yield [path, "an entry without an inode"]
                 continue
-            wrong = _compare(row, fd, name, name in real)
+            wrong = _compare(row, fd, name, name in real, agent.namespace.shadows.at((directory, name)))
             real.discard(name)
             if wrong:
                 yield [path, wrong]
@@ -197,14 +200,24 @@ def _differences(agent: Agent) -> Iterator[List[str]]:
             yield [_text(agent.tree.path((directory, name))), "not in the index"]
     for (gfid,) in agent.index.db.execute(sql.NAMELESS):
         yield [_text(gfid), "has no name and is not in limbo"]
+    for parent, name, _, object_ino in agent.index.db.execute(sql.SHADOWS):
+        if object_ino is None:
+            yield [_text(agent.tree.path((parent, name))), "a shadow where nothing is to come"]
     yield from _limbo_differences(agent)
 
 
-def _compare(row: Row, fd: int, name: bytes, there: bool) -> Optional[str]:
+def _compare(row: Row, fd: int, name: bytes, there: bool, shadow: int) -> Optional[str]:
+    """``shadow``: the inode number that the old object at a name may have, which awaits the new one."""
     if row.limbo is not None:
         return "has a name and is stamped for limbo"
+    if row.ino and shadow:
+        return "has its object, and a shadow"
+    if shadow and not there:
+        return "its shadow is not there"
     if not row.ino:
-        return "something stands where nothing should yet" if there else None
+        if there and os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino != shadow:
+            return "something stands where nothing should yet"
+        return None
     if not there:
         return "is not there"
     found = os.stat(name, dir_fd=fd, follow_symlinks=False)

@@ -1,7 +1,8 @@
 """Carrying out steps on the namespace: create, link, rename, unlink, limbo.
 
 Each step makes sure that what it takes away is ours (its inode number is the index's), moves aside what
-is not, and never replaces anything by a rename onto a name that should be free.
+is not, and replaces by a rename only a name's shadow (shadows.py): so a name that goes from one object to
+another is never free in between.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from replication.secondary import faults
 from replication.secondary.displaced import Displacer
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import Powers
+from replication.secondary.shadows import Shadows
 from replication.secondary.syscalls import rename_new
 from replication.secondary.tree import Tree
 
+# The file system has no hard links, this inode has too many, or it is not ours to link (protected_hardlinks).
+_NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _TRIES = 100  # times that a name we have just freed may be taken again by others
 
 
@@ -26,12 +30,18 @@ def limbo_name(row: Row) -> bytes:
 
 
 class Namespace:
-    """The steps, with counts of what was done since ``begin``."""
+    """The steps, with counts of what was done since ``begin``.
 
-    def __init__(self, tree: Tree, powers: Powers) -> None:
+    ``staging_fd`` and ``fresh``: where things are made aside, and under which name.
+    """
+
+    def __init__(self, tree: Tree, powers: Powers, staging_fd: int, fresh: Callable[[], bytes]) -> None:
         self.tree = tree
         self.powers = powers
         self.displacer = Displacer(tree)
+        self.shadows = Shadows(tree)
+        self._staging_fd = staging_fd
+        self._fresh = fresh
         self.counts: Dict[str, int] = {}
         self.begin()
 
@@ -68,13 +78,22 @@ class Namespace:
             os.unlink(key[1], dir_fd=fd)
         self.counts["removed"] += 1
 
-    def to_limbo(self, row: Row, key: Key) -> bool:
-        """Move an inode that loses its last name into limbo. False: it was not there, and is lost."""
+    def leave(self, row: Row, key: Key) -> None:
+        """One of several names is another's now: what stands there is its shadow."""
+        if row.ino and self.is_ours(row, key):
+            self.shadows.cast(key, row.ino)
+
+    def to_limbo(self, row: Row, key: Key, stay: bool = False) -> bool:
+        """Move an inode that loses its last name into limbo. False: it was not there, and is lost.
+
+        ``stay``: as another link; what stands at the name is its shadow.
+        """
         if not self.is_ours(row, key):
             self.lose(row)
             return False
         tree = self.tree
-        self._rename(tree.changing(key[0]), key[1], tree.limbo_fd, limbo_name(row), row, None)
+        if not stay or not self._linked(row, key, None):
+            self._rename(tree.changing(key[0]), key[1], tree.limbo_fd, limbo_name(row), row, None)
         if row.is_dir:
             tree.moved[row.id] = None
         self.counts["limbo"] += 1
@@ -95,8 +114,11 @@ class Namespace:
 
     # ---- bringing in
 
-    def place(self, row: Row, source: Optional[Key], key: Key) -> bool:
-        """Rename an inode from a name, or (None) from limbo, to a new name. False: it is lost."""
+    def place(self, row: Row, source: Optional[Key], key: Key, stay: bool = False) -> bool:
+        """Rename an inode from a name, or (None) from limbo, to a new name. False: it is lost.
+
+        ``stay``: as another link; what stands at the old name is its shadow.
+        """
         tree = self.tree
         if source is None:
             source_fd, source_name = tree.limbo_fd, limbo_name(row)
@@ -108,7 +130,8 @@ class Namespace:
                 self.lose(row)
                 return False
             source_fd, source_name = tree.changing(source[0]), source[1]
-        self._rename(source_fd, source_name, tree.changing(key[0]), key[1], row, key)
+        if source is None or not stay or not self._linked(row, source, key):
+            self._rename(source_fd, source_name, tree.changing(key[0]), key[1], row, key)
         if row.is_dir:
             tree.moved[row.id] = key
         self.counts["renamed"] += 1
@@ -130,7 +153,14 @@ class Namespace:
                 rename_new(source_fd, source, target_fd, target)
                 break
             except FileExistsError:
-                self._free(row, target_fd, target, key)
+                pass
+            if self._is_there(row, target_fd, target):
+                os.unlink(source, dir_fd=source_fd)  # another name of the very inode that comes here
+                break
+            if key is not None and not row.is_dir and self.shadows.stands(key):
+                self._over(source_fd, source, key)
+                break
+            self._free(target_fd, target, key)
         else:
             raise OSError(errno.EBUSY, "somebody else keeps taking this name", target)
         if restore is not None:
@@ -146,36 +176,66 @@ class Namespace:
         os.chmod(name, mode | 0o700, dir_fd=dir_fd)
         return mode
 
-    def _free(self, row: Row, target_fd: int, target: bytes, key: Optional[Key]) -> None:
+    def _is_there(self, row: Row, fd: int, name: bytes) -> bool:
+        """Whether a name is one of a file's own links."""
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return not row.is_dir and found.st_ino == row.ino and found.st_dev == self.tree.device
+
+    def _over(self, source_fd: int, source: bytes, key: Key) -> None:
+        """Replace a name's shadow, in one step."""
+        faults.point("over")
+        os.rename(source, key[1], src_dir_fd=source_fd, dst_dir_fd=self.tree.changing(key[0]))
+        self.shadows.forget([key])
+
+    def _free(self, target_fd: int, target: bytes, key: Optional[Key]) -> None:
         """A name that should be free is not."""
-        found = os.stat(target, dir_fd=target_fd, follow_symlinks=False)
-        if found.st_ino == row.ino and not row.is_dir and found.st_nlink > 1:
-            os.unlink(target, dir_fd=target_fd)  # another name of the very inode that comes here
-        elif key is None:
+        if key is None:
             self.displacer.displace_from(target_fd, target, b".seamark/limbo/" + target)
         else:
             self.displacer.displace(key)
 
     def link(self, row: Row, source: Key, key: Key) -> bool:
         """Another name for a file. False: the file is lost."""
-        tree = self.tree
         if not self.is_ours(row, source):
             self.lose(row)
             return False
-        for _ in range(_TRIES):
-            try:
-                os.link(
-                    source[1], key[1], src_dir_fd=tree.fd(source[0]), dst_dir_fd=tree.changing(key[0]),
-                    follow_symlinks=False,
-                )  # fmt: skip
-                break
-            except FileExistsError:
-                found = self.standing(key)
-                if found is not None and found.st_ino == row.ino:
-                    break
-                self.displacer.displace(key)
+        self._link(row, source, key)
         self.counts["linked"] += 1
         return True
+
+    def _linked(self, row: Row, source: Key, key: Optional[Key]) -> bool:
+        """Link a file elsewhere (None: to limbo), and leave its shadow at the name. False: not possible here."""
+        try:
+            self._link(row, source, key)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            return False
+        self.shadows.cast(source, row.ino)
+        faults.point("linked")
+        return True
+
+    def _link(self, row: Row, source: Key, key: Optional[Key]) -> None:
+        tree = self.tree
+        fd, name = (tree.limbo_fd, limbo_name(row)) if key is None else (tree.changing(key[0]), key[1])
+        for _ in range(_TRIES):
+            try:
+                os.link(source[1], name, src_dir_fd=tree.fd(source[0]), dst_dir_fd=fd, follow_symlinks=False)
+                return
+            except FileExistsError:
+                pass
+            if self._is_there(row, fd, name):
+                return
+            if key is not None and self.shadows.stands(key):
+                aside = self._fresh()
+                os.link(
+                    source[1], aside, src_dir_fd=tree.fd(source[0]), dst_dir_fd=self._staging_fd,
+                    follow_symlinks=False,
+                )  # fmt: skip
+                self._over(self._staging_fd, aside, key)
+                return
+            self._free(fd, name, key)
+        raise OSError(errno.EBUSY, "somebody else keeps taking this name", name)
 
     def create(self, row: Row, key: Key, target: Optional[str]) -> None:
         """Make a directory, symlink, special file or empty file, with owner, mode and times. Raises OSError."""
@@ -185,7 +245,13 @@ class Namespace:
                 row.ino = self._make(row, fd, key[1], target)
                 break
             except FileExistsError:
-                self.displacer.displace(key)
+                pass
+            if not row.is_dir and self.shadows.stands(key):
+                aside = self._fresh()
+                row.ino = self._make(row, self._staging_fd, aside, target)
+                self._over(self._staging_fd, aside, key)
+                break
+            self.displacer.displace(key)
         else:
             raise OSError(errno.EBUSY, "somebody else keeps taking this name", key[1])
         row.changed = True
@@ -242,18 +308,23 @@ class Namespace:
 
 
 class Step:
-    """One step of a plan. ``kind``: unlink, limbo, place, link, create; ``source`` None means limbo."""
+    """One step of a plan. ``kind``: unlink, leave, limbo, place, link, create; ``source`` None means limbo.
 
-    __slots__ = ("key", "kind", "row", "source", "target")
+    ``stay``: the name that a file goes away from is taken by another, and keeps its shadow until then.
+    """
+
+    __slots__ = ("key", "kind", "row", "source", "stay", "target")
 
     def __init__(
-        self, kind: str, row: Row, key: Key, source: Optional[Key] = None, target: Optional[str] = None
-    ) -> None:
+        self, kind: str, row: Row, key: Key, source: Optional[Key] = None, target: Optional[str] = None,
+        stay: bool = False,
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.row = row
         self.key = key
         self.source = source
         self.target = target
+        self.stay = stay
 
 
 def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
@@ -267,9 +338,11 @@ def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
         faults.point("step")
         if step.kind == "unlink":
             namespace.unlink(row, step.key)
+        elif step.kind == "leave":
+            namespace.leave(row, step.key)
         elif step.kind == "limbo":
             if row.ino:
-                namespace.to_limbo(row, step.key)
+                namespace.to_limbo(row, step.key, step.stay)
         elif step.kind == "create":
             _create(namespace, step, errors)
         elif not row.ino:
@@ -277,7 +350,7 @@ def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
             if not row.is_file:
                 _create(namespace, step, errors)
         elif step.kind == "place":
-            if not namespace.place(row, step.source, step.key) and not row.is_file:
+            if not namespace.place(row, step.source, step.key, step.stay) and not row.is_file:
                 _create(namespace, step, errors)
         elif not namespace.link(row, step.source or step.key, step.key) and not row.is_file:
             _create(namespace, step, errors)

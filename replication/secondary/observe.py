@@ -5,8 +5,10 @@ from __future__ import annotations
 import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
-from replication.secondary import adopt, sql
+from replication.secondary import adopt, excluded, sql
+from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
+from replication.secondary.along import Content, place_new
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import apply_at, dress_directory
 from replication.secondary.namespace import run
@@ -33,14 +35,14 @@ _IN_MEMORY = 20_000
 _REMOVALS = 2_000  # names removed per plan, from a directory of any size
 
 
-def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """See docs/formats.md. Raises AgentError, OSError, sqlite3.Error; then nothing was applied."""
+def observe(agent: Agent, request: Dict[str, Any], content: Content) -> Dict[str, Any]:
+    """See docs/formats.md. ``content``: what came along and is written aside, by gfid. Raises AgentError, OSError, sqlite3.Error; then nothing was applied."""
     listings = request.get("parsed")
     if listings is None:  # a second try, after a lost directory was mended, has them already
         listings = request["parsed"] = parse(request["listings"])
     parts = dict(agent.parts)
     try:
-        answer = _apply(agent, request, listings)
+        answer = _apply(agent, request, listings, content)
     except BaseException:
         agent.parts = parts
         raise
@@ -48,10 +50,12 @@ def observe(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return answer
 
 
-def _apply(agent: Agent, request: Dict[str, Any], listings: List[Listing]) -> Dict[str, Any]:
+def _apply(
+    agent: Agent, request: Dict[str, Any], listings: List[Listing], content: Content
+) -> Dict[str, Any]:
     with agent.transaction():
-        _admit(agent, request)
-        work = _Work(agent, int(request["limbo_until"]))
+        admit(agent, request)
+        work = _Work(agent, int(request["limbo_until"]), content)
         work.apply(listings)
         if request.get("position") is not None:
             key = "applied" if request.get("final", True) else "current"
@@ -59,33 +63,15 @@ def _apply(agent: Agent, request: Dict[str, Any], listings: List[Listing]) -> Di
         return work.answer()
 
 
-def _admit(agent: Agent, request: Dict[str, Any]) -> None:
-    """Only the open crawl, or the next position. Raises AgentError."""
-    meta = agent.index.meta
-    position, crawl = request.get("position"), request.get("crawl")
-    if (position is None) == (crawl is None):
-        raise AgentError("protocol", "either a position or a crawl")
-    if crawl is not None:
-        if crawl != meta.get("crawl"):
-            raise AgentError("crawl-closed", "crawl {} is not open".format(crawl))
-        return
-    assert position is not None
-    applied = meta.get("applied")
-    # Positions without records are not sent: each says which one it comes after.
-    if applied is not None and applied not in (position, request.get("after", position - 1)):
-        raise AgentError("out-of-order", "position {} after {}".format(position, applied))
-    current = meta.get("current")
-    if applied is None and current is not None and position != current:
-        raise AgentError("out-of-order", "position {} while {} is not complete".format(position, current))
-
-
 class _Work:
     """One request under way."""
 
-    def __init__(self, agent: Agent, limbo_until: int) -> None:
+    def __init__(self, agent: Agent, limbo_until: int, content: Content) -> None:
         self.agent = agent
         self.index = agent.index
         self.limbo_until = limbo_until
+        self._content = content
+        self.placed: Set[bytes] = set()  # what has its content by now
         self.rows: Dict[bytes, Row] = {}
         self.by_id: Dict[int, Row] = agent.tree.rows
         self.observed: Dict[bytes, Tuple[Observed, Row, Optional[Key]]] = {}
@@ -117,7 +103,8 @@ class _Work:
         for row, listing in self._unseen:
             self._remove_unseen(row, listing)
         for g, (e, row, key) in self.observed.items():
-            self._state(g, e, row, key)
+            if g not in self.placed:
+                self._state(g, e, row, key)
         self._save([], [])
         self.index.reset_digests(self.stale)
 
@@ -181,12 +168,17 @@ class _Work:
         if listing.complete and listing.last:
             if all_known:
                 listed = {e[NAME] for e in listing.entries}
-                for name, current in known.items():
-                    if name not in listed:
-                        absent((pid, name), current)
+                gone = {name: current for name, current in known.items() if name not in listed}
+                for name, current in self._gone(pid, gone).items():
+                    absent((pid, name), current)
                 self._listed(parent)
             else:
                 self._unseen.append((parent, listing))
+
+    def _gone(self, parent: int, names: Dict[bytes, int]) -> Dict[bytes, int]:
+        """Without those that the filters leave out."""
+        observed = {row.id for _, row, _ in self.observed.values()} if self.agent.filters else ()
+        return excluded.forget(self.agent, parent, names, observed)
 
     def _new(self, e: Observed) -> Row:
         if not self._ids:
@@ -194,6 +186,8 @@ class _Work:
         row = new_row(self._ids, e)
         self._ids += 1
         row.gen = self.index.meta.get("gen", 0)
+        if row.dirty:
+            row.dirty = self._ticket()
         self.rows[row.gfid] = row
         self.by_id[row.id] = row
         return row
@@ -236,7 +230,7 @@ class _Work:
                 break
             before = set(self.rows)
             plan = Plan(self.index, self.rows, self.by_id)
-            for name, current in self.index.entries(parent.id, names).items():
+            for name, current in self._gone(parent.id, self.index.entries(parent.id, names)).items():
                 plan.absent((parent.id, name), current)
             self._carry_out(plan)
             for gfid in [g for g in self.rows if g not in before]:
@@ -255,13 +249,20 @@ class _Work:
 
     def _carry_out(self, plan: Plan) -> None:
         plan.make(self.limbo_until)
+        shadows = self.agent.namespace.shadows
+        for bare in shadows.of(plan.bare()):
+            shadows.lift(bare)
         if plan.steps:
             self.agent.announce(plan.journal, [])
             for row, error, key in run(self.agent.namespace, plan.steps):
                 path = self.agent.tree.path(key).decode("utf-8", "surrogateescape")
                 message = "cannot make it here: {}".format(error.strerror)
                 self.errors.append([row.gfid.hex(), code_of(error), message, path])
+        if self._content and not self.agent.rebuilding:
+            content, self._content = self._content, {}
+            self.placed = place_new(self.agent, plan, content, self._ticket())
         self._save(plan.add, plan.drop)
+        shadows.forget(key for key, row in plan.taken.items() if row.ino)
         self.stale |= plan.parents
         if plan.dropped or plan.steps:
             self._drop_rows(plan)
@@ -311,8 +312,9 @@ class _Work:
             if how is not None:
                 if not row.dirty:
                     self._stale_parents(row, key)
-                row.dirty = self._ticket()
-                row.changed = True
+                if row.dirty != self._ticket():
+                    row.dirty = self._ticket()
+                    row.changed = True
                 self.need[g] = how
                 if how == "new":
                     self._remember(row, e)
@@ -382,4 +384,5 @@ class _Work:
             "errors": self.errors,
             "rebuilding": self.agent.rebuilding,
             "counts": self.agent.namespace.all_counts(),
+            "placed": self.placed,
         }

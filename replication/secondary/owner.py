@@ -12,19 +12,21 @@ import sqlite3
 import stat
 import subprocess
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
+from replication.secondary.filters import Filters
 from replication.secondary.index import Index, root_row
-from replication.secondary.leftovers import drop_transfers, sweep_staging, sweep_units
+from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.metadata import Powers
+from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
+from replication.secondary.syscalls import free_bytes
 from replication.secondary.tree import Tree
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
-_DAMAGED = b"damaged"
 
 
 def boot_id() -> str:
@@ -36,22 +38,21 @@ def boot_id() -> str:
         return "unknown"
 
 
-def free_bytes(fd: int) -> int:
-    found = os.fstatvfs(fd)
-    return found.f_bavail * found.f_frsize
-
-
 def hello(
-    root: bytes, request: Dict[str, Any], before: Optional[Agent]
-) -> Tuple[Optional[Agent], Dict[str, Any]]:
+    root: bytes, request: Dict[str, Any], before: Union[Agent, Onlooker, None]
+) -> Tuple[Union[Agent, Onlooker, None], Dict[str, Any]]:
     """Open the secondary for this connection. Raises AgentError, OSError, sqlite3.Error."""
     if request.get("protocol") != VERSION:
         raise AgentError("protocol", "this agent speaks protocol {}".format(VERSION))
     read_only = bool(request.get("read_only"))
-    if request.get("dry") and not os.path.lexists(root) and os.path.isdir(os.path.dirname(root)):
-        return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
+    if not os.path.lexists(root):
+        _refuse_unmounted(request)
+        if request.get("dry") and os.path.isdir(os.path.dirname(root)):
+            return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
     owner = _read_owner(root_fd)
+    if owner is None and not _foreign(root_fd):
+        _refuse_unmounted(request)
     _check_owner(root_fd, owner, request)
     answer: Dict[str, Any] = {
         "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
@@ -60,6 +61,9 @@ def hello(
     powers = Powers()
     if before is not None:
         before.close()
+    if request.get("dry"):
+        onlooker, seen = look(root_fd, owner, request)
+        return onlooker, {**answer, **seen}
     if read_only and owner is None:
         found = os.statvfs(root_fd)
         if request.get("create") and not found.f_flag & os.ST_RDONLY:
@@ -128,12 +132,20 @@ def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[st
         return
     if request.get("adopt"):
         return
-    for name in os.listdir(root_fd):
-        # lost+found belongs to the file system; .seamark without an owner: we were killed while taking over.
-        if name not in ("lost+found", os.fsdecode(layout.HIDDEN)):
-            raise AgentError(
-                "not-empty", "the directory is not empty, and not ours: adopt it, or choose another"
-            )
+    if _foreign(root_fd):
+        raise AgentError("not-empty", "the directory is not empty, and not ours: adopt it, or choose another")
+
+
+def _foreign(root_fd: int) -> bool:
+    """Whether anything is there that makes a root without an owner somebody else's."""
+    # lost+found belongs to the file system; .seamark without an owner: we were killed while taking over.
+    return bool(set(os.listdir(root_fd)) - {"lost+found", os.fsdecode(layout.HIDDEN)})
+
+
+def _refuse_unmounted(request: Dict[str, Any]) -> None:
+    """Nothing is there. That is a new secondary, unless this session has filled one: then it is not mounted."""
+    if request.get("filled"):
+        raise AgentError("unmounted", "nothing is there, where this session filled a secondary before")
 
 
 def _write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
@@ -160,6 +172,7 @@ def _open(
             os.close(made)
     if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
         os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    end_frozen(hidden_fd)
     lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=hidden_fd)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     try:
@@ -170,6 +183,7 @@ def _open(
         os.mkdir(layout.STAGING + b"/" + staging, 0o700, dir_fd=hidden_fd)
         agent = Agent(root_fd, index, powers, staging)
         agent.epoch = request["epoch"]
+        agent.filters = Filters(request.get("filters") or ())
         agent.read_only = read_only
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)
@@ -205,7 +219,7 @@ def _open_index(
     other_volume = owner is not None and owner.get("volume") != request["volume"]
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
-    if there and (other_volume or _exists(hidden_fd, _DAMAGED)):
+    if there and (other_volume or _exists(hidden_fd, layout.DAMAGED)):
         _set_aside(hidden_fd)
         there = False
     rebuild = not there and (owner is not None or bool(request.get("adopt")))
@@ -258,7 +272,7 @@ def _set_aside(hidden_fd: int) -> None:
             )
         except FileNotFoundError:
             pass
-    for name in (_DAMAGED, layout.JOURNAL):
+    for name in (layout.DAMAGED, layout.JOURNAL):
         try:
             os.unlink(name, dir_fd=hidden_fd)
         except FileNotFoundError:
@@ -276,7 +290,7 @@ def _set_aside(hidden_fd: int) -> None:
 
 def mark_damaged(agent: Agent) -> None:
     """The index turned out to be damaged: the next hello makes it anew."""
-    os.close(os.open(_DAMAGED, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=agent.tree.hidden_fd))
+    os.close(os.open(layout.DAMAGED, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=agent.tree.hidden_fd))
 
 
 def _take_over(
@@ -291,7 +305,7 @@ def _take_over(
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
-        sweep_units(agent.tree.staging_fd)
+        sweep_units(agent)
     _after_boot(agent)
     wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
     if owner != wanted:

@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import stat
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Tuple
 
 from replication.secondary import faults
 from replication.secondary.agent import Agent
@@ -127,26 +127,27 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             elif row.takes(file.item.ticket):
                 ready.append((file, row, keys))
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
-        parents: Set[int] = set()
+        placed: List[Key] = []
         done = 0
         for file, row, keys in ready:
             faults.point("place")
             try:
-                _place_one(agent, file, row, keys)
+                place_one(agent, file, row, keys)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise
                 errors.append([row.gfid.hex(), code_of(error), "cannot place it: {}".format(error.strerror)])
                 continue
-            _record(agent, row, file)
-            parents.update(key[0] for key in keys)
+            record(agent, row, file)
+            placed += keys
             done += 1
+        agent.namespace.shadows.forget(placed)
         index.save(rows.values(), [], [])
-        index.reset_digests(parents)
+        index.reset_digests({key[0] for key in placed})
     return done
 
 
-def _record(agent: Agent, row: Row, file: Staged) -> None:
+def record(agent: Agent, row: Row, file: Staged) -> None:
     item = file.item
     row.mode, row.uid, row.gid = item.mode, item.uid, item.gid
     row.size, row.mtime, row.atime = item.size, item.mtime, item.atime
@@ -157,7 +158,7 @@ def _record(agent: Agent, row: Row, file: Staged) -> None:
     row.changed = True
 
 
-def _place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
+def place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
     if not keys:
         _replace(agent, file, agent.tree.limbo_fd, limbo_name(row))
         return
@@ -181,11 +182,15 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
         except FileExistsError:
             if os.stat(key[1], dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
                 return
+            if agent.namespace.shadows.stands(key):
+                faults.point("over")
+                _replace(agent, file, fd, key[1])
+                return
             agent.namespace.displacer.displace(key)
 
 
 def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
-    """Onto a name where the old content of the same file stands."""
+    """Onto a name where the old content stands, of the same file or as a shadow."""
     aside = agent.next_staging_name()
     if file.name is None:
         link_descriptor(file.fd, agent.staging_fd, aside)

@@ -4,7 +4,8 @@ Planning only: it reads the index, changes rows in memory, and gives steps. The 
 an inode that keeps a name gains and loses others by link and unlink; one that loses all and gains one is
 renamed; one that loses all goes to limbo; a directory, and a file whose link count is 1, has one name.
 Names are freed first; then directories come before what they hold; a name that is still the source of a
-later rename is freed through limbo, which unties swaps and cycles.
+later rename is freed through limbo, which unties swaps and cycles. A name that goes from one object to another,
+neither of them a directory, is not freed: what stands there stays as its shadow (shadows.py) until it is replaced.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Plan:
         self.from_limbo: List[Row] = []
         self.relist: List[int] = []  # directories that must be listed again
         self.parents: Set[int] = set()  # directories whose names change
+        self.taken: Dict[Key, Row] = {}  # what each name that comes stands for
         self._names: Dict[int, List[Key]] = {}
         self._gone: Dict[int, List[Key]] = {}
         self._come: Dict[int, List[Tuple[Key, Observed]]] = {}
@@ -91,6 +93,7 @@ class Plan:
         self._load()
         self._one_name_only()
         self._break_cycles()
+        self.taken = {(parent, name): self.by_id[inode] for parent, name, inode in self.add}
         attaches = self._detach(limbo_until)
         self._order(attaches)
         for row, key, e in self.retry:
@@ -224,6 +227,9 @@ class Plan:
             gone = self._gone.get(inode, [])
             come = self._come.get(inode, [])
             keep = [k for k in names if k not in gone]
+            stay = [k for k in gone if self._stays(row, k)]
+            free = [k for k in gone if k not in stay]
+            last = None if keep else next(iter(free + stay), None)
             if not row.ino:
                 if come and not (row.is_file and not row.new):
                     attaches[inode] = self._made(row, come)
@@ -231,20 +237,32 @@ class Plan:
                     self.dropped.append(row)
                 if not (come and row.new):
                     continue
-            elif keep:
-                self.steps += [Step("unlink", row, k) for k in gone]
-                attaches[inode] = [Step("link", row, k, source=keep[0], target=e[TARGET]) for k, e in come]
-            elif come:
-                self.steps += [Step("unlink", row, k) for k in gone[1:]]
-                attaches[inode] = self._moved(row, gone[0] if gone else None, come)
             else:
-                self.steps += [Step("unlink", row, k) for k in gone[1:]]
-                if gone:
-                    self.steps.append(Step("limbo", row, gone[0]))
-                row.limbo = limbo_until
-                row.changed = True
+                self.steps += [Step("unlink", row, k) for k in free if k != last]
+                self.steps += [Step("leave", row, k) for k in stay if k != last]
+                if keep:
+                    attaches[inode] = [
+                        Step("link", row, k, source=keep[0], target=e[TARGET]) for k, e in come
+                    ]
+                elif come:
+                    attaches[inode] = self._moved(row, last, come)
+                else:
+                    if last is not None:
+                        self.steps.append(Step("limbo", row, last, stay=last in stay))
+                    row.limbo = limbo_until
+                    row.changed = True
             self.journal.append((row, names + [k for k, _ in come]))
         return attaches
+
+    def _stays(self, row: Row, key: Key) -> bool:
+        """Whether what an inode has at a name that it loses can be replaced there by what comes."""
+        taker = self.taken.get(key)
+        return taker is not None and not row.is_dir and not taker.is_dir
+
+    def bare(self) -> List[Key]:
+        """Names at which nothing is to stand that could replace a shadow: they are absent now, or a directory's."""
+        absent = [key for key in self.drop if key not in self.taken]
+        return absent + [key for key, row in self.taken.items() if row.is_dir]
 
     def _made(self, row: Row, come: List[Tuple[Key, Observed]]) -> List[Step]:
         first, e = come[0]
@@ -257,7 +275,8 @@ class Plan:
             row.limbo = None
             row.changed = True
             self.from_limbo.append(row)
-        steps = [Step("place", row, first, source=source, target=e[TARGET])]
+        stay = source is not None and self._stays(row, source)
+        steps = [Step("place", row, first, source=source, target=e[TARGET], stay=stay)]
         return steps + [Step("link", row, k, source=first, target=o[TARGET]) for k, o in come[1:]]
 
     def _order(self, attaches: Dict[int, List[Step]]) -> None:
@@ -281,7 +300,7 @@ class Plan:
                     sources.pop(step.source, None)
                     blocker = sources.pop(step.key, None)
                     if blocker is not None:
-                        self.steps.append(Step("limbo", blocker.row, step.key))
+                        self.steps.append(Step("limbo", blocker.row, step.key, stay=blocker.stay))
                         blocker.source = None
                     self.steps.append(step)
 

@@ -26,6 +26,7 @@ def replay(agent: Agent, records: Iterator[Dict[str, Any]]) -> None:
             _names(agent, line, record["at"])
         for gfid, ino in record.get("d", ()):
             _content(agent, bytes.fromhex(gfid), ino)
+    _shadows(agent)
 
 
 def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
@@ -36,7 +37,7 @@ def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
 
 
 def _names(agent: Agent, line: List[Any], at: int) -> None:
-    gfid_hex, mode, _, limbo, places = line
+    gfid_hex, mode, ino, limbo, places = line
     index, tree = agent.index, agent.tree
     gfid = bytes.fromhex(gfid_hex)
     row = index.inode(gfid)
@@ -48,7 +49,7 @@ def _names(agent: Agent, line: List[Any], at: int) -> None:
             tree.touched.setdefault(parent.id, False)
     here = {key: found for key in keys for found in (_look(agent, key),) if found is not None}
     if row is None or not row.ino:
-        row = _made(agent, row, gfid, mode, here, at)
+        row = _made(agent, row, gfid, mode, ino, here, at)
         if row is None:
             return
     standing = [key for key, found in here.items() if found.st_ino == row.ino]
@@ -56,8 +57,10 @@ def _names(agent: Agent, line: List[Any], at: int) -> None:
     in_limbo = _in_limbo(agent, row)
     named = bool(index.names_of(row.id))
     if in_limbo and named:
-        # Only a directory of an older life can be there; its name counts.
+        # A directory of an older life, or a file that was on its way, by a link: its name counts.
         in_limbo = False
+        if not row.is_dir:
+            os.unlink(limbo_name(row), dir_fd=tree.limbo_fd)
     row.limbo = (limbo if limbo is not None else 0) if in_limbo else None
     if in_limbo and limbo is None:
         row.limbo = at  # on its way through limbo: its new name is observed again soon
@@ -96,12 +99,14 @@ def _in_limbo(agent: Agent, row: Row) -> bool:
 
 
 def _made(
-    agent: Agent, row: Optional[Row], gfid: bytes, mode: int, here: Dict[Key, os.stat_result], at: int
+    agent: Agent, row: Optional[Row], gfid: bytes, mode: int, ino: int, here: Dict[Key, os.stat_result], at: int
 ) -> Optional[Row]:  # fmt: skip
     """What a creation that was not committed has left, if it got that far."""
     for key, found in here.items():
-        fresh = found.st_ctime_ns >= at - _CLOCK_GRAIN_NS
+        fresh = found.st_ctime_ns >= at - _CLOCK_GRAIN_NS and ino in (0, found.st_ino)
         if not fresh or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
+            continue
+        if found.st_ino == agent.namespace.shadows.at(key):
             continue
         owner = agent.index.entry(*key)
         if owner is not None and (row is None or owner != row.id):
@@ -114,6 +119,8 @@ def _made(
                 found.st_mtime_ns, found.st_atime_ns, found.st_rdev,
             )  # fmt: skip
             row.new = True
+        if row.is_file and found.st_size:
+            row.dirty = 1
         row.ino = found.st_ino
         row.changed = True
         agent.index.save([row], [], [])
@@ -141,7 +148,7 @@ def _content(agent: Agent, gfid: bytes, ino: int) -> None:
         return
     for key, found in here.items():
         agent.tree.touched.setdefault(key[0], False)
-        if key not in have and row.ino and found.st_ino == row.ino:
+        if key not in have and found.st_ino in (row.ino, agent.namespace.shadows.at(key)):
             _relink(agent, have[0], key)
     for key in keys:
         if key not in here:
@@ -164,6 +171,17 @@ def _content_in_limbo(agent: Agent, row: Row, ino: int) -> None:
         agent.index.save([row], [], [])
     else:
         row.ino = before
+
+
+def _shadows(agent: Agent) -> None:
+    """Those which were replaced or removed, or whose names have objects again, are none any more."""
+    shadows = agent.namespace.shadows
+    over = []
+    for parent, name, ino, object_ino in agent.index.db.execute(sql.SHADOWS):
+        found = _look(agent, (parent, name))
+        if found is None or found.st_ino != ino or object_ino != 0:
+            over.append((parent, name))
+    shadows.forget(over)
 
 
 def _link(agent: Agent, source: Key, key: Key) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import Any, BinaryIO, Callable, Dict, Optional
+from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import inplace, limbo, lookups, owner, survey, transfers, whole
+from replication.secondary import blocks, inplace, limbo, lookups, owner, survey, transfers, whole
 from replication.secondary.agent import Agent
+from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
-from replication.secondary.protocol import AgentError, agent_error, frame, read_frame
+from replication.secondary.onlooker import Onlooker
+from replication.secondary.protocol import AgentError, agent_error, frame
 from replication.secondary.tree import LostDirectory
 
 Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
@@ -28,6 +30,7 @@ OPERATIONS: Dict[str, Operation] = {
     "data": whole.data,
     "file_begin": _plain(transfers.file_begin),
     "file_data": transfers.file_data,
+    "file_blocks": _plain(blocks.file_blocks),
     "file_end": _plain(transfers.file_end),
     "compare": _plain(transfers.compare),
     "digests": _plain(whole.digests),
@@ -53,16 +56,16 @@ class Server:
 
     def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO) -> None:
         self._root = root
-        self._reader = reader
+        self._inbox = Inbox(reader)
         self._writer = writer
-        self._agent: Optional[Agent] = None
+        self._agent: Union[Agent, Onlooker, None] = None
 
     def serve(self) -> int:
         """Until the stream ends. Returns the exit code."""
         try:
             while True:
                 try:
-                    got = read_frame(self._reader)
+                    got = self._inbox.next()
                 except AgentError as error:
                     self._send({"id": None, "ok": False, "error": error.code, "message": error.message})
                     return 1
@@ -85,8 +88,9 @@ class Server:
         try:
             answer = self._do(request, payload)
         except Exception as error:
-            if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error) and self._agent:
-                owner.mark_damaged(self._agent)
+            if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+                if isinstance(self._agent, Agent):
+                    owner.mark_damaged(self._agent)
             if os.environ.get("SEAMARK_TRACE"):
                 import traceback
 
@@ -116,6 +120,8 @@ class Server:
         agent = self._agent
         if agent is None:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
+        if isinstance(agent, Onlooker):
+            return agent.do(op, request)
         for _ in range(_HEALINGS):
             try:
                 return operation(agent, request, payload)

@@ -14,6 +14,7 @@ inode   one row per gfid that is on the secondary, or wanted there.
         got      number of the latest look whose content came
         gen      number of the `sync` after which its content came: what a power cut may have undone
 entry   which inode a name in a directory is. A directory is the child of one entry at most.
+shadow  inode number of what stands at a name whose inode has no object yet: the old one, until then (shadows.py)
 meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
 """
 
@@ -42,6 +43,9 @@ SCHEMA = (
         got INTEGER NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS entry(
         parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL,
+        PRIMARY KEY(parent, name)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS shadow(
+        parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
     "CREATE INDEX IF NOT EXISTS inode_dirty ON inode(id) WHERE dirty <> 0",
@@ -81,6 +85,17 @@ DROP_INODE = "DELETE FROM inode WHERE id = ?"
 SAVE_ENTRY = "INSERT OR REPLACE INTO entry(parent, name, inode) VALUES(?, ?, ?)"
 DROP_ENTRY = "DELETE FROM entry WHERE parent = ? AND name = ?"
 RESET_DIGEST = "UPDATE inode SET digest = NULL WHERE id = ? AND digest IS NOT NULL"
+
+ANY_SHADOW = "SELECT 1 FROM shadow LIMIT 1"
+SHADOW = "SELECT ino FROM shadow WHERE parent = ? AND name = ?"
+SHADOW_OF = "SELECT 1 FROM shadow WHERE ino = ? LIMIT 1"
+SAVE_SHADOW = "INSERT OR REPLACE INTO shadow(parent, name, ino) VALUES(?, ?, ?)"
+DROP_SHADOW = "DELETE FROM shadow WHERE parent = ? AND name = ?"
+DROP_SHADOWS_OF = "DELETE FROM shadow WHERE parent = ?"
+# With the inode number that the name's own object has; NULL: no entry.
+SHADOWS = """SELECT shadow.parent, shadow.name, shadow.ino, inode.ino FROM shadow
+    LEFT JOIN entry ON entry.parent = shadow.parent AND entry.name = shadow.name
+    LEFT JOIN inode ON inode.id = entry.inode"""
 
 # Every directory below ?, itself included.
 _SUBTREE = """WITH RECURSIVE sub(id) AS (SELECT ? UNION

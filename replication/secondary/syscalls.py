@@ -67,6 +67,12 @@ def syncfs(fd: int) -> None:
         _raise(b"(syncfs)")
 
 
+def free_bytes(fd: int) -> int:
+    """What an unprivileged writer may still fill of a file system."""
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize
+
+
 def list_directory(fd: int) -> List[bytes]:
     """Names in a directory that may have been open for long. Raises OSError.
 

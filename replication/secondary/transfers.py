@@ -9,6 +9,8 @@ from hashlib import blake2b
 from typing import Any, Dict, List, Optional
 
 from replication.secondary.agent import Agent
+from replication.secondary.index import Row
+from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.namespace import limbo_name
@@ -41,6 +43,7 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     if agent.index.inode(gfid) is None:
         raise AgentError("not-found", "no name for it here any more")
     _drop(agent, gfid)
+    sweep_unwanted(agent)
     name = gfid.hex().encode() + b"." + version.encode()
     _remove_other_versions(agent, gfid, name)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,7 +81,16 @@ def _drop(agent: Agent, gfid: bytes) -> None:
         os.close(transfer.fd)
 
 
-def _under_way(agent: Agent, gfid: bytes) -> Transfer:
+def abandon(agent: Agent, gfid: bytes) -> None:
+    """Leave nothing of a transfer of this connection: another engine sends the file."""
+    transfer: Optional[Transfer] = agent.transfers.get(gfid)
+    if transfer is not None:
+        os.unlink(transfer.name, dir_fd=agent.tree.staging_fd)
+        _drop(agent, gfid)
+
+
+def under_way(agent: Agent, gfid: bytes) -> Transfer:
+    """The transfer that was begun. Raises AgentError("protocol") when there is none."""
     transfer: Optional[Transfer] = agent.transfers.get(gfid)
     if transfer is None:
         raise AgentError("protocol", "file_begin comes first")
@@ -88,7 +100,7 @@ def _under_way(agent: Agent, gfid: bytes) -> Transfer:
 def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
     """A piece. What is never written stays a hole."""
     gfid = gfid_of(request["gfid"])
-    transfer = _under_way(agent, gfid)
+    transfer = under_way(agent, gfid)
     content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
     offset = int(request["offset"])
     if offset < 0 or offset + len(content) > transfer.size:
@@ -112,7 +124,7 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
 def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """All pieces came: check the digest if there is one, and place the file."""
     item = Item(*request["item"])
-    transfer = _under_way(agent, gfid_of(request["gfid"]))
+    transfer = under_way(agent, gfid_of(request["gfid"]))
     del agent.transfers[item.gfid]
     fd = transfer.fd
     staged = Staged(item, fd, os.fstat(fd).st_ino, agent.tree.staging_fd, transfer.name)
@@ -177,7 +189,18 @@ def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
     """(inode number, digest) of our copy; None when there is none, or one of another size."""
     row = agent.index.inode(gfid)
-    if row is None or not row.ino or not row.is_file:
+    fd = open_here(agent, row) if row is not None else None
+    if row is None or fd is None:
+        return None
+    try:
+        return (row.ino, content_digest(fd)) if os.fstat(fd).st_size == size else None
+    finally:
+        os.close(fd)
+
+
+def open_here(agent: Agent, row: Row) -> Optional[int]:
+    """The version of a file that is here, for reading; None when there is none. Raises OSError."""
+    if not row.ino or not row.is_file:
         return None
     keys = agent.index.names_of(row.id)
     dir_fd = agent.tree.fd(keys[0][0]) if keys else agent.tree.limbo_fd
@@ -186,13 +209,10 @@ def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
-    try:
-        found = os.fstat(fd)
-        if found.st_ino != row.ino or found.st_size != size:
-            return None
-        return row.ino, content_digest(fd)
-    finally:
-        os.close(fd)
+    if os.fstat(fd).st_ino == row.ino:
+        return fd
+    os.close(fd)
+    return None
 
 
 def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List[Any]]:

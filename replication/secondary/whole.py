@@ -8,29 +8,37 @@ the very look that it came with. What is not wanted, or could not be placed, is 
 from __future__ import annotations
 
 import zlib
-from typing import Any, Dict, List, Tuple
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set, Tuple, Union
 
 from replication.secondary import digests as versions
 from replication.secondary import faults
 from replication.secondary import observe as looking
 from replication.secondary.agent import Agent
-from replication.secondary.ahead import Ahead
+from replication.secondary.aside import Portion, portions
 from replication.secondary.metadata import Item
 from replication.secondary.observed import ATIME, CTIME, GFID, GID, INO, MODE, MTIME, SIZE, UID, parse
 from replication.secondary.protocol import AgentError
 from replication.secondary.receiver import place
 
+if TYPE_CHECKING:
+    from replication.secondary.onlooker import Onlooker
+
 
 def observe(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
-    """observe, then place what content came with it. See docs/formats.md."""
+    """observe, and place what content came with it. See docs/formats.md."""
     if not request.get("content"):
-        answer = looking.observe(agent, request)
+        answer = looking.observe(agent, request, {})
+        del answer["placed"]
     else:
         if request.get("parsed") is None:
             request["parsed"] = parse(request["listings"])
-        with Ahead(agent, _files(request, payload)) as ahead:
-            answer = looking.observe(agent, request)
-            _place(agent, ahead, answer)
+        with closing(portions(agent, _files(request, payload))) as aside:
+            staged, errors = next(aside)
+            faults.point("staged")
+            answer = looking.observe(agent, request, {file.item.gfid: file for file in staged})
+            _place_rest(agent, chain([(staged, errors)], aside), answer)
     answer["empty"] = _without_names(agent, answer["list"])
     return answer
 
@@ -52,21 +60,20 @@ def _files(request: Dict[str, Any], payload: bytes) -> List[Tuple[Item, memoryvi
     return files
 
 
-def _place(agent: Agent, ahead: Ahead, answer: Dict[str, Any]) -> None:
-    """Place what the look wants; its answer then asks for the rest only."""
+def _place_rest(agent: Agent, aside: Iterator[Portion], answer: Dict[str, Any]) -> None:
+    """Place what the look wants, and did not place itself; its answer then asks for the rest only."""
+    placed: Set[bytes] = answer.pop("placed")
     wanted = {bytes.fromhex(gfid) for gfid, how in answer["need"] if how in ("new", "data")}
-    came: Dict[str, int] = {}
-    for staged, errors in ahead.portions():
-        faults.point("staged")
+    came: Dict[bytes, int] = {}
+    for staged, errors in aside:
         files = [file for file in staged if file.item.gfid in wanted]
         for file in files:
             file.item.ticket = answer["ticket"]
         place(agent, files, errors)
         failed = {error[0] for error in errors}
-        came.update((file.item.gfid.hex(), file.item.size) for file in files)
-        for gfid in failed:
-            came.pop(gfid, None)
-    answer["need"] = [need for need in answer["need"] if need[0] not in came]
+        placed.update(file.item.gfid for file in files if file.item.gfid.hex() not in failed)
+        came.update((file.item.gfid, file.item.size) for file in staged if file.item.gfid in placed)
+    answer["need"] = [need for need in answer["need"] if bytes.fromhex(need[0]) not in placed]
     answer["content"] = [len(came), sum(came.values())]
 
 
@@ -82,8 +89,8 @@ def data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any
         offset += length
     problems: List[List[Any]] = []
     done = 0
-    with Ahead(agent, files) as ahead:
-        for staged, errors in ahead.portions():
+    with closing(portions(agent, files)) as aside:
+        for staged, errors in aside:
             faults.point("staged")
             done += place(agent, staged, errors)
             problems += errors
@@ -97,7 +104,7 @@ def _piece(content: memoryview, offset: int, length: int) -> memoryview:
     return piece
 
 
-def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+def digests(agent: Union[Agent, Onlooker], request: Dict[str, Any]) -> Dict[str, Any]:
     """digests, and which of those that differ hold nothing here, by their position too."""
     answer = versions.digests(agent, request)
     asked = [request["dirs"][i][0] for i in answer["differ"]]
@@ -106,7 +113,7 @@ def digests(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return answer
 
 
-def _without_names(agent: Agent, gfids: List[str]) -> List[str]:
+def _without_names(agent: Union[Agent, Onlooker], gfids: List[str]) -> List[str]:
     """Those of these directories of which nothing is known here."""
     if agent.rebuilding:
         return []  # what is here may be right already: it is found by path

@@ -4,7 +4,8 @@ rsync is told nothing but gfids (see staged.py), to compare content whatever the
 say (--ignore-times), and to take the present version as the basis of its delta: beside the new file
 (--copy-dest), or the file itself where it has several links or is too large to keep twice (--inplace).
 Exit status 0 is not enough to believe: every file asked for must have been listed, and the
-statistics must agree.
+statistics must agree. What an interrupted rsync had is in .seamark/staging/partial; the secondary puts it
+together with the present version, and that is the basis of the next try (see secondary/inplace.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoRsync, Unreachable
 from replication.remote.link import last_lines
 from replication.transfer.processes import ended, english, lines_of, mortal
-from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of
+from replication.transfer.staged import Failure, Opened, Sources, StagedSender, Staging, failure_from, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,16 +104,16 @@ class RsyncSender(StagedSender):
         self._bwlimit = bwlimit
         self.bytes_on_wire = 0
 
-    def _move(self, staging: Staging, sources: bytes, items: list[FileItem]) -> dict[bytes, Failure]:
+    def _move(self, staging: Staging, sources: Sources, files: list[Opened]) -> dict[bytes, Failure]:
         failures: dict[bytes, Failure] = {}
-        for run in plan(staging, items):
+        for run in plan(staging, files):
             outcome = self._run(staging, sources, run)
             failures |= judge(outcome, run.gfids, self._where())
         return failures
 
-    def _run(self, staging: Staging, sources: bytes, run: Run) -> Outcome:
+    def _run(self, staging: Staging, sources: Sources, run: Run) -> Outcome:
         command: list[str | bytes] = [
-            "rsync", "--copy-links", "--ignore-times", "--no-whole-file", "--sparse", "--from0",
+            "rsync", "--copy-links", "--ignore-times", "--no-whole-file", "--from0",
             "--out-format=%i %l %b %n", "--info=progress2", "--stats", "--no-human-readable",
             f"--timeout={max(1, round(self._ssh.answer_timeout_s))}", *run.arguments,
         ]  # fmt: skip
@@ -130,13 +131,13 @@ class RsyncSender(StagedSender):
         with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile(prefix="seamark-") as names:
             names.write(b"".join(name_of(gfid) + b"\0" for gfid in run.gfids))
             names.flush()
-            command += [f"--files-from={names.name}", "--", sources + b"/", destination]
-            outcome = self._talk(command, errors)
+            command += [f"--files-from={names.name}", "--", sources.directory + b"/", destination]
+            outcome = self._talk(command, sources.fds, errors)
         self.bytes_on_wire += outcome.bytes_sent
         self._sent |= outcome.listed
         return outcome
 
-    def _talk(self, command: list[str | bytes], errors: IO[bytes]) -> Outcome:
+    def _talk(self, command: list[str | bytes], fds: tuple[int, ...], errors: IO[bytes]) -> Outcome:
         """Run rsync to its end, reporting progress. Standard error goes to a file, not a pipe: an ssh
         that stays on as the shared connection may keep it open.
         """
@@ -147,6 +148,7 @@ class RsyncSender(StagedSender):
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=english(),
+                pass_fds=fds,
             )
         except FileNotFoundError:
             raise NoRsync("rsync is not installed here; install it, or use --sync-method stream") from None
@@ -176,20 +178,26 @@ class RsyncSender(StagedSender):
         return self._target.host or "this host"
 
 
-def plan(staging: Staging, items: list[FileItem]) -> list[Run]:
+def plan(staging: Staging, files: list[Opened]) -> list[Run]:
     """Which files go together. Most units need one run."""
-    in_place = [item.gfid for item in items if item.gfid in staging.in_place]
-    aside = [item for item in items if item.gfid not in staging.in_place]
-    private: list[str | bytes] = ["--perms", "--chmod=F600"]
-    # Beside the units, whose directories are made anew at every try. Only for new files: a delta against
-    # the whole old version costs less than a delta against the first part of the new one.
-    partial = b"--partial-dir=" + os.path.join(os.path.dirname(os.path.dirname(staging.new)), b"partial")
-    runs = [
-        Run(in_place, ["--inplace"]),
-        Run([item.gfid for item in aside if item.how != "new"], [*private, b"--copy-dest=" + staging.basis]),
-        Run([item.gfid for item in aside if item.how == "new"], [*private, partial]),
+    in_place = [file for file in files if file.item.gfid in staging.in_place]
+    aside = [file for file in files if file.item.gfid not in staging.in_place]
+    # Beside the units, whose directories are made anew at every try: the secondary makes a basis of it.
+    partial = os.path.join(os.path.dirname(os.path.dirname(staging.new)), b"partial")
+    private: list[str | bytes] = [
+        "--perms", "--chmod=F600", b"--copy-dest=" + staging.basis, b"--partial-dir=" + partial,
+    ]  # fmt: skip
+    runs: list[tuple[list[Opened], list[str | bytes]]] = [(in_place, ["--inplace"]), (aside, private)]
+    return [
+        Run([file.item.gfid for file in group], [*arguments, *_holes(group)])
+        for group, arguments in runs
+        if group
     ]
-    return [run for run in runs if run.gfids]
+
+
+def _holes(files: list[Opened]) -> list[str | bytes]:
+    """Only where there are holes: looking for zeros, rsync writes a kilobyte at a time."""
+    return ["--sparse"] if any(file.sparse for file in files) else []
 
 
 def judge(outcome: Outcome, asked: list[bytes], host: str) -> dict[bytes, Failure]:

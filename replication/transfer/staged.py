@@ -1,18 +1,21 @@
 """What rsync and tar have in common: files go to a staging directory by gfid, and are then committed.
 
-A private directory of symbolic links, one per file and named by its gfid, is what the program reads;
-the far side's ``.seamark/staging/UNIT/new`` is where it writes. So names of any bytes never meet a
-command line, and a rename on either side during the transfer changes nothing. Identity is checked
-before and after; owner, mode, times and xattrs travel with the commit.
+Each file is opened beneath the volume's root, checked to be the inode that its gfid means, and held open
+until all is over. What the program reads is a private directory of links named by gfid, each to one of these
+descriptors, which it inherits: whatever is renamed, replaced, or swapped for a symlink meanwhile, it reads
+what we opened, and the look afterwards is at what it read. The far side's ``.seamark/staging/UNIT/new`` is
+where it writes. So names of any bytes never meet a command line. Owner, mode, times and xattrs travel with
+the commit.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from replication.remote.target import Target
     from replication.volume.directory import DirectoryVolume
 
+_OTHER_FILES = 200  # descriptors that a worker has open besides
+_FEWEST_FILES = 16
+
 
 class Failure(NamedTuple):
     """Why one file did not arrive. ``code`` as in ItemResult, or "vanished"."""
@@ -46,6 +52,25 @@ class Staging(NamedTuple):
     new: bytes
     basis: bytes
     in_place: frozenset[bytes]
+
+
+class Opened(NamedTuple):
+    """A file that is held open; ``stat`` is of before it was read."""
+
+    item: FileItem
+    fd: int
+    stat: Stat
+
+    @property
+    def sparse(self) -> bool:
+        return self.stat.blocks * 512 < self.stat.size
+
+
+class Sources(NamedTuple):
+    """What the program reads: a directory of links named by gfid, and the descriptors that they lead to."""
+
+    directory: bytes
+    fds: tuple[int, ...]
 
 
 class StagedSender:
@@ -79,63 +104,53 @@ class StagedSender:
         The same items again resume what was interrupted. Raises LinkLost, SecondaryError, Unreachable,
         NoRsync or NoTar for the whole unit.
         """
-        results: list[ItemResult] = []
-        before: dict[bytes, tuple[FileItem, Stat]] = {}
-        for item in items:
-            look = self._look(item)
-            if isinstance(look, ItemResult):
-                results.append(look)
-            else:
-                before[item.gfid] = (item, look[0])
-        if not before:
-            return results
-        staging = self._stage(unit_name(before), list(before))
-        with self._sources([item for item, _ in before.values()]) as sources:
-            failures = self._move(staging, sources, [item for item, _ in before.values()])
-        return results + self._finish(staging.unit, before, failures)
+        at_once = _files_at_once()
+        return [
+            result
+            for start in range(0, len(items), at_once)
+            for result in self._send_some(items[start : start + at_once])
+        ]
 
-    def _move(self, staging: Staging, sources: bytes, items: list[FileItem]) -> dict[bytes, Failure]:
-        """Copy ``sources``/<gfid hex> to ``staging.new``; what failed, by gfid. Notes bytes in ``_sent``."""
+    def _send_some(self, items: list[FileItem]) -> list[ItemResult]:
+        results: list[ItemResult] = []
+        opened: dict[bytes, Opened] = {}
+        with ExitStack() as closing:
+            for item in items:
+                found = self._open(item)
+                if isinstance(found, ItemResult):
+                    results.append(found)
+                else:
+                    closing.callback(os.close, found.fd)
+                    opened[item.gfid] = found
+            if not opened:
+                return results
+            staging = self._stage(unit_name(opened), list(opened))
+            with _sources(opened) as sources:
+                failures = self._move(staging, sources, list(opened.values()))
+            return results + self._finish(staging.unit, opened, failures)
+
+    def _move(self, staging: Staging, sources: Sources, files: list[Opened]) -> dict[bytes, Failure]:
+        """Copy ``sources.directory``/<gfid hex> to ``staging.new``; what failed, by gfid. Notes bytes in ``_sent``."""
         raise NotImplementedError
 
     # ---- the primary's side
 
-    def _look(self, item: FileItem) -> tuple[Stat, dict[str, str]] | ItemResult:
-        """Stat and xattrs of the file, if it is still there under its gfid; else its result."""
+    def _open(self, item: FileItem) -> Opened | ItemResult:
+        """The file, if it is still there under its gfid; else its result."""
         directory, name = os.path.split(item.path)
         try:
             dir_fd = open_beneath(self._volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
             try:
-                fd, _ = self._volume.open_file(dir_fd, name, (item.ino, item.ctime_ns), item.gfid)
+                fd, stat = self._volume.open_file(dir_fd, name, (item.ino, item.ctime_ns), item.gfid)
             finally:
                 os.close(dir_fd)
-            try:
-                xattrs = read_xattrs(fd)
-                return stat_at(fd, b""), xattrs
-            finally:
-                os.close(fd)
+            return Opened(item, fd, stat)
         except VanishedError:
             return ItemResult(item.gfid, "vanished")
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}:
                 return ItemResult(item.gfid, "vanished")
-            code = "permission" if error.errno in {errno.EACCES, errno.EPERM} else "io"
-            message = f"cannot read {os.fsdecode(item.path)}: {error.strerror}"
-            return ItemResult(item.gfid, "error", code, message)
-
-    @contextmanager
-    def _sources(self, items: list[FileItem]) -> Iterator[bytes]:
-        """A private directory with a link to each file's real path, removed afterwards.
-
-        Real paths, since rsync takes /proc/PID/fd/N by its text.
-        """
-        with tempfile.TemporaryDirectory(prefix="seamark-") as directory:
-            sources = os.fsencode(directory)
-            for item in items:
-                os.symlink(
-                    os.path.join(self._volume.root, item.path), os.path.join(sources, name_of(item.gfid))
-                )
-            yield sources
+            return _unreadable(item, error)
 
     # ---- the secondary's side
 
@@ -165,36 +180,32 @@ class StagedSender:
         return os.path.join(self._root, os.fsencode(path))
 
     def _finish(
-        self, unit: str, before: dict[bytes, tuple[FileItem, Stat]], failures: dict[bytes, Failure]
+        self, unit: str, opened: dict[bytes, Opened], failures: dict[bytes, Failure]
     ) -> list[ItemResult]:
-        """Look again, commit what arrived, and say what became of each."""
+        """Look again at what was read, commit what arrived, and say what became of each."""
         results: list[ItemResult] = []
         rows: list[list[Any]] = []
-        for gfid, (item, old) in before.items():
+        for gfid, file in opened.items():
             failure = failures.get(gfid)
-            look = self._look(item)
-            if isinstance(look, ItemResult):
-                # Renamed or removed meanwhile: what was read by that path may be another file.
-                results.append(look)
-            elif failure is not None and failure.code == "changed":
+            if failure is not None and failure.code == "changed":
                 results.append(ItemResult(gfid, "changed", message=failure.message))
-            elif failure is not None:
+                continue
+            if failure is not None:
                 vanished = failure.code == "vanished"
                 results.append(ItemResult(gfid, "vanished" if vanished else "error", *failure))
-            else:
-                new, xattrs = look
-                still = (new.ino, new.ctime_ns, new.size) == (old.ino, old.ctime_ns, old.size)
-                rows.append(
-                    meta_row(gfid, new, new.size, settled(new.ctime_ns) if still else 0, xattrs, item.ticket)
-                )
-                results.append(
-                    ItemResult(
-                        gfid,
-                        "ok" if still else "changed",
-                        bytes_sent=self._sent.get(gfid, 0),
-                        ctime_ns=new.ctime_ns,
-                    )
-                )
+                continue
+            try:
+                xattrs, new = read_xattrs(file.fd), stat_at(file.fd, b"")
+            except OSError as error:
+                results.append(_unreadable(file.item, error))
+                continue
+            still = (new.ctime_ns, new.size) == (file.stat.ctime_ns, file.stat.size)
+            ctime_ns = settled(new.ctime_ns) if still else 0
+            rows.append(meta_row(gfid, new, new.size, ctime_ns, xattrs, file.item.ticket))
+            sent = self._sent.get(gfid, 0)
+            results.append(
+                ItemResult(gfid, "ok" if still else "changed", bytes_sent=sent, ctime_ns=new.ctime_ns)
+            )
         refused = self._commit(unit, rows, keep=any(row.status == "error" for row in results))
         # Refused since it changed while it was sent (its size is another by now): still a change, no error.
         return [
@@ -214,6 +225,28 @@ class StagedSender:
             status = "vanished" if code == "not-found" else "error"
             refused[gfid] = ItemResult(gfid, status, code, message)  # type: ignore[arg-type]
         return refused
+
+
+def _files_at_once() -> int:
+    """How many files may be held open: what the limit leaves after everything else that a worker has open."""
+    return max(_FEWEST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES)
+
+
+@contextmanager
+def _sources(opened: dict[bytes, Opened]) -> Iterator[Sources]:
+    """A private directory with a link to the descriptor of each file, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="seamark-") as directory:
+        for gfid, file in opened.items():
+            os.symlink(
+                b"/proc/self/fd/%d" % file.fd,
+                os.path.join(os.fsencode(directory), name_of(gfid)),
+            )
+        yield Sources(os.fsencode(directory), tuple(file.fd for file in opened.values()))
+
+
+def _unreadable(item: FileItem, error: OSError) -> ItemResult:
+    code = "permission" if error.errno in {errno.EACCES, errno.EPERM} else "io"
+    return ItemResult(item.gfid, "error", code, f"cannot read {os.fsdecode(item.path)}: {error.strerror}")
 
 
 def unit_name(gfids: Iterable[bytes]) -> str:

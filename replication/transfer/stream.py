@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from replication.remote.client import SecondaryError
+from replication.transfer.delta import Shifted, send_blocks
 from replication.transfer.item import FileItem, ItemResult
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath, stat_at
@@ -67,11 +68,15 @@ class StreamSender:
         *,
         compress: bool,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
+        rsync_next: bool = False,
     ) -> None:
+        """``rsync_next``: what a delta by blocks is not good for is left in ``left``, instead of being sent."""
         self._volume = volume
         self._client = client
         self._compress = compress
         self._progress = progress
+        self._rsync_next = rsync_next
+        self.left: list[FileItem] = []
         self._under_way: deque[tuple[Future[Any], dict[str, _Sent]]] = deque()
         self._results: list[ItemResult] = []
         self._rows: list[list[Any]] = []
@@ -81,7 +86,7 @@ class StreamSender:
 
     def send(self, items: list[FileItem]) -> list[ItemResult]:
         """Send every item; one result for each. Raises LinkLost and SecondaryError for the whole unit."""
-        self._results = []
+        self._results, self.left = [], []
         differ = {row.gfid for row in self._compare([item for item in items if item.how == "compare"])}
         wanted = [item for item in items if item.how != "compare" or item.gfid in differ]
         for item, fd, stat in self._open(wanted):
@@ -146,7 +151,10 @@ class StreamSender:
         if stat.size > SMALL or (sparse and stat.size > 4096):
             self._flush()
             self._drain(0)
-            self._send_large(item, fd, stat)
+            if item.how == "new":
+                self._send_large(item, fd, stat)
+            else:
+                self._send_changed(item, fd, stat, sparse=sparse)
             return
         content = _read_all(fd, stat.size)
         xattrs = read_xattrs(fd)
@@ -165,10 +173,7 @@ class StreamSender:
     def _flush(self) -> None:
         if not self._rows:
             return
-        payload = b"".join(self._blobs)
-        packed = zlib.compress(payload, 1) if self._compress else payload
-        z = self._compress and len(packed) < len(payload)
-        future = self._client.submit("data", packed if z else payload, z=z, items=self._rows)
+        future = self._client.submit_data(self._rows, self._blobs, compress=self._compress)
         self._under_way.append((future, self._sent))
         self._rows, self._blobs, self._sent, self._bytes = [], [], {}, 0
         self._drain(_WINDOW)
@@ -195,6 +200,29 @@ class StreamSender:
             self._progress(0, 0)
             time.sleep(BUSY_S)
 
+    def _send_changed(self, item: FileItem, fd: int, stat: Stat, *, sparse: bool) -> None:
+        """A large file of which another version is there. (A hole is no block: such files go whole, or by rsync.)"""
+        gfid = item.gfid.hex()
+        if sparse and not self._rsync_next:
+            self._send_large(item, fd, stat)
+            return
+        try:
+            if sparse:
+                raise Shifted
+            self._begin_large(gfid, stat.size, "delta")
+            sent = send_blocks(
+                self._client, gfid, fd, stat.size,
+                compress=self._compress, whatever=not self._rsync_next, progress=self._progress,
+            )  # fmt: skip
+        except Shifted:
+            self.left.append(item)
+        except SecondaryError as error:
+            if error.code != "no-space" or not self._rsync_next:
+                raise
+            self.left.append(item)  # rsync can do without a second copy
+        else:
+            self._end_large(item, fd, stat, sent)
+
     def _send_large(self, item: FileItem, fd: int, stat: Stat) -> None:
         gfid = item.gfid.hex()
         # A change could still hide behind a young ctime: what was sent of that is not gone on with.
@@ -215,15 +243,18 @@ class StreamSender:
             self._progress(0, len(piece))
         for future in pieces:
             future.result()
+        self._end_large(item, fd, stat, sent)
+
+    def _end_large(self, item: FileItem, fd: int, stat: Stat, sent: int) -> None:
         xattrs = read_xattrs(fd)
         after = stat_at(fd, b"")
         still = after.ctime_ns == stat.ctime_ns
         row = meta_row(
             item.gfid, after, stat.size, settled(after.ctime_ns) if still else 0, xattrs, item.ticket
         )
-        errors = self._client.call("file_end", gfid=gfid, item=row, digest=None).header["errors"]
+        errors = self._client.call("file_end", gfid=row[0], item=row, digest=None).header["errors"]
         failed = (errors[0][1], errors[0][2]) if errors else None
-        self._results.append(_result(gfid, failed, _Sent(still, sent, after.ctime_ns)))
+        self._results.append(_result(row[0], failed, _Sent(still, sent, after.ctime_ns)))
         self._progress(1, 0)
 
     # ---- comparing

@@ -7,12 +7,15 @@ listed and nobody complained about is committed. Holes are found by tar (--spars
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from typing import IO, TYPE_CHECKING
 
@@ -21,7 +24,16 @@ from replication.remote.endpoint import SshOptions
 from replication.remote.errors import LinkLost, NoTar, Unreachable
 from replication.remote.link import last_lines
 from replication.transfer.processes import ended, english, lines_of, mortal
-from replication.transfer.staged import Failure, StagedSender, Staging, failure_from, name_of, quoted
+from replication.transfer.staged import (
+    Failure,
+    Opened,
+    Sources,
+    StagedSender,
+    Staging,
+    failure_from,
+    name_of,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
 _NAMED = re.compile(r"^tar: (?:\./)?([0-9a-f]{32}): (.*)$")
 _LISTED = re.compile(r"^[0-9a-f]{32}$")
 _NO_TAR_STATUS = 127
+_PACED_BYTES = 64 << 10
 # In order of preference; -1 because the link, not the processor, should be busy.
 _COMPRESSORS = {"zstd": "zstd -1", "gzip": "gzip -1"}
 
@@ -46,17 +59,19 @@ def sync_by_tar(
     ssh: SshOptions | None = None,
     *,
     compress: bool = False,
+    pace: Callable[[int], bool] = lambda _bytes: False,
     alive: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], None] = lambda _files, _bytes: None,
 ) -> list[ItemResult]:
     """Send one unit as a tar stream; see TarSender."""
-    return TarSender(volume, client, target, ssh, compress=compress, alive=alive, progress=progress).send(
-        items
+    sender = TarSender(
+        volume, client, target, ssh, compress=compress, pace=pace, alive=alive, progress=progress
     )
+    return sender.send(items)
 
 
 class TarSender(StagedSender):
-    """Sends units by tar. ``compress``: with zstd or gzip, whichever both sides have."""
+    """Sends units by tar. ``compress``: with zstd or gzip, whichever both sides have; ``pace``: see Outbox."""
 
     def __init__(
         self,
@@ -66,14 +81,16 @@ class TarSender(StagedSender):
         ssh: SshOptions | None = None,
         *,
         compress: bool = False,
+        pace: Callable[[int], bool] = lambda _bytes: False,
         alive: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
     ) -> None:
         self._ssh = ssh or SshOptions()
         super().__init__(volume, client, target, alive=alive, progress=progress, gated=self._ssh.gated)
         self._compress = compress
+        self._pace = pace
 
-    def _move(self, staging: Staging, sources: bytes, items: list[FileItem]) -> dict[bytes, Failure]:
+    def _move(self, staging: Staging, sources: Sources, files: list[Opened]) -> dict[bytes, Failure]:
         shell = self._shell()
         probe = "seamark-has" if self._ssh.gated else "command -v"
         compressor = (
@@ -88,7 +105,7 @@ class TarSender(StagedSender):
         if compressor:
             pack.append(f"--use-compress-program={compressor}")
             unpack.append(f"--use-compress-program={compressor.split()[0]}")
-        sizes = {item.gfid: item.size for item in items}
+        sizes = {file.item.gfid: file.item.size for file in files}
         with (
             tempfile.NamedTemporaryFile(prefix="seamark-") as names,
             tempfile.TemporaryFile() as here,
@@ -96,12 +113,17 @@ class TarSender(StagedSender):
         ):
             names.write(b"".join(name_of(gfid) + b"\0" for gfid in sizes))
             names.flush()
-            pack += [b"--directory=" + sources, f"--files-from={names.name}"]
-            arrived, statuses = self._pipe(
-                pack, self._command(shell, unpack, staging.new, compressor), sizes, here, there
-            )
+            pack += [b"--directory=" + sources.directory, f"--files-from={names.name}"]
+            unpack_there = self._command(shell, unpack, staging.new, compressor)
+            arrived, statuses = self._pipe(pack, sources.fds, unpack_there, sizes, here, there)
             errors = tuple(_text(file) for file in (here, there))
         return judge(list(sizes), arrived, statuses, errors, self._target.host or "this host")
+
+    def _pump(self, source: IO[bytes], sink: IO[bytes] | None) -> None:
+        assert sink is not None
+        threading.Thread(
+            target=_pass_on, args=(source, sink, self._pace), name="tar-pace", daemon=True
+        ).start()
 
     def _shell(self) -> list[str]:
         return (
@@ -126,6 +148,7 @@ class TarSender(StagedSender):
     def _pipe(
         self,
         pack: list[str | bytes],
+        fds: tuple[int, ...],
         unpack: list[str | bytes],
         sizes: dict[bytes, int],
         here: IO[bytes],
@@ -135,17 +158,22 @@ class TarSender(StagedSender):
         arrived: set[bytes] = set()
         try:
             sender = subprocess.Popen(
-                mortal(pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english()
-            )
+                mortal(pack), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=here, env=english(),
+                pass_fds=fds,
+            )  # fmt: skip
         except FileNotFoundError:
             raise NoTar("GNU tar is not installed here; install it, or use --sync-method stream") from None
         with ended(sender):
+            limited = self._pace(0)
             receiver = subprocess.Popen(
-                unpack, stdin=sender.stdout, stdout=subprocess.PIPE, stderr=there, env=english()
-            )
-            # Ours closed, or tar would not notice when the far side is gone.
+                unpack, stdin=subprocess.PIPE if limited else sender.stdout, stdout=subprocess.PIPE, stderr=there,
+                env=english(),
+            )  # fmt: skip
             assert sender.stdout is not None
-            sender.stdout.close()
+            if limited:
+                self._pump(sender.stdout, receiver.stdin)
+            else:
+                sender.stdout.close()  # or tar would not notice when the far side is gone
             with ended(receiver):
                 assert receiver.stdout is not None
                 for line in lines_of(receiver.stdout, self._alive):
@@ -156,6 +184,14 @@ class TarSender(StagedSender):
                         self._progress(1, sizes.get(gfid, 0))
                 there_status = receiver.wait()
             return arrived, (sender.wait(), there_status)
+
+
+def _pass_on(source: IO[bytes], sink: IO[bytes], pace: Callable[[int], bool]) -> None:
+    with source, contextlib.suppress(BrokenPipeError), sink:
+        while part := os.read(source.fileno(), _PACED_BYTES):
+            pace(len(part))
+            sink.write(part)
+            sink.flush()
 
 
 def judge(

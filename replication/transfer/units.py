@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replication.transfer.choose import choose
+from replication.transfer.choose import RSYNC_MIN_BYTES, choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,12 +16,14 @@ UNIT_FILES = 1500
 UNIT_BYTES = 24 << 20
 
 
-def cut(items: Iterable[FileItem], method: str) -> Iterator[tuple[str, list[FileItem]]]:
-    """(engine, items) of each unit. ``method`` is the session's: auto, rsync, tar or stream."""
+def cut(
+    items: Iterable[FileItem], method: str, rsync_from: int = RSYNC_MIN_BYTES
+) -> Iterator[tuple[str, list[FileItem]]]:
+    """(engine, items) of each unit. ``method`` and ``rsync_from`` are the session's; see choose."""
     open_units: dict[str, list[FileItem]] = {}
     sizes: dict[str, int] = {}
     for item in items:
-        engine = choose(item.how, item.size, item.nlink, method)
+        engine = choose(item.how, item.size, method, rsync_from)
         if item.size >= UNIT_BYTES:
             yield engine, [item]
             continue

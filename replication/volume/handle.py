@@ -18,6 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 AT_EMPTY_PATH = 0x1000
 AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BASIC_AND_BTIME = 0xFFF
+_STATX_ATTR_MOUNT_ROOT = 0x2000
 _MAX_HANDLE_SIZE = 128
 _SYS_OPENAT2 = 437
 
@@ -75,6 +76,7 @@ class Stat(NamedTuple):
     btime_ns: int
     ctime_ns: int
     mtime_ns: int
+    mount_root: bool  # something is mounted here; False where the kernel does not say (before Linux 5.8)
 
 
 def _raise(name: bytes) -> None:
@@ -123,7 +125,7 @@ def stat_at(dir_fd: int, name: bytes) -> Stat:
     if _libc.statx(dir_fd, name, flags, _STATX_BASIC_AND_BTIME, buffer):
         _raise(name)
     (
-        mask, _, _, nlink, uid, gid, mode, ino, size, blocks, _,
+        mask, _, attributes, nlink, uid, gid, mode, ino, size, blocks, _,
         a_s, a_n, b_s, b_n, c_s, c_n, m_s, m_n, r_major, r_minor, d_major, d_minor,
     ) = _STATX.unpack_from(buffer)  # fmt: skip
     return Stat(
@@ -140,6 +142,7 @@ def stat_at(dir_fd: int, name: bytes) -> Stat:
         (b_s * 1_000_000_000 + b_n) if mask & 0x800 else 0,
         c_s * 1_000_000_000 + c_n,
         m_s * 1_000_000_000 + m_n,
+        bool(attributes & _STATX_ATTR_MOUNT_ROOT),
     )
 
 

@@ -26,6 +26,9 @@ def gfid_from(handle: bytes, btime_ns: int) -> bytes:
 def identify(dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
     """gfid and stat of ``name`` in ``dir_fd`` (empty name: ``dir_fd`` itself), without following symlinks.
 
+    A mount point has an identity of its own, by its place: what is mounted there may be bound from
+    elsewhere in the volume, and is not crossed into.
+
     Where the file system has no handles (some overlayfs, FUSE), inode number and birth time stand in
     for them. Raises OSError when the object is not there or not readable.
     """
@@ -35,11 +38,19 @@ def identify(dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
         if error.errno not in _NO_HANDLES:
             raise
         stat = stat_at(dir_fd, name)
+        if name and stat.mount_root:
+            return _gfid_of_mount_point(dir_fd, name), stat
         return gfid_from(_Q.pack(stat.ino, stat.dev), stat.btime_ns), stat
     # Two calls, two moments: a name replaced between them gives a gfid that nothing has. It is never
     # found when its data is wanted, and the replacement is recorded as a change of its own.
     stat = stat_at(dir_fd, name)
+    if name and stat.mount_root:
+        return _gfid_of_mount_point(dir_fd, name), stat
     return gfid_from(handle, stat.btime_ns), stat
+
+
+def _gfid_of_mount_point(dir_fd: int, name: bytes) -> bytes:
+    return gfid_from(b"mount point" + identify_fd(dir_fd)[0] + name, 0)
 
 
 def identify_fd(fd: int) -> tuple[bytes, Stat]:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from replication.errors import LockedError, SeamarkError
 from replication.remote.client import SecondaryError
+from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
 from replication.session import SessionDir, session_names
 from scheduler.checks.features import check_features, check_programs, check_rights, primary_has
 from scheduler.checks.outcome import Outcome, fail, good
 from scheduler.checks.room import check_room
-from scheduler.checks.way import walk
+from scheduler.checks.way import Far, walk
 from scheduler.nesting import check_nesting
 from scheduler.preflight import check_not_emptied, check_primary, refused
-from tasks.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,17 +46,18 @@ def check_pair(
         yield fail("primary", error, fatal=True)
         return
     yield good("primary", f"{session.primary} ({has['type'] or 'unknown file system'})")
-    ctx = Context(place, session, dry=True)
-    if access is not None:
-        ctx.options = access
+    options = access or ssh_options(place, session, dry=True)
+    ctx = Far(session, parse_target(session.secondary), options)
     if ctx.target.is_remote and shutil.which("ssh") is None and session.sync_method in ("rsync", "tar"):
         yield fail("ssh", f"there is no ssh here, which {session.sync_method} needs: install openssh-client")
     facts = yield from walk(ctx)
     if facts is not None:
-        yield from check_secondary(ctx, has, facts)
+        yield from check_secondary(place, ctx, has, facts)
 
 
-def check_secondary(ctx: Context, has: dict[str, Any], facts: dict[str, Any]) -> Iterator[Outcome]:
+def check_secondary(
+    place: SessionDir, ctx: Far, has: dict[str, Any], facts: dict[str, Any]
+) -> Iterator[Outcome]:
     """What the survey found, and what the secondary says of itself."""
     session = ctx.session
     if facts["root"] == "missing" and not facts["parent"]:
@@ -64,7 +65,7 @@ def check_secondary(ctx: Context, has: dict[str, Any], facts: dict[str, Any]) ->
         yield fail("secondary", f"neither {session.secondary} nor {where} exists there: make {where}")
         return
     try:
-        with ctx.looking() as (_, hello):
+        with looking(place, session, dry=True, options=ctx.options) as (_, hello):
             check_not_emptied(session, hello)
     except SecondaryError as error:
         yield fail("secondary", refused(session, error), fatal=error.code in _FATAL)

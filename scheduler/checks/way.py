@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.errors import SeamarkError
 from replication.remote.bundle import build_bundle
@@ -22,7 +22,9 @@ from scheduler.checks.outcome import Outcome, fail, good, warn
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from tasks.context import Context
+    from replication.remote.endpoint import SshOptions
+    from replication.remote.target import Target
+    from replication.session import Session
 
 # In the order in which they are taken; an error of one means that those before it were made.
 _STEPS = (("ssh", "reachable"), ("host key", "known"), ("login", "accepted"))
@@ -33,7 +35,15 @@ _STOPS = (
 _CLOCK_WARN_S = 1.0
 
 
-def walk(ctx: Context) -> Generator[Outcome, None, dict[str, Any] | None]:
+class Far(NamedTuple):
+    """A secondary, and how it is reached."""
+
+    session: Session
+    target: Target
+    options: SshOptions
+
+
+def walk(ctx: Far) -> Generator[Outcome, None, dict[str, Any] | None]:
     """The steps, and what the survey of the far side says; None when it could not be made."""
     try:
         link = open_secondary(ctx.target, ctx.options)
@@ -63,14 +73,14 @@ def walk(ctx: Context) -> Generator[Outcome, None, dict[str, Any] | None]:
     return facts
 
 
-def _advised(ctx: Context, stop: str, error: SeamarkError) -> SeamarkError:
+def _advised(ctx: Far, stop: str, error: SeamarkError) -> SeamarkError:
     """A key of the session's own that is not let in (any more) is put there again by push-pem."""
     if not ctx.options.gated or stop != "login":
         return error
     return SeamarkError(f"{error.message}; a new one: seamark push-pem {ctx.session.name}", error.exit_code)
 
 
-def _before(ctx: Context, stop: str) -> Generator[Outcome, None, None]:
+def _before(ctx: Far, stop: str) -> Generator[Outcome, None, None]:
     if not ctx.target.is_remote:
         return
     for name, words in _STEPS:

@@ -77,7 +77,7 @@ def _stands(written: dict[str, Any], name: str) -> bool:
 
 def _shown(value: Any) -> str:
     """A value as a file has it."""
-    return "(unset)" if value is None else tomlkit.item(value).as_string()
+    return "(unset)" if value is None else tomlkit.item(settings.to_builtins(value)).as_string()
 
 
 @click.command()

@@ -60,7 +60,7 @@ def operators_access(
     asks: bool = True,
 ) -> SshOptions:
     """How the operator gets there now: by key, or (``asks``) by a password that is asked for at a terminal, once."""
-    from tasks.context import ssh_options
+    from replication.remote.look import ssh_options
 
     options = ssh_options(place, session, dry=True)
     if identity is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -17,7 +18,23 @@ from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 
 FLOWER_PORT = 5555
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 BROKERS = ("redis://", "rediss://", "redis+socket://")
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d, as a float of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(value)
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a time above zero: give seconds, or a number with s, m, h or d")
+        return float(found[1]) * _UNITS[found[2]]
 
 
 class FlowerCommand(click.Command):
@@ -36,6 +53,13 @@ class FlowerCommand(click.Command):
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary", type=str)
 @click.option("--once", is_flag=True, help="End when all that existed at the start is on the secondary.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="DURATION",
+    help="With --once: end with exit code 5 when it takes longer (90, 30m, 2h); the next run goes on from there.",
+)
 @click.option(
     "--sync-method",
     type=click.Choice(SYNC_METHODS),
@@ -94,9 +118,9 @@ def run(**words: Any) -> int:
         try:
             silent = options.progress is False and not options.log_json
             setup_logging(display, None if options.dry_run else run_log(options), silent=silent)
-            # Celery and redis are loaded only here: usage errors are quick
+            # What takes long to load is loaded only here: usage errors are quick
+            from scheduler.opening import run as run_session
             from scheduler.redis_server import check_broker
-            from scheduler.run import run as run_session
 
             if options.broker is not None and not options.dry_run:
                 check_broker(options.broker)
@@ -118,6 +142,8 @@ def _options(
     broker = rest["broker"]
     if broker is not None and not broker.startswith(BROKERS):
         raise UsageError(f"--broker must begin with one of {', '.join(BROKERS)}")
+    if rest["timeout_s"] is not None and not rest["once"]:
+        raise UsageError("--timeout is for --once: a run without it ends when it is told to")
     if not primary:
         raise UsageError("the primary is empty: give a directory")
     if identity is not None and not os.path.isfile(identity):

@@ -224,3 +224,15 @@ def test_many_processes_may_make_it_at_once(tmp_path):
         path = tmp_path / f"progress {turn}.sqlite"
         started = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(6)]
         assert [process.wait(60) for process in started] == [0] * 6
+
+
+def test_what_fails_is_not_left_alone_for_longer_than_was_set(progress):
+    crawled(progress)
+    progress.record([Failure(step="data", gfid="00", path="a", code="io", error="bad")], [], 1)
+    for _ in range(12):
+        progress.due(10, 30, at_once=True)
+        progress.record([Failure(step="data", gfid="00", path="a", code="io", error="bad")], [], 1)
+    assert len(progress.due(10, 30, at_once=True)) == 1
+    with sqlite3.connect(progress._db.execute("PRAGMA database_list").fetchone()[2]) as db:
+        (due_ns,) = db.execute("SELECT next_ns FROM failure").fetchone()
+    assert 0 < due_ns - time.time_ns() <= 30 * 10**9

@@ -38,6 +38,18 @@ def test_every_key_is_explained_and_its_default_is_a_value():
         ),
         ("primary = '/a'\nsecondary = 'x'\n[ssh]\nport = 70000", "ssh.port"),
         ("jobs = ", "Invalid value"),
+        ("primary = '/a'\nsecondary = 'x'\nbandwidth = 'fast'", "bandwidth: 'fast' will not do: give a rate"),
+        ("primary = '/a'\nsecondary = 'x'\nfilters = ['* x']", "'* x' is no rule"),
+        (
+            "primary = '/a'\nsecondary = 'x'\n[schedule]\nat = 'noon'",
+            "schedule: 'noon' will not do: give a cron",
+        ),
+        ("primary = '/a'\nsecondary = 'x'\n[schedule]\ntimezone = 'Mars'", "no time zone"),
+        (
+            "primary = '/a'\nsecondary = 'x'\n[schedule]\nduration = '1s'",
+            "schedule: duration: it must be from 1m to 7d",
+        ),
+        ("primary = '/a'\nsecondary = 'x'\n[schedule]\nduration = true", "schedule.duration"),
         ("encoding = 'rot13'\nprimary = '/a'\nsecondary = 'x'", "encoding"),
     ],
 )
@@ -65,6 +77,10 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         ("sync-method", "tar", "tar"),
         ("ssh.port", "22", 22),
         ("ssh.accept-new-host-key", "true", True),
+        ("bandwidth", "08:00,1M 19:00,off", "08:00,1M 19:00,off"),
+        ("schedule.duration", " 2h ", "2h"),
+        ("filters", "- *.o\n+ a, b", ["- *.o", "+ a, b"]),
+        ("filters", "['- *.o']", ["- *.o"]),
     ],
 )
 def test_words_become_values(name, text, value):
@@ -73,7 +89,15 @@ def test_words_become_values(name, text, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("jobs", "many"), ("jobs", "65"), ("ssh.port", "0"), ("sync_method", "")]
+    ("name", "text"),
+    [
+        ("jobs", "many"),
+        ("jobs", "65"),
+        ("ssh.port", "0"),
+        ("sync_method", ""),
+        ("filters", "[x"),
+        ("bandwidth", ""),
+    ],
 )
 def test_words_that_will_not_do_are_refused(name, text):
     with pytest.raises(SettingsError, match=name):

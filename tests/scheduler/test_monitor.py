@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
-from tests.judge import assert_same
+from tests.judge import assert_same, rsync_differences
+from tests.system.trees import many_small_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -156,6 +158,55 @@ def test_what_is_started_survives_kills_and_a_reboot(node):
     node.ok("resume", "paused")
     node.wait_for_file(its_copy / "c", "3")
     assert_same(primary, copy)
+    assert node.stop() == 0
+
+
+def test_a_pause_in_the_middle_of_a_crawl_holds_it_there(node):
+    primary, copy = node.session("photos", "--set", "jobs=1")
+    many_small_files(primary, 40_000, 400)
+    node.monitor()
+    node.ok("start", "photos")
+    node.wait_for(lambda: copy.exists() and _files(copy) > 100, "a beginning")
+    node.ok("pause", "photos")
+    time.sleep(6)  # what is under way ends
+    before = _files(copy)
+    time.sleep(6)
+    assert _files(copy) == before
+    node.ok("resume", "photos")
+    node.wait_for(lambda: not rsync_differences(primary, copy), "the rest", 110)
+    assert before < 40_000
+    assert node.stop() == 0
+
+
+def _files(root):
+    return sum(len(files) for directory, _, files in os.walk(root) if ".seamark" not in directory)
+
+
+def test_a_session_works_in_the_windows_of_its_schedule(node):
+    primary, copy = node.session("photos")
+    (primary / "a").write_text("1")
+    far = (datetime.now() + timedelta(hours=12)).strftime("%M %H * * *")
+    node.ok("config", "photos", "set", "schedule.at", far)
+    node.ok("config", "photos", "set", "schedule.duration", "1h")
+    node.monitor()
+    node.ok("start", "photos")
+    status = node.state / "sessions" / "photos" / "status.json"
+    node.wait_for(lambda: status.exists() and "outside of its schedule" in status.read_text(), "a reason")
+    assert not (copy / "a").exists()
+    node.ok(
+        "config",
+        "photos",
+        "set",
+        "schedule.at",
+        (datetime.now() - timedelta(minutes=2)).strftime("%M %H * * *"),
+    )
+    node.wait_for_file(copy / "a", "1")
+    node.wait_for(lambda: "consistent; resting until" in status.read_text(), "rest")
+    (primary / "b").write_text("after the window began")
+    time.sleep(6)
+    assert not (copy / "b").exists()
+    node.ok("config", "photos", "reset", "schedule.at")
+    node.wait_for_file(copy / "b", "after the window began")
     assert node.stop() == 0
 
 

@@ -45,7 +45,7 @@ def asked(monkeypatch, tmp_path):
         show(ProgressSnapshot(phase=Phase.FINISHED, crawl=Crawl.HYBRID, scanned=3))
         return note.end()
 
-    monkeypatch.setitem(sys.modules, "scheduler.run", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "scheduler.opening", types.SimpleNamespace(run=run))
     monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("SEAMARK_BROKER", raising=False)
     monkeypatch.delenv("SEAMARK_DEBUG", raising=False)
@@ -65,13 +65,14 @@ def test_every_option_of_run_arrives(asked, tmp_path):
     words = (
         f"run /srv/photos backup@host:/srv/photos --once --sync-method rsync --jobs 7 --ssh-port 2222 --identity {key} "
         f"--change-detector scan --state-dir {tmp_path}/s --broker redis://:pw@127.0.0.1/1 --flower 5556 --dry-run -P "
-        "--log-json --accept-new-host-key --adopt --name photos"
+        "--log-json --accept-new-host-key --adopt --name photos --timeout 1.5h"
     )
     assert main(words.split()) == 0
     assert asked.options == RunOptions(
         primary=b"/srv/photos",
         secondary="backup@host:/srv/photos",
         once=True,
+        timeout_s=5400.0,
         sync_method="rsync",
         jobs=7,
         ssh_port=2222,
@@ -88,6 +89,23 @@ def test_every_option_of_run_arrives(asked, tmp_path):
         name="photos",
     )
     assert not (tmp_path / "s").exists()  # a dry run touches nothing
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"), [("90", 90), ("90s", 90), ("0.5m", 30), ("2h", 7200), ("1d", 86400)]
+)
+def test_durations(asked, words, seconds):
+    assert main(["run", "/a", "/b", "--once", "--timeout", words]) == 0
+    assert asked.options.timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "words", ["--once --timeout 0", "--once --timeout 5x", "--once --timeout -1", "--timeout 5"]
+)
+def test_durations_that_are_none_are_refused(asked, capsys, words):
+    assert main(["run", "/a", "/b", *words.split()]) == 2
+    assert asked.options is None
+    assert "timeout" in capsys.readouterr().err
 
 
 def test_what_is_not_asked_for_is_the_default(asked, tmp_path):

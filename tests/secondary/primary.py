@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.client import SecondaryClient, encode_listing
+from replication.volume.content import read_observed
 from replication.volume.directory import settled
 from replication.volume.identity import ROOT_GFID, identify
 from replication.volume.xattrs import read_xattrs
@@ -76,6 +77,7 @@ class Primary:
 
     def __init__(self, root):
         self.root = os.fsencode(root)
+        self.contents = {b""}  # every whole content that was ever sent
 
     # ---- looking
 
@@ -135,6 +137,22 @@ class Primary:
 
     # ---- sending
 
+    def along(self, listings):
+        """Content of small files that still are as they were observed, to travel with the observations."""
+        paths = self.paths()
+        found = []
+        for listing in listings:
+            if listing.parent not in paths:
+                continue
+            fd = os.open(os.path.join(self.root, paths[listing.parent]), os.O_RDONLY | os.O_DIRECTORY)
+            for entry in listing.entries:
+                read = read_observed(fd, entry)
+                if read is not None:
+                    self.contents.add(read[0])
+                    found.append((entry.inode.gfid.hex(), read[1], read[0]))
+            os.close(fd)
+        return found
+
     def item(self, gfid, path):
         full = os.path.join(self.root, path)
         s = os.lstat(full)
@@ -154,6 +172,7 @@ class Primary:
             item = self.item(bytes.fromhex(g), path)
             content = Path(os.fsdecode(os.path.join(self.root, path))).read_bytes()
             item[1] = len(content)
+            self.contents.add(content)
             if how == "compare":
                 digest = blake2b(content, digest_size=32).hexdigest()
                 header = client.call("compare", items=[[g, len(content), digest, item]]).header

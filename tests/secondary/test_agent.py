@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -99,6 +101,39 @@ def test_an_older_epoch_is_refused_at_hello_and_while_it_works(trees):
     refused("stale-epoch", b, epoch=3)
     old.close()
     new.close()
+
+
+def holds_the_lock(pid, root):
+    """Whether a process is within a transaction. Source: proc(5), /proc/locks."""
+    inode = (root / ".seamark" / "lock").stat().st_ino
+    held = (line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line)
+    return any(
+        words[1] == "FLOCK" and words[4] == str(pid) and words[5].endswith(f":{inode}") for words in held
+    )
+
+
+def test_an_agent_that_froze_in_a_transaction_is_ended_by_the_next(trees):
+    a, b = trees
+    for number in range(1500):
+        (a / f"f{number}").write_bytes(b"x")
+    old = Far(b)
+    primary = Primary(a)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(primary.crawl, old.client)
+        while not holds_the_lock(old.process.pid, b):
+            old.process.send_signal(signal.SIGCONT)
+            assert not sent.done()
+            time.sleep(0.003)
+            old.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.001)
+        new = Far(b, epoch=2)
+        with pytest.raises(LinkLost):
+            sent.result()
+    assert old.process.wait(10) == -signal.SIGKILL
+    primary.crawl(new.client)
+    old.close()
+    new.close()
+    assert differences(a, b) == ""
 
 
 def test_positions_come_in_order(trees):

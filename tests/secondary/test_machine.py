@@ -9,6 +9,7 @@ import random
 import shutil
 import stat
 import tempfile
+import time
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from replication.observation import Change
 from replication.volume.identity import ROOT_GFID
 from tests.secondary.primary import FOREVER, Far, Primary, differences
+from tests.secondary.watch import Watch
 
 NAMES = [b"a", b"b", b"c", b"d\xff", b"e\n e", b"f" * 255, "ü".encode(), b"-x"]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,9 +55,11 @@ class Tree(RuleBasedStateMachine):
         self.far = Far(os.fsdecode(self.b))
         self.client = self.far.client
         self.client.begin_crawl("x")
+        self.watch = Watch(self.b, self.primary.contents)
         self.outbox = []
         self.needs = []
         self.stamp = 1
+        self.carried = 0  # files whose content went along
         self.log = []
 
     @initialize(seed=st.integers(0, 1 << 30))
@@ -85,8 +89,8 @@ class Tree(RuleBasedStateMachine):
         path, other = self.some_path(), self.some_path()
         kind = self.random.choice(
             ["write", "write", "append", "truncate", "mkdir", "mkdir", "rename", "rename", "rename", "exchange", "exchange",
-             "link", "unlink", "rmtree", "symlink", "fifo", "chmod", "chown", "utime", "xattr", "swap_type", "save",
-             "links_write", "move_out_and_remove"]
+             "link", "unlink", "rmtree", "symlink", "fifo", "chmod", "chown", "utime", "xattr", "swap_type", "save", "save", "save",
+             "back_up", "back_up", "write_anew", "links_write", "move_out_and_remove"]
         )  # fmt: skip
         self.log.append((kind, path, other))
         with contextlib.suppress(OSError):
@@ -222,6 +226,17 @@ class Tree(RuleBasedStateMachine):
         os.rename(self.full(aside), self.full(path))
         self.touch(aside, path)
 
+    def do_back_up(self, path, other):
+        """The old file is kept, by a rename or a link; a new one takes its name."""
+        if stat.S_ISREG(os.lstat(self.full(path)).st_mode):
+            self.random.choice([self.do_rename, self.do_link])(path, other)
+            self.do_save(path, other)
+
+    def do_write_anew(self, path, other):
+        os.unlink(self.full(path))
+        self.touch(path)
+        self.random.choice([self.do_write, self.do_symlink, self.do_fifo])(path, other)
+
     def do_links_write(self, path, other):
         self.do_link(path, other)
         self.do_append(other, b"")
@@ -246,6 +261,8 @@ class Tree(RuleBasedStateMachine):
 
     def look(self, taken):
         """Listings of what is there now, in any order and grouping, some of it twice."""
+        if self.random.random() < 0.5:
+            time.sleep(0.03)  # a version as young as a clock's tick is none, and its content stays behind
         paths = self.primary.paths()
         taken = taken + self.random.sample(taken, len(taken) // 4)
         self.random.shuffle(taken)
@@ -286,9 +303,17 @@ class Tree(RuleBasedStateMachine):
         if self.random.random() < 0.7:
             self.fulfil()
 
+    def observe(self, listings):
+        """With content that goes along, or without."""
+        content = self.primary.along(listings) if self.random.random() < 0.7 else ()
+        with self.watch.observing(listings):
+            answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp, content=content)
+        self.carried += answer.content[0]
+        return answer
+
     def send_one(self):
         listings = self.outbox[0]
-        answer = self.client.observe(listings, crawl="x", limbo_until=self.stamp)
+        answer = self.observe(listings)
         self.outbox.pop(0)
         assert answer.errors == [], answer.errors
         for parent in answer.unknown:
@@ -311,12 +336,14 @@ class Tree(RuleBasedStateMachine):
     def fulfil(self):
         while self.needs:
             answer = self.needs[0]
-            for directory in self.primary.send(self.client, answer):
+            with self.watch.sending():
+                directories = self.primary.send(self.client, answer)
+            for directory in directories:
                 try:
                     listing = self.primary.listing(directory)
                 except OSError:
                     continue
-                again = self.client.observe([listing], crawl="x", limbo_until=self.stamp)
+                again = self.observe([listing])
                 if again.unknown:
                     self.unknown(listing.parent, [e.name for e in listing.entries])
                 assert again.errors == []

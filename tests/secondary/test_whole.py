@@ -8,6 +8,7 @@ import pytest
 
 from replication.observation import Change, Listing
 from replication.remote.client import SecondaryError
+from replication.remote.errors import LinkLost
 from replication.volume.content import SMALL, read_observed
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import ROOT_GFID
@@ -105,3 +106,24 @@ def test_only_a_file_as_it_was_observed_is_read(sides):
     entries = look(volume, "changed", "linked", "large", "empty", "sparse")
     (a / "changed").write_bytes(b"2" * 10)
     assert [read_observed(volume.root_fd, e) for e in entries] == [None] * 5
+
+
+@pytest.mark.parametrize("fault", ["journal:1", "place:1", "place:2", "commit:2", "committed:2"])
+def test_killed_while_it_places_what_came_along(tmp_path, fault):
+    """What stands there already is known for ours when the same request comes again."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    for name in ("one", "two"):
+        (a / name).write_bytes(name.encode())
+    volume = DirectoryVolume(os.fsencode(a))
+    entries = look(volume, "one", "two")
+    far = Far(b, fault=fault)
+    with pytest.raises(LinkLost):
+        tell(far.client, entries, along(volume, entries))
+    far.close()
+    with Far(b) as client:
+        tell(client, entries, along(volume, entries))
+        client.sync()
+        assert client.check() == []
+        assert (client.stat()["displaced"], client.dirty()[0]) == (0, [])
+    assert [(b / name).read_bytes() for name in ("one", "two")] == [b"one", b"two"]

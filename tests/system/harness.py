@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -178,6 +179,22 @@ class SeamarkRun:
 
     def close(self):
         self.stderr.close()
+
+
+def secondary_agents(run):
+    """Process ids of the secondary agents that are children of this run (of a local secondary)."""
+    return agents_among(run.children())
+
+
+def agents_among(pids):
+    """Those of these processes that are secondary agents; their arguments are in base64."""
+    found = []
+    serve = base64.b64encode(b"serve")
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if serve in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
 
 
 def _alive(pid):

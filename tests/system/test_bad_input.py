@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import missing
 from tests.filesystems import available, filesystem, mounted
 from tests.judge import assert_same
+from tests.system.harness import secondary_agents
 from tests.system.lines import ended, said
 from tests.system.trees import many_small_files
 from tests.system.unprivileged import as_nobody
@@ -199,6 +200,61 @@ def test_adopting_sends_nothing_that_is_right_and_displaces_the_rest(place):
 def sent(run):
     """Bytes that had to travel, as the run says."""
     return run.status["bytes_sent"]
+
+
+@pytest.mark.parametrize("gone", ["empty", "missing", "lost+found"])
+def test_a_secondary_that_is_not_mounted_is_not_filled(done, gone):
+    """Below a mount point there is an empty directory; or the parent is the mount point, and nothing is there."""
+    os.rename(done.secondary, done.base / "unmounted")
+    if gone != "missing":
+        done.secondary.mkdir()
+    if gone == "lost+found":
+        (done.secondary / "lost+found").mkdir()
+    before = tree_of(done.secondary)
+    for options in ([], ["--dry-run"]):
+        ended(done.once(*options), 1, "is empty", "is it mounted?", "--adopt")
+        assert tree_of(done.secondary) == before
+        assert done.secondary.exists() is (gone != "missing")
+    if gone != "missing":
+        shutil.rmtree(done.secondary)
+    os.rename(done.base / "unmounted", done.secondary)
+    run = done.once()
+    assert run.process.returncode == 0, run.report()
+    assert run.status["files_done"] == 0
+    assert_same(done.primary, done.secondary)
+
+
+def test_a_secondary_that_was_replaced_on_purpose_is_filled_with_adopt(done):
+    shutil.rmtree(done.secondary)
+    done.secondary.mkdir()
+    ended(done.once(), 1, "--adopt")
+    run = done.once("--adopt")
+    assert run.process.returncode == 0, run.report()
+    assert_same(done.primary, done.secondary)
+    (done.primary / "later").write_text("later")
+    run = done.once()
+    assert run.process.returncode == 0, run.report()
+    assert_same(done.primary, done.secondary)
+
+
+def test_a_secondary_that_is_unmounted_while_it_runs_ends_the_run(done):
+    """Also after a start with --adopt: that was about what stood there then."""
+    for options in ([], ["--adopt"]):
+        with done.run(*options) as run:
+            run.wait_idle()
+            os.rename(done.secondary, done.base / "unmounted")
+            done.secondary.mkdir()
+            for pid in secondary_agents(run):
+                os.kill(pid, signal.SIGKILL)
+            (done.primary / f"later{len(options)}").write_text("later")
+            run.wait(30)
+            ended(run, 1, "is empty", "is it mounted?", "--adopt")
+        assert os.listdir(done.secondary) == []
+        done.secondary.rmdir()
+        os.rename(done.base / "unmounted", done.secondary)
+    run = done.once()
+    assert run.process.returncode == 0, run.report()
+    assert_same(done.primary, done.secondary)
 
 
 # ---- two runs
@@ -429,6 +485,22 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
         assert_same(place.primary, place.secondary)
     finally:
         subprocess.run(["umount", place.secondary], check=False)
+
+
+@pytest.mark.root
+def test_once_ends_when_its_time_is_over(small):
+    """Full in the middle: cron gets its end, a word of what it waited for, and the next run goes on."""
+    many_small_files(small.primary, 40, 4)
+    (small.primary / "big").write_bytes(os.urandom(4_000_000))
+    filler = small.secondary / "lost+found"
+    free = os.statvfs(small.secondary).f_bavail * os.statvfs(small.secondary).f_frsize
+    filler.mkdir()
+    (filler / "filler").write_bytes(b"f" * (free - 3_000_000))
+    ended(small.once("--timeout", "15"), 5, "not done within 15 s", "space", "the next run goes on")
+    shutil.rmtree(filler)
+    run = small.once("--timeout", "10m")
+    assert run.process.returncode == 0, run.report()
+    assert_same(small.primary, small.secondary)
 
 
 @pytest.mark.root

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.judge import assert_same
+from tests.system.harness import secondary_agents
 from tests.system.trees import many_small_files
 
 
@@ -45,6 +46,15 @@ def busy(root, stop, seed):
         time.sleep(0.002)
 
 
+def kill_secondary_agents(run):
+    run.wait_for(
+        lambda: secondary_agents(run), "a secondary agent"
+    )  # after the last kill they come with work
+    for pid in secondary_agents(run):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def pool_children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -69,15 +79,6 @@ def flush_redis(run):
     client.close()
 
 
-def secondary_agents(run):
-    found = []
-    for pid in run.children():
-        with contextlib.suppress(FileNotFoundError):
-            if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                found.append(pid)
-    return found
-
-
 FAULTS = {
     "a child of the control worker": lambda run: kill_worker_child(run, "worker control"),
     "a child of the data worker": lambda run: kill_worker_child(run, "worker data"),
@@ -87,7 +88,7 @@ FAULTS = {
     "beat": lambda run: os.kill(run.pids("beat"), signal.SIGKILL),
     "redis, emptied first": flush_and_kill_redis,
     "what redis holds": flush_redis,
-    "the secondary agents": lambda run: [os.kill(pid, signal.SIGKILL) for pid in secondary_agents(run)],
+    "the secondary agents": kill_secondary_agents,
 }
 
 

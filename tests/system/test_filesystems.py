@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -20,8 +21,6 @@ pytestmark = pytest.mark.root  # to mount them
 @pytest.fixture
 def mount(place):
     """mount(kind, name): the root of a new file system of this kind."""
-    import contextlib
-
     with contextlib.ExitStack() as stack:
 
         def make(kind, name):
@@ -169,6 +168,44 @@ def test_a_btrfs_subvolume_inside_is_part_of_the_volume(place, mount, detector):
         run.wait_same(30)
         assert run.stop() == 0
     said(run)
+    assert_same(p, place.secondary)
+
+
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
+def test_a_bind_mount_inside_is_not_crossed(place, detector):
+    """Of another part of the primary, of a directory outside and of a file: the same file system, other mounts."""
+    if reason := available("tmpfs"):
+        missing(reason)
+    p, outside = place.primary, place.base / "outside"
+    many_small_files(p, 40, 4)
+    many_small_files(outside, 20, 2)
+    points = {p / "part": p / "d0", p / "d1" / "beyond": outside, p / "d2" / "bound": outside / "d0" / "f0"}
+    with contextlib.ExitStack() as stack:
+        for point, what in points.items():
+            point.mkdir() if what.is_dir() else point.touch()
+            subprocess.run(["mount", "--bind", what, point], check=True)
+            stack.callback(subprocess.run, ["umount", point], check=True)
+        with place.run("--change-detector", detector) as run:
+            run.wait_idle()
+            for number in range(3):
+                (p / "d0" / f"later{number}").write_text("later")
+                (outside / f"later{number}").write_text("not of this volume")
+                run.wait_for((place.secondary / "d0" / f"later{number}").exists, "what came later")
+            os.rename(p / "d3", p / "renamed")
+            run.wait_for((place.secondary / "renamed" / "f3").exists, "the renamed directory")
+            run.wait_idle()
+            assert run.status["failures"] == 0, run.report()
+            assert run.stop() == 0
+        said(run)
+        copy = place.secondary
+        assert os.listdir(copy / "part") == os.listdir(copy / "d1" / "beyond") == []
+        assert not (copy / "d2" / "bound").exists()
+        assert sorted(os.listdir(copy / "d0")) == sorted(os.listdir(p / "d0"))
+        again = place.once("--change-detector", detector)
+        assert again.process.returncode == 0, again.report()
+        assert again.status["files_done"] == 0, again.report()
+    run = place.once("--change-detector", detector)
+    assert run.process.returncode == 0, run.report()
     assert_same(p, place.secondary)
 
 

@@ -13,11 +13,18 @@ import urllib.request
 
 import pytest
 
+from replication.errors import SeamarkError
+from scheduler.redis_server import check_broker
+from tasks.ledger import connect
+from tests.conftest import missing, need
+from tests.filesystems import available, filesystem
 from tests.judge import assert_same, rsync_differences
 from tests.redis_server import _redis_of_session, redis_server  # noqa: F401
+from tests.system.conftest import Place
 from tests.system.harness import SeamarkRun
-from tests.system.lines import ended, said
+from tests.system.lines import ended, logged, said
 from tests.system.test_bad_input import displaced, tree_of
+from tests.system.test_faults import kill_worker_child
 from tests.system.trees import every_kind_of_thing, many_small_files
 
 # ---- stopping in the middle
@@ -98,6 +105,78 @@ def test_with_a_broker_of_ones_own(place, redis_server):  # noqa: F811
     assert run.process.returncode == 0, run.report()
 
 
+@pytest.fixture
+def shared_broker(tmp_path):
+    """URL of a redis-server of this test alone, on a port of loopback, with a password."""
+    need("redis-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = "\n".join(
+        [
+            f"port {port}",
+            "bind 127.0.0.1",
+            "requirepass s3cret",
+            'save ""',
+            "appendonly no",
+            "maxmemory-policy noeviction",
+        ]
+    )
+    (tmp_path / "redis.conf").write_text(f"{config}\ndir {tmp_path}\n")
+    server = subprocess.Popen(
+        ["redis-server", tmp_path / "redis.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    url = f"redis://:s3cret@127.0.0.1:{port}/0"
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(SeamarkError):
+            check_broker(url)
+            break
+        time.sleep(0.05)
+    yield url
+    server.terminate()
+    server.wait(20)
+
+
+def test_two_sessions_on_one_broker_share_nothing_else(place, shared_broker, tmp_path):
+    """Of one name and on one host, in two state directories: the worst case for queues and keys."""
+    (tmp_path / "two").mkdir()
+    places = [place, Place(tmp_path / "two")]
+    options = ("--broker", shared_broker, "--name", "photos")
+    with contextlib.ExitStack() as stack:
+        for number, one in enumerate(places):
+            many_small_files(one.primary, 300, 6, seed=number)
+        runs = [stack.enter_context(one.run(*options)) for one in places]
+        place.runs += places[1].runs
+        for run in runs:
+            run.wait_idle()
+        for number, one in enumerate(places):
+            many_small_files(one.primary / "more", 600, 6, seed=10 + number)
+        kill_worker_child(runs[0], "worker data")
+        os.kill(runs[0].pids("worker control"), signal.SIGKILL)
+        for run in runs:
+            run.wait_same()
+        for number, one in enumerate(places):
+            many_small_files(one.primary / "again", 600, 6, seed=20 + number)
+        with connect(shared_broker) as client:
+            fences = list(client.scan_iter(match="seamark:*:fence"))
+            queues = {key.decode() for key in client.scan_iter(match="_kombu.binding.control.*")}
+        assert len(fences) == len(queues) == 2, (fences, queues)
+        with connect(shared_broker) as client:
+            client.flushall()
+        for run in runs:
+            run.wait_same()
+            run.wait_idle()
+            assert run.status["failures"] == 0
+        for run in runs:
+            assert run.stop() == 0
+            said(run)
+            told = [m["message"] for m in run.of_type("log")]
+            assert not any("unexpected" in line or "no session" in line for line in told), told
+    for one in places:
+        assert_same(one.primary, one.secondary)
+
+
 def test_a_broker_that_is_away_is_temporary(place):
     ended(place.once("--broker", "redis://127.0.0.1:1/0"), 5, "127.0.0.1")
 
@@ -151,19 +230,66 @@ def test_a_dry_run_says_what_differs_and_touches_nothing(place):
     (place.primary / "d1" / "f1").write_text("changed")
     (place.primary / "d2" / "new").mkdir()
     (place.primary / "d3" / "f3").unlink()
-    before = [tree_of(place.primary), outside(place.secondary), tree_of(place.state)]
+    before = [tree_of(place.primary), tree_of(place.secondary), tree_of(place.state)]
+    assert told_dry(place) == {"/", "d1", "d2", "d2/new", "d3"}
+    assert [tree_of(place.primary), tree_of(place.secondary), tree_of(place.state)] == before
+
+
+def told_dry(place):
+    """What a dry run says that differs."""
     run = dry(place)
     assert run.process.returncode == 0, run.report()
-    told = " ".join(m["message"] for m in run.of_type("log"))
-    for name in ("d1", "d2", "d3"):
-        assert f"differs: {name}" in told
-    assert "differs: d0" not in told
-    assert [tree_of(place.primary), outside(place.secondary), tree_of(place.state)] == before
+    lines = [m["message"] for m in run.of_type("log")]
+    return {line.removeprefix("differs: ") for line in lines if line.startswith("differs: ")}
 
 
-def outside(secondary):
-    """Of a secondary, all but Seamark's own directory."""
-    return {path: found for path, found in tree_of(secondary).items() if "/.seamark" not in path}
+def test_a_dry_run_looks_past_what_a_killed_run_left(place):
+    """The log of its index is read as it stands, and neither emptied nor removed."""
+    many_small_files(place.primary, 60, 4)
+    with place.run() as run:
+        run.wait_idle()
+        run.kill()
+    assert (place.secondary / ".seamark" / "index.sqlite-wal").stat().st_size > 0
+    (place.primary / "d1" / "f1").write_text("changed")
+    before = {**tree_of(place.secondary), **tree_of(place.state)}
+    assert told_dry(place) == {"d1"}
+    after = {**tree_of(place.secondary), **tree_of(place.state)}
+    assert [path for path in {**before, **after} if before.get(path) != after.get(path)] == []
+
+
+def test_a_dry_run_beside_a_run_that_is_live_disturbs_nothing(place):
+    many_small_files(place.primary, 60, 4)
+    with place.run() as run:
+        run.wait_idle()
+        assert told_dry(place) == set()
+        (place.primary / "d1" / "f1").write_text("changed")
+        run.wait_same()
+        assert run.stop() == 0
+
+
+@pytest.mark.root
+def test_a_dry_run_works_on_a_secondary_that_is_mounted_read_only(place):
+    if reason := available("ext4"):
+        missing(reason)
+    many_small_files(place.primary, 60, 4)
+    with filesystem("ext4", place.base / "fs", mib=24) as root:
+        place.secondary = root / "copy"
+        assert place.once().process.returncode == 0
+        (place.primary / "d1" / "f1").write_text("changed")
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        assert told_dry(place) == {"d1"}
+
+
+def test_a_dry_run_says_that_the_index_is_lost(place):
+    many_small_files(place.primary, 20, 2)
+    assert place.once().process.returncode == 0
+    for path in (place.secondary / ".seamark").glob("index*"):
+        path.unlink()
+    before = tree_of(place.secondary)
+    run = dry(place)
+    assert run.process.returncode == 0, run.report()
+    assert logged(run, "has lost its index")
+    assert tree_of(place.secondary) == before
 
 
 def test_a_dry_run_of_a_directory_that_is_not_ours_is_refused(place):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from replication import session_file
 from tests.judge import assert_same, rsync_differences
 from tests.sshd import shared_ssh_server, ssh_server  # noqa: F401
+from tests.system.harness import agents_among
 from tests.system.lines import ended, said
 from tests.system.trees import every_kind_of_thing, many_small_files
 
@@ -129,6 +133,23 @@ def test_auto_goes_by_stream_where_there_is_no_rsync(own, tmp_path):
     ended(own.once("--sync-method", "rsync"), 2, "no rsync", "--sync-method auto")
 
 
+def test_of_large_files_only_what_changed_is_sent_shifted_or_not(own):
+    """By blocks where it was overwritten; where it was shifted, rsync knows what is there already."""
+    p = own.place.primary
+    for name in ("overwritten", "shifted"):
+        (p / name).write_bytes(os.urandom(24 << 20))
+    run = own.once("--accept-new-host-key")
+    assert run.process.returncode == 0, run.report()
+    with open(p / "overwritten", "r+b") as file:
+        file.seek(20 << 20)
+        file.write(os.urandom(1 << 20))
+    (p / "shifted").write_bytes(b"inserted" + (p / "shifted").read_bytes())
+    run = own.once()
+    assert run.process.returncode == 0, run.report()
+    assert_same(p, own.place.secondary)
+    assert 1 << 20 < run.status["bytes_sent"] < 2 << 20
+
+
 # ---- methods
 
 
@@ -236,6 +257,54 @@ def test_it_ends_when_told_to_while_the_server_is_down(own):
         time.sleep(1)
         assert run.stop(signal.SIGINT) == 0
     said(run)
+
+
+def impatient(far, seconds):
+    """Have the session take a silent far side for dead so soon; it must have run once."""
+    (path,) = far.place.state.glob("sessions/*/session.toml")
+    config = session_file.read(path)
+    ssh = msgspec.structs.replace(config.ssh, answer_timeout_s=seconds)
+    session_file.write_new(path, msgspec.structs.replace(config, ssh=ssh), "impatient")
+
+
+def stop_agents(server):
+    agents = agents_among(server.pids())
+    assert agents
+    for pid in agents:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def stop_connections(server):
+    for pid in server.pids()[1:]:
+        os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("freeze", [stop_agents, stop_connections])
+@pytest.mark.parametrize("method", ["auto", pytest.param("rsync", marks=pytest.mark.slow)])
+def test_a_far_side_that_freezes_is_replaced(own, freeze, method):
+    """In the middle of work, at any point, a transaction too; nobody thaws it."""
+    p = own.place.primary
+    many_small_files(p, 20, 2)
+    assert own.once("--accept-new-host-key").process.returncode == 0
+    impatient(own, 4)
+    with own.run("--sync-method", method) as run:
+        run.wait_idle()
+        many_small_files(p / "more", 2000, 20, seed=2)
+        (p / "large").write_bytes(os.urandom(60 << 20))
+        time.sleep(random.uniform(0.2, 1.2))
+        freeze(own.server)
+        (p / "later").write_text("later")
+        run.wait_for(
+            lambda: any("has not answered for" in s.get("state", "") for s in run.of_type("status")),
+            "why",
+            30,
+        )
+        run.wait_same(90)
+        run.wait_idle(60)
+        assert run.status["failures"] == 0
+        assert run.stop() == 0
+    said(run)
+    assert_same(p, own.place.secondary)
 
 
 # ---- a far side without root

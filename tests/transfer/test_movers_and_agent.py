@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
+from replication.errors import TemporaryError
 from replication.observation import Change, Listing
 from replication.remote import pem
 from replication.remote.client import SecondaryClient
@@ -111,27 +116,106 @@ def test_delta_against_the_present_version(session, primary, links):
     assert session.differences() == []
 
 
-def test_a_new_large_file_resumes(session, primary):
-    data = os.urandom(24 * MIB)
-    primary.write("big", data)
-    items = session.wanted()
+class Interrupted(Exception):
+    pass
 
-    class Enough(Exception):
-        pass
 
+def interrupt_after(session, items, mib):
+    """Send slowly, and break off (it is told once a second how far it is)."""
     moved = [0]
 
-    def interrupt(_files, size):
+    def progress(_files, size):
         moved[0] += size
-        if moved[0] > 6 * MIB:
-            raise Enough
+        if moved[0] > mib * MIB:
+            raise Interrupted
 
     slow = RsyncSender(
-        primary.volume, session.client, session.target, session.options, bwlimit=5000, progress=interrupt
+        session.primary.volume,
+        session.client,
+        session.target,
+        session.options,
+        bwlimit=5000,
+        progress=progress,
     )
-    with pytest.raises(Enough):
+    with pytest.raises(Interrupted):
         slow.send(items)
+
+
+def kept(session):
+    """What is kept of an interrupted rsync: once its far side has noticed."""
+    partial = session.root / ".seamark" / "staging" / "partial"
+    until = time.monotonic() + 30
+    while not (found := sorted(partial.iterdir())) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
+def test_a_new_large_file_resumes(session, primary):
+    primary.write("big", os.urandom(24 * MIB))
+    items = session.wanted()
+    interrupt_after(session, items, 6)
     assert not (session.root / "big").exists()
+    assert len(kept(session)) == 1
+    again = RsyncSender(primary.volume, session.client, session.target, session.options)
+    (result,) = again.send(items)
+    assert result.status in {"ok", "changed"}
+    assert again.bytes_on_wire < 20 * MIB, "what had arrived was sent again"
+    assert session.differences() == []
+    assert kept_now(session) == []
+
+
+def kept_now(session):
+    return sorted((session.root / ".seamark" / "staging" / "partial").iterdir())
+
+
+@pytest.mark.parametrize("inserted", [0, 1000])
+def test_an_interrupted_delta_resumes(session, primary, inserted):
+    """Twice: what the first try had, and what had not changed behind it, is the basis of the third."""
+    kept_part, changed = os.urandom(24 * MIB), os.urandom(24 * MIB)
+    primary.write("big", os.urandom(24 * MIB) + kept_part)
+    sync_by_rsync(session.wanted(), primary.volume, session.client, session.target, session.options)
+    (primary.root / "big").write_bytes(changed + bytes(inserted) + kept_part)
+    items = session.wanted()
+    assert [item.how for item in items] == ["data"]
+    sent = []
+    for _ in range(2):
+        interrupt_after(session, items, 6)
+        sent.append(max(path.stat().st_size for path in kept(session)))
+    again = RsyncSender(primary.volume, session.client, session.target, session.options)
+    (result,) = again.send(items)
+    assert result.status in {"ok", "changed"}
+    assert again.bytes_on_wire < 18 * MIB, "what had arrived, or what had not changed, was sent again"
+    assert session.differences() == []
+    assert kept_now(session) == []
+
+
+def test_what_a_killed_rsync_had_is_kept(session, primary):
+    """The far side's rsync itself: it has no time to put anything away."""
+    primary.write("big", os.urandom(24 * MIB))
+    items = session.wanted()
+    staging = session.root / ".seamark" / "staging"
+    killed = []
+
+    def kill(_files, _size):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if (
+                    words[0] == b"rsync"
+                    and b"--server" in words
+                    and os.readlink(path.parent / "cwd").startswith(str(staging))
+                ):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    killed.append(path)
+
+    slow = RsyncSender(
+        primary.volume, session.client, session.target, session.options, bwlimit=5000,
+        progress=lambda files, size: size > 0 and sum(f.stat().st_size for f in staging.glob("unit.*/new/.*")) > 6 * MIB
+        and kill(files, size),
+    )  # fmt: skip
+    with contextlib.suppress(TemporaryError):
+        slow.send(items)
+    assert killed
     again = RsyncSender(primary.volume, session.client, session.target, session.options)
     (result,) = again.send(items)
     assert result.status in {"ok", "changed"}

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from replication.observation import Change
+from replication.secondary.digests import digest_of
+from replication.secondary.index import Index, Row, root_row
+from replication.secondary.layout import ROOT_ID
 from replication.volume.directory import DirectoryVolume, VanishedError, VolumeError
 from replication.volume.handle import open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, identify, identify_fd
 from replication.volume.xattrs import read_xattrs, replicated
+
+# Any byte but "/" and NUL, up to 255 of them; bytes that are no UTF-8, and characters on both sides of them in order.
+NAMES = st.one_of(
+    st.binary(min_size=1, max_size=255),
+    st.text("aé\uffee\udcff😀\n", min_size=1, max_size=40).map(os.fsencode),
+).filter(
+    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..") and len(name) < 256
+)
 
 
 @pytest.fixture
@@ -114,6 +128,32 @@ def test_a_digest_changes_with_any_name_or_version(volume):
         change()
         assert digest() not in seen
         seen.add(digest())
+
+
+@given(st.sets(NAMES, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_digest_is_the_same_on_both_sides_whatever_the_names(names):
+    with tempfile.TemporaryDirectory() as base:
+        root = os.fsencode(base) + b"/root"
+        os.mkdir(root)
+        for name in names:
+            os.close(os.open(root + b"/" + name, os.O_CREAT | os.O_WRONLY))
+        index = Index(os.fsencode(base) + b"/index")
+        index.create(root_row(os.stat(root)))
+        for number, name in enumerate(names, 2):
+            found = os.stat(root + b"/" + name)
+            row = Row(number, number.to_bytes(16, "big"), found.st_mode, 0, 0, 0, 0, 0, 0, 1)
+            row.pino, row.pctime, row.new = found.st_ino, found.st_ctime_ns, True
+            index.save([row], [(ROOT_ID, name, number)], [])
+        volume = DirectoryVolume(root)
+        listed = volume.names(volume.root_fd, is_root=False)
+        summary = volume.summarise(volume.root_fd, listed)
+        there = digest_of(index, ROOT_ID)
+        volume.close()
+        index.close()
+    assert listed == sorted(names)
+    assert summary.names == len(names)
+    assert summary.digest == there
 
 
 def test_what_vanished_is_absent_and_a_symlink_has_its_text(volume):

@@ -1,0 +1,64 @@
+"""A look at a secondary: how a session reaches it, and what it says of itself to somebody who changes nothing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replication.progress import has_filled
+from replication.remote.client import SecondaryClient
+from replication.remote.endpoint import SshOptions
+from replication.remote.launch import open_secondary
+from replication.remote.target import parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replication.remote.link import Link
+    from replication.session import Session, SessionDir
+
+
+def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
+    """How this session's secondary is reached. ``dry``: nothing is made here for it."""
+    if not dry:
+        place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SshOptions(
+        port=session.ssh.port,
+        identity=Path(session.ssh.identity) if session.ssh.identity else None,
+        accept_new_host_key=session.ssh.accept_new_host_key,
+        known_hosts_file=place.known_hosts,
+        run_dir=None if dry else place.ssh_run,
+        answer_timeout_s=session.ssh.answer_timeout_s,
+        gated=session.ssh.identity == str(place.key),
+    )
+
+
+def client_of(link: Link) -> SecondaryClient:
+    """A client on a fresh link."""
+    return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
+
+
+@contextmanager
+def looking(
+    place: SessionDir,
+    session: Session,
+    *,
+    create: bool = False,
+    dry: bool = False,
+    options: SshOptions | None = None,
+) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:
+    """A client that may only look, and what the secondary says of itself.
+
+    With ``create`` a root that is missing is made; ``options``: another way there than the session's own. Raises SeamarkError, SecondaryError.
+    """
+    link = open_secondary(parse_target(session.secondary), options or ssh_options(place, session, dry=dry))
+    try:
+        client = client_of(link)
+        hello = client.hello(
+            session=session.id, volume=session.root or session.id, epoch=0, adopt=session.adopt,
+            create=create, read_only=True, dry=dry, filled=has_filled(place.progress) and not session.adopt,
+        )  # fmt: skip
+        yield client, hello
+    finally:
+        link.close()

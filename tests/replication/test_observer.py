@@ -1,0 +1,92 @@
+"""A directory that came from outside is sent with all it holds, before anybody was asked; a wrong guess costs little."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from replication.observation import Change
+from replication.observer import Observer
+from replication.volume.directory import DirectoryVolume
+from replication.volume.identity import ROOT_GFID
+from tests.secondary.primary import Far
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A primary volume with a tree that has just come, its secondary, and a client to that."""
+    for directory in range(3):
+        (tmp_path / f"primary/tree/d{directory}").mkdir(parents=True)
+        for file in range(20):
+            (tmp_path / f"primary/tree/d{directory}/f{file}").write_text(f"{directory} {file}\n" * 50)
+    (tmp_path / "secondary").mkdir()
+    time.sleep(0.05)  # a version younger than a tick of the clock is not trusted, and its content not carried
+    with Far(tmp_path / "secondary") as client:
+        yield DirectoryVolume(os.fsencode(tmp_path / "primary"), ""), client, tmp_path
+
+
+class Session:
+    """What sync_entries does with an observer, one directory at a time."""
+
+    def __init__(self, volume, client, position):
+        self.volume = volume
+        self.observer = Observer(volume, client, position=position, after=position - 1, carry=True)
+
+    def look(self, name):
+        self.observer.look(self.volume.root_fd, ROOT_GFID, b"", {name: Change.DATA})
+        return self.take()
+
+    def take(self):
+        found = list(self.observer.findings.unlisted)
+        self.observer.findings.unlisted.clear()
+        return found
+
+    def list(self, gfid, path):
+        fd = self.volume.open_dir(path, gfid)
+        try:
+            names = self.volume.names(fd, is_root=False)
+            empty = self.observer.seems_empty(gfid)
+            return self.observer.list_directory(fd, gfid, path, names, empty=empty)
+        finally:
+            os.close(fd)
+
+
+def send_all(session, name):
+    todo = session.look(name)
+    while todo:
+        todo += session.list(*todo.pop())
+    return session.observer.finish()
+
+
+def test_no_answer_is_waited_for(pair):
+    volume, client, tmp_path = pair
+    session = Session(volume, client, 1)
+    answered: list[object] = []
+    session.observer.collect = answered.append  # nobody looks at answers before the end
+    todo = session.look(b"tree")
+    assert [path for _, path in todo] == [b"tree"]
+    todo = session.list(*todo[0])
+    assert sorted(path for _, path in todo) == [b"tree/d0", b"tree/d1", b"tree/d2"]
+    for gfid, path in todo:
+        session.list(gfid, path)
+    del session.observer.collect
+    findings = session.observer.finish()
+    assert (findings.files, findings.needs, findings.unlisted) == (60, [], [])
+    assert (tmp_path / "secondary/tree/d1/f7").read_text() == "1 7\n" * 50
+
+
+def test_a_wrong_guess_sends_nothing_more(pair):
+    volume, client, _ = pair
+    assert send_all(Session(volume, client, 1), b"tree").files == 60
+    session = Session(volume, client, 2)
+    ((gfid, path),) = session.look(b"tree")
+    assert session.observer.seems_empty(gfid)
+    session.observer.flush()
+    session.observer.collect()
+    assert not session.observer.seems_empty(gfid)
+    session.list(gfid, path)
+    findings = session.observer.finish()
+    assert sorted(path for _, path in findings.unlisted) == [b"tree", b"tree/d0", b"tree/d1", b"tree/d2"]
+    assert (findings.files, findings.needs) == (0, [])

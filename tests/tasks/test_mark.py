@@ -1,0 +1,89 @@
+"""When a hybrid crawl ends: durable on the secondary first, and only when no content is wanted there any more."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from replication.observation import Change, Listing
+from replication.session import Session, SessionDir
+from replication.volume.directory import DirectoryVolume
+from replication.volume.identity import ROOT_GFID
+from scheduler.epoch import take_over
+from tasks import context as contexts
+from tasks import mark
+from tasks.app import app
+
+# The setting is the one of the Celery that we require.
+pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
+NAME, NEVER = "s1", 2**63 - 1
+
+
+@pytest.fixture
+def ctx(tmp_path, monkeypatch, redis_server):
+    """A session whose crawl is open, and whose batch 1 has no unit left. The secondary agent is a real one."""
+    (tmp_path / "primary").mkdir()
+    (tmp_path / "secondary").mkdir()
+    (tmp_path / "primary" / "file").write_bytes(b"content")
+    monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr(app.conf, "broker_url", redis_server.url)
+    monkeypatch.setattr(app.conf, "result_backend", redis_server.url)
+    place = SessionDir(tmp_path / "state", NAME)
+    primary, secondary = str(tmp_path / "primary"), str(tmp_path / "secondary")
+    place.save_run(Session(name=NAME, id="i1", instance="i1", primary=primary, secondary=secondary))
+    made = contexts.context(NAME)
+    epoch = take_over(made)
+    assert made.progress.begin_crawl(epoch, "c1", 0, time.time_ns(), NEVER, {})
+    made.secondary(epoch).client.begin_crawl("c1")
+    manifest = {
+        "kind": "hybrid",
+        "crawl": "c1",
+        "start_ns": time.time_ns(),
+        "final": False,
+        "since_ns": NEVER,
+    }
+    made.ledger.open(epoch, 1, manifest, {})
+    yield made
+    made.drop_connection()
+    made.progress.close()
+    made.volume.close()
+    app.close()
+    contexts._contexts.clear()
+
+
+def observe(ctx, epoch):
+    """The file's name is told, its content is not there."""
+    volume = DirectoryVolume(os.fsencode(ctx.session.primary))
+    try:
+        entry = volume.observe(volume.root_fd, b"file", Change.UNKNOWN)
+    finally:
+        volume.close()
+    ctx.secondary(epoch).client.observe([Listing(ROOT_GFID, [entry])], crawl="c1", limbo_until=time.time_ns())
+
+
+def test_a_crawl_that_left_nothing_to_send_ends_and_is_durable_first(ctx, monkeypatch):
+    epoch = ctx.progress.brick().epoch
+    client = ctx.secondary(epoch).client
+    order = []
+    for op in ("sync", "end_crawl"):
+        asked = getattr(client, op)
+        monkeypatch.setattr(
+            client, op, lambda *a, _op=op, _asked=asked, **k: (order.append(_op), _asked(*a, **k))[1]
+        )
+    mark.update_stime(NAME, epoch, 1)
+    brick = ctx.progress.brick()
+    assert brick.crawl is None
+    assert brick.complete
+    assert order == ["sync", "end_crawl"]
+
+
+def test_a_crawl_does_not_end_while_content_is_wanted(ctx):
+    epoch = ctx.progress.brick().epoch
+    observe(ctx, epoch)
+    mark.update_stime(NAME, epoch, 1)
+    brick = ctx.progress.brick()
+    assert brick.crawl == "c1"
+    assert brick.crawl_swept
+    assert not brick.complete
