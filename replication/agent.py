@@ -23,7 +23,7 @@ from replication.changelog.quiescence import take_token
 from replication.changelog.record import Kind
 from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
 from replication.changelog.segment import Place
-from replication.changelog.store import ChangelogStore, NotTheWriter, StoreBusy
+from replication.changelog.store import MAX_BYTES, ChangelogStore, NotTheWriter, StoreBusy
 from replication.changelog.watches import DirectoryRecorder
 
 __all__ = [
@@ -60,7 +60,7 @@ class AgentConfig:
     close_after_ms: int = 150
     tick_s: float = 5.0
     max_records: int = 50_000
-    max_bytes: int = 1 << 30
+    max_bytes: int = MAX_BYTES
     unlimited_queue: bool = True
 
 

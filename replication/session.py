@@ -94,6 +94,7 @@ class SessionDir:
         self.progress = self.path / "progress.sqlite"
         self.run_lock = self.path / "run.lock"
         self.known_hosts = self.path / "known_hosts"
+        self.key = self.path / "id_ed25519"  # the session's own, where it has one (push-pem)
         self.ssh_run = self.path / "ssh"
         self._detector = self.path / "detector"
 

@@ -11,6 +11,7 @@ from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
 from scheduler.crawl import Crawler
 from scheduler.epoch import start_over as begin_again
+from scheduler.resync import pending, resync_pending
 from scheduler.retry import retry_failures as retry
 from scheduler.sweep import sweep as sweep_once
 from tasks.app import app
@@ -64,6 +65,20 @@ def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -
         return f"not now: {error}"
 
 
+@app.task(bind=True, name="scheduler.jobs.resync", ignore_result=True)
+def resync(_task: Task[..., Any], session: str) -> str:
+    """Go on with what a person wants compared again."""
+    ctx = context(session)
+    if not pending(ctx.place) or ctx.resting() is not None or not ctx.ledger.try_lock("resync", _LOCK_S):
+        return "nothing to do"
+    try:
+        return resync_pending(ctx)
+    except (SeamarkError, SecondaryError) as error:
+        return f"not now: {error}"
+    finally:
+        ctx.ledger.unlock("resync")
+
+
 @app.task(bind=True, name="scheduler.jobs.start_over", ignore_result=True)
 def start_over(_task: Task[..., Any], session: str, epoch: int, why: str) -> str:
     """Leave an epoch behind and begin again from the durable front."""
@@ -85,7 +100,7 @@ def beat_schedule(sessions: list[str]) -> dict[str, dict[str, Any]]:
     """What beat sends for these sessions. Each message expires before the next: a backlog never builds up."""
     entries: dict[str, dict[str, Any]] = {}
     for name in sessions:
-        for job in ("crawl_tick", "sweep", "retry_failures"):
+        for job in ("crawl_tick", "sweep", "retry_failures", "resync"):
             entries[f"{job} of {name}"] = {
                 "task": f"scheduler.jobs.{job}",
                 "schedule": schedule(_EVERY_S),

@@ -12,13 +12,18 @@ import click
 import seamark
 from replication.errors import ExitCode, SeamarkError
 from seamark.commands.changelog import changelog
+from seamark.commands.completion import completion
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
+from seamark.commands.doctor import doctor
 from seamark.commands.install_units import install_units
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
+from seamark.commands.logs import logs
 from seamark.commands.monitor import monitor
+from seamark.commands.push_pem import push_pem
+from seamark.commands.resync import resync
 from seamark.commands.run import run
 from seamark.commands.version import version
 from seamark.logs import log_path
@@ -33,7 +38,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, install_units, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, logs, resync, monitor, install_units, changelog, completion, version,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -92,7 +92,7 @@ class SshServer:
             "ListenAddress": self.host,
             "Port": str(self.port),
             "HostKey": str(self.host_key),
-            "AuthorizedKeysFile": str(self.authorized_keys),
+            "AuthorizedKeysFile": f"{self.authorized_keys} {self.home}/.ssh/authorized_keys",
             "PidFile": "none",
             "StrictModes": "no",
             "UsePAM": "no",

@@ -34,6 +34,9 @@ class NotTheWriter(Exception):
     """Only who holds the lock may do it, which the agent does; ask the agent (agent_call), or stop it."""
 
 
+MAX_BYTES = 1 << 30  # of the segment files, unless another limit is given
+
+
 class ChangelogStore:
     """Reads a changelog; after ``begin_writing``, writes it too.
 
@@ -45,7 +48,7 @@ class ChangelogStore:
         self,
         directory: str | os.PathLike[str],
         *,
-        max_bytes: int = 1 << 30,
+        max_bytes: int = MAX_BYTES,
         on_alarm: Callable[[str], None] = log.warning,
     ) -> None:
         self.directory = Path(directory)

@@ -17,6 +17,8 @@ from hashlib import sha256
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from replication.secondary.protocol import VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
@@ -56,6 +58,11 @@ def build_bundle() -> Bundle:
             archive.writestr(entry, content, compresslevel=9)
     content = packed.getvalue()
     return Bundle(content, sha256(content).hexdigest())
+
+
+def gate_command(root: bytes) -> str:
+    """What starts the agent by a key that is limited to one root (secondary/gate.py)."""
+    return f"seamark-agent {VERSION} {root.hex()}"
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

@@ -252,6 +252,10 @@ class SecondaryClient:
             adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
         ).header  # fmt: skip
 
+    def survey(self, *, may_try: bool = True) -> dict[str, Any]:
+        """What host, user and file system there can do (secondary/survey.py); needs no hello."""
+        return self.call("survey", may_try=may_try).header
+
     def submit_observe(
         self,
         listings: Sequence[Listing],
@@ -336,6 +340,13 @@ class SecondaryClient:
     def unlist(self, gfids: Iterable[bytes]) -> None:
         """submit_unlist, and wait."""
         self.submit_unlist(gfids).result()
+
+    def doubt(self, path: bytes, *, count: bool = False) -> int | None:
+        """Have all at this path and below compared again; how much is left to be. None: the path is not known there."""
+        left: int | None = self.call(
+            "doubt", path=path.decode("utf-8", "surrogateescape"), count=count
+        ).header["left"]
+        return left
 
     def dirty(
         self, after: str | None = None, limit: int = 1000

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class SshOptions:
     that accepted keys go to. ``config_file`` replaces ~/.ssh/config and /etc/ssh/ssh_config.
     ``run_dir`` holds the sockets of shared connections; without it every rsync makes its own.
     ``answer_timeout_s``: a far side that says nothing for so long while asked is taken for dead.
+    ``gated``: ``identity`` is a key that starts our gate there (secondary/gate.py) and nothing else.
+    ``ask_password`` is given ``user@host`` when no key is let in; without it nothing is asked.
     """
 
     port: int | None = None
@@ -41,6 +44,8 @@ class SshOptions:
     run_dir: Path | None = None
     connect_timeout_s: float = 20.0
     answer_timeout_s: float = 120.0
+    gated: bool = False
+    ask_password: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

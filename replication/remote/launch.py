@@ -17,6 +17,7 @@ from replication.remote.bundle import (
     PYTHONS,
     bootstrap_arguments,
     build_bundle,
+    gate_command,
     shell_command,
 )
 from replication.remote.endpoint import SshOptions
@@ -37,13 +38,18 @@ _START_S = 60.0
 _SOCKET_BUFFER = 1 << 20
 
 
-def open_secondary(target: Target, options: SshOptions | None = None) -> Link:
-    """A running secondary agent for ``target.path``.
+def open_secondary(
+    target: Target, options: SshOptions | None = None, arguments: list[bytes] | None = None
+) -> Link:
+    """A running secondary agent for ``target.path``; with ``arguments`` one that does something else.
 
     Raises Unreachable, HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython, AgentFailed, UsageError.
     """
     options = options or SshOptions()
-    link, status = _over_ssh(target, options) if target.is_remote else _child(target, options)
+    arguments = arguments or [b"serve", target.path]
+    link, status = (
+        _over_ssh(target, options, arguments) if target.is_remote else _child(target, options, arguments)
+    )
     try:
         _shake_hands(link)
     except _NotStarted as problem:
@@ -56,12 +62,12 @@ def open_secondary(target: Target, options: SshOptions | None = None) -> Link:
     return link
 
 
-def _child(target: Target, options: SshOptions) -> tuple[Link, Callable[[], int | None]]:
+def _child(target: Target, options: SshOptions, words: list[bytes]) -> tuple[Link, Callable[[], int | None]]:
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
-    arguments = bootstrap_arguments(build_bundle(), [b"serve", target.path])
+    arguments = bootstrap_arguments(build_bundle(), words)
     with theirs:
         # Its own session: Ctrl-C at the terminal is for us, and the agent ends when we do.
         process = subprocess.Popen(
@@ -108,12 +114,15 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def _over_ssh(target: Target, options: SshOptions) -> tuple[Link, Callable[[], int | None]]:
+def _over_ssh(
+    target: Target, options: SshOptions, words: list[bytes]
+) -> tuple[Link, Callable[[], int | None]]:
     from replication.remote.ssh import connect  # a tenth of a second, and a local secondary needs none of it
 
     connection = connect(target, options)
     try:
-        channel = connection.execute(shell_command(build_bundle(), [b"serve", target.path]))
+        command = gate_command(target.path) if options.gated else shell_command(build_bundle(), words)
+        channel = connection.execute(command)
     except BaseException:
         connection.close()
         raise

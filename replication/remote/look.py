@@ -30,6 +30,7 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
         known_hosts_file=place.known_hosts,
         run_dir=None if dry else place.ssh_run,
         answer_timeout_s=session.ssh.answer_timeout_s,
+        gated=session.ssh.identity == str(place.key),
     )
 
 
@@ -40,13 +41,18 @@ def client_of(link: Link) -> SecondaryClient:
 
 @contextmanager
 def looking(
-    place: SessionDir, session: Session, *, create: bool = False, dry: bool = False
+    place: SessionDir,
+    session: Session,
+    *,
+    create: bool = False,
+    dry: bool = False,
+    options: SshOptions | None = None,
 ) -> Iterator[tuple[SecondaryClient, dict[str, Any]]]:
     """A client that may only look, and what the secondary says of itself.
 
-    With ``create`` a root that is missing is made. Raises SeamarkError, SecondaryError.
+    With ``create`` a root that is missing is made; ``options``: another way there than the session's own. Raises SeamarkError, SecondaryError.
     """
-    link = open_secondary(parse_target(session.secondary), ssh_options(place, session, dry=dry))
+    link = open_secondary(parse_target(session.secondary), options or ssh_options(place, session, dry=dry))
     try:
         client = client_of(link)
         hello = client.hello(

@@ -92,7 +92,7 @@ def connect(target: Target, options: SshOptions) -> Connection:
     try:
         transport = _negotiate(sock, endpoint, options)
         verify_host_key(transport.get_remote_server_key(), endpoint, options)
-        _log_in(transport, endpoint)
+        _log_in(transport, endpoint, options)
     except BaseException:
         if transport is not None:
             transport.close()
@@ -203,10 +203,26 @@ def _negotiate(sock: socket.socket, endpoint: Endpoint, options: SshOptions) -> 
     return transport
 
 
-def _log_in(transport: paramiko.Transport, endpoint: Endpoint) -> None:
-    """Try our keys one after the other. Raises AuthFailed, which lists them."""
-    with contextlib.closing(candidates(endpoint)) as keys:
-        _try_keys(transport, endpoint, keys)
+def _log_in(transport: paramiko.Transport, endpoint: Endpoint, options: SshOptions) -> None:
+    """Try our keys one after the other, then a password where one may be asked for. Raises AuthFailed."""
+    try:
+        with contextlib.closing(candidates(endpoint)) as keys:
+            _try_keys(transport, endpoint, keys)
+    except AuthFailed:
+        if options.ask_password is None or not transport.is_active():
+            raise
+        _try_password(transport, endpoint, options.ask_password(f"{endpoint.user}@{endpoint}"))
+
+
+def _try_password(transport: paramiko.Transport, endpoint: Endpoint, password: str) -> None:
+    try:
+        left = transport.auth_password(endpoint.user, password)
+    except paramiko.AuthenticationException:
+        left = [""]
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise Unreachable(f"{endpoint} broke off while logging in: {reason_of(error)}") from None
+    if left:
+        raise AuthFailed(f"{endpoint} does not let {endpoint.user} in by this password")
 
 
 def _try_keys(

@@ -1,21 +1,40 @@
-"""``seamark-secondary serve ROOT``: frames on standard input and output, until the stream ends."""
+"""``seamark-secondary serve ROOT``: frames on standard input and output, until the stream ends.
+
+``install SESSION ROOT-IN-HEX KEY`` and ``revoke SESSION`` change which key serves a session; one line of JSON
+says what became of it. ``gate SESSION ROOT-IN-HEX`` is what such a key starts.
+"""
 
 from __future__ import annotations
 
 import gc
 import io
+import json
 import os
 import sys
+from typing import Any, Callable, Dict
 
+from replication.secondary import authorized
+from replication.secondary.gate import gate
 from replication.secondary.protocol import VERSION
 from replication.secondary.receiver import allow_many_files
 from replication.secondary.server import Server
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] != "serve":
-        print("usage: seamark-secondary serve ROOT   (protocol {})".format(VERSION), file=sys.stderr)
-        return 2
+    if len(arguments) == 2 and arguments[0] == "serve":
+        return serve(os.fsencode(arguments[1]))
+    if len(arguments) == 3 and arguments[0] == "gate":
+        return gate(arguments[1], bytes.fromhex(arguments[2]))
+    if len(arguments) == 4 and arguments[0] == "install":
+        return _said(lambda: authorized.install(arguments[1], bytes.fromhex(arguments[2]), arguments[3]))
+    if len(arguments) == 2 and arguments[0] == "revoke":
+        return _said(lambda: authorized.revoke(arguments[1]))
+    print("usage: seamark-secondary serve ROOT   (protocol {})".format(VERSION), file=sys.stderr)
+    return 2
+
+
+def serve(root: bytes) -> int:
+    """One connection."""
     os.umask(0)
     if os.environ.get("SEAMARK_TRACE"):
         import faulthandler
@@ -31,7 +50,18 @@ def main(arguments: list[str]) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = io.FileIO(out, "wb")
-    return Server(os.fsencode(arguments[1]), reader, writer).serve()
+    return Server(root, reader, writer).serve()
+
+
+def _said(work: Callable[[], Dict[str, Any]]) -> int:
+    try:
+        answer = work()
+    except authorized.Refused as reason:
+        answer = {"error": str(reason)}
+    except OSError as error:
+        answer = {"error": "{}: {}".format(error.filename, error.strerror)}
+    print(json.dumps(answer), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

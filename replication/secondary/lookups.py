@@ -67,6 +67,33 @@ def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     return {}
 
 
+def doubt(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Take nothing for granted of what is at a path and below it: it is compared when it is next looked at.
+
+    ``count``: only say how much of it has not been looked at since. ``left`` is that; null for a path that
+    the index does not know.
+    """
+    inode = _at(agent, os.fsencode(str(request["path"])))
+    if inode is None:
+        return {"left": None}
+    if not request.get("count"):
+        with agent.transaction():
+            agent.index.db.execute(sql.DOUBT, (inode,))
+            agent.index.db.execute(sql.DOUBT_NAMES, (inode,))
+    return {"left": agent.index.db.execute(sql.DOUBTED, (inode,)).fetchone()[0]}
+
+
+def _at(agent: Agent, path: bytes) -> Optional[int]:
+    """The inode that the index has at a path relative to the root."""
+    inode: Optional[int] = layout.ROOT_ID
+    for name in path.split(b"/") if path else ():
+        found = agent.index.db.execute(sql.ENTRY, (inode, name)).fetchone()
+        if found is None:
+            return None
+        inode = found[0]
+    return inode
+
+
 def statistics(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     inodes, files, directories, wanted, in_limbo, size = agent.index.db.execute(sql.STATISTICS).fetchone()
     entries = agent.index.db.execute(sql.COUNT_ENTRIES).fetchone()[0]

@@ -56,7 +56,7 @@ def hello(
     _check_owner(root_fd, owner, request)
     answer: Dict[str, Any] = {
         "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
-        "free_bytes": free_bytes(root_fd), "rsync": _version("rsync"), "tar": _version("tar"),
+        "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
     }  # fmt: skip
     powers = Powers()
     if before is not None:
@@ -369,7 +369,7 @@ def _type_of(tree: Tree) -> int:
     return tree.device
 
 
-def _version(program: str) -> Optional[str]:
+def program_version(program: str) -> Optional[str]:
     """First line of ``program --version``; None when it is not here."""
     if shutil.which(program) is None:
         return None

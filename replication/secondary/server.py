@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import blocks, inplace, limbo, lookups, owner, transfers, whole
+from replication.secondary import blocks, inplace, limbo, lookups, owner, survey, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
@@ -40,6 +40,7 @@ OPERATIONS: Dict[str, Operation] = {
     "dirty": _plain(lookups.dirty),
     "wanted": _plain(lookups.wanted),
     "unlist": _plain(lookups.unlist),
+    "doubt": _plain(lookups.doubt),
     "stat": _plain(lookups.statistics),
     "check": _plain(lookups.check),
     "begin_crawl": _plain(lookups.begin_crawl),
@@ -107,6 +108,8 @@ class Server:
         op = request.get("op")
         if op == "ping":
             return {"t": time.time_ns()}
+        if op == "survey":
+            return survey.survey(self._root, request)
         if op == "hello":
             before, self._agent = self._agent, None
             self._agent, answer = owner.hello(self._root, request, before)

@@ -102,6 +102,26 @@ _SUBTREE = """WITH RECURSIVE sub(id) AS (SELECT ? UNION
     SELECT inode.id FROM sub JOIN entry ON entry.parent = sub.id JOIN inode ON inode.id = entry.inode
     WHERE inode.mode & 61440 = 16384) """
 UNLIST_BELOW = _SUBTREE + "UPDATE inode SET listed = 0, digest = NULL WHERE id IN (SELECT id FROM sub)"
+# The same with everything in them, of which nothing is taken for granted any more. But for the root, which no
+# name leads to, and so no look.
+_EVERYTHING = """WITH RECURSIVE sub(id) AS (SELECT ?1 UNION
+    SELECT entry.inode FROM sub JOIN entry ON entry.parent = sub.id) """
+DOUBT = (
+    _EVERYTHING
+    + """UPDATE inode SET pctime = 0, listed = 0, digest = NULL,
+    dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END
+    WHERE id IN (SELECT id FROM sub) AND id <> 1"""
+)
+DOUBT_NAMES = (
+    _EVERYTHING
+    + """UPDATE inode SET digest = NULL
+    WHERE id IN (SELECT entry.parent FROM entry JOIN sub ON entry.inode = sub.id)"""
+)
+DOUBTED = (
+    _EVERYTHING
+    + """SELECT count(*) FROM inode WHERE id IN (SELECT id FROM sub) AND id <> 1
+    AND (dirty <> 0 OR (mode & 61440 = 16384 AND listed = 0))"""
+)
 DIRECTORIES_BELOW = _SUBTREE + "SELECT id FROM sub"
 CHILDREN = "SELECT inode FROM entry WHERE parent = ?"
 DROP_ENTRIES_OF = "DELETE FROM entry WHERE parent = ?"

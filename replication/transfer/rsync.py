@@ -40,6 +40,7 @@ _SENT = re.compile(r"^Total bytes sent: ([\d,]+)$")
 _THERE = re.compile(r"\(code (\d+)\) at .*\[[Rr]eceiver")
 # Files were left out, and standard error says which; anything else but 0 means that rsync broke off.
 _PARTIAL = {23, 24}
+_FLAT = ("--no-relative", "--no-dirs", "--no-implied-dirs")
 _CONNECTION = {10, 12, 30, 35, 255}
 
 
@@ -97,8 +98,8 @@ class RsyncSender(StagedSender):
         alive: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
     ) -> None:
-        super().__init__(volume, client, target, alive=alive, progress=progress)
         self._ssh = ssh or SshOptions()
+        super().__init__(volume, client, target, alive=alive, progress=progress, gated=self._ssh.gated)
         self._compress = compress
         self._bwlimit = bwlimit
         self.bytes_on_wire = 0
@@ -122,8 +123,10 @@ class RsyncSender(StagedSender):
             command.append(f"--bwlimit={self._bwlimit}")
         destination = staging.new + b"/"
         if self._target.is_remote:
-            # Arguments travel in the protocol: no remote shell reads the path.
-            command += ["--protect-args", "-e", shell_of(ssh_command(self._target, self._ssh))]
+            # Arguments travel in the protocol: no remote shell reads the path. A gate wants to read them, and
+            # shell characters are in none of those that it takes; nor does it let --files-from mean --relative.
+            protection = ["--no-protect-args", *_FLAT] if self._ssh.gated else ["--protect-args"]
+            command += [*protection, "-e", shell_of(ssh_command(self._target, self._ssh))]
             destination = remote_prefix(self._target) + destination
         with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile(prefix="seamark-") as names:
             names.write(b"".join(name_of(gfid) + b"\0" for gfid in run.gfids))

@@ -84,9 +84,11 @@ class StagedSender:
         *,
         alive: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
+        gated: bool = False,
     ) -> None:
         """``alive`` is called about once a second while a program runs; what it raises ends the program.
-        ``progress`` is told of files and bytes as they are done.
+        ``progress`` is told of files and bytes as they are done. ``gated``: the far side takes paths as if
+        the root were ``/`` (secondary/gate.py).
         """
         self._volume = volume
         self._client = client
@@ -94,6 +96,7 @@ class StagedSender:
         self._alive = alive
         self._progress = progress
         self._sent: dict[bytes, int] = {}
+        self._root = b"/" if gated else target.path
 
     def send(self, items: list[FileItem]) -> list[ItemResult]:
         """Send every item; one result for each.
@@ -174,7 +177,7 @@ class StagedSender:
         parts = path.split("/")
         if path.startswith("/") or ".." in parts or parts[0] != ".seamark":
             raise AgentFailed(f"the secondary agent names {path!r} as its staging directory")
-        return os.path.join(self._target.path, os.fsencode(path))
+        return os.path.join(self._root, os.fsencode(path))
 
     def _finish(
         self, unit: str, opened: dict[bytes, Opened], failures: dict[bytes, Failure]

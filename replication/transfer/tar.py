@@ -85,14 +85,17 @@ class TarSender(StagedSender):
         alive: Callable[[], object] = lambda: None,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
     ) -> None:
-        super().__init__(volume, client, target, alive=alive, progress=progress)
         self._ssh = ssh or SshOptions()
+        super().__init__(volume, client, target, alive=alive, progress=progress, gated=self._ssh.gated)
         self._compress = compress
         self._pace = pace
 
     def _move(self, staging: Staging, sources: Sources, files: list[Opened]) -> dict[bytes, Failure]:
         shell = self._shell()
-        compressor = _COMPRESSORS.get(common_compressor(tuple(shell)) or "") if self._compress else None
+        probe = "seamark-has" if self._ssh.gated else "command -v"
+        compressor = (
+            _COMPRESSORS.get(common_compressor(tuple(shell), probe) or "") if self._compress else None
+        )
         pack: list[str | bytes] = [
             "tar", "--create", "--file=-", "--format=gnu", "--dereference", "--sparse", "--no-recursion",
             "--owner=0", "--group=0", "--mode=0600", "--null", "--verbatim-files-from",
@@ -111,7 +114,7 @@ class TarSender(StagedSender):
             names.write(b"".join(name_of(gfid) + b"\0" for gfid in sizes))
             names.flush()
             pack += [b"--directory=" + sources.directory, f"--files-from={names.name}"]
-            unpack_there = self._command(shell, unpack, staging.new)
+            unpack_there = self._command(shell, unpack, staging.new, compressor)
             arrived, statuses = self._pipe(pack, sources.fds, unpack_there, sizes, here, there)
             errors = tuple(_text(file) for file in (here, there))
         return judge(list(sizes), arrived, statuses, errors, self._target.host or "this host")
@@ -129,10 +132,14 @@ class TarSender(StagedSender):
             else []
         )
 
-    @staticmethod
-    def _command(shell: list[str], unpack: list[str], directory: bytes) -> list[str | bytes]:
+    def _command(
+        self, shell: list[str], unpack: list[str], directory: bytes, compressor: str | None
+    ) -> list[str | bytes]:
         if not shell:
             return [*unpack, b"--directory=" + directory]
+        if self._ssh.gated:
+            packed = compressor.split()[0] if compressor else "none"
+            return [*shell, b"seamark-untar " + packed.encode() + b" " + directory]
         return [
             *shell,
             b"LC_ALL=C exec " + shlex.join(unpack).encode() + b" --directory=" + quoted(directory),
@@ -234,15 +241,15 @@ def _named_failures(errors: str, *, sending: bool) -> dict[bytes, Failure]:
 
 
 @cache
-def common_compressor(shell: tuple[str, ...]) -> str | None:
+def common_compressor(shell: tuple[str, ...], probe: str = "command -v") -> str | None:
     """The first compressor that is here and, by way of ``shell``, there. Asked once per process."""
     for name in _COMPRESSORS:
         if shutil.which(name) is None:
             continue
         if not shell:
             return name
-        probe = subprocess.run([*shell, f"command -v {name}"], stdin=subprocess.DEVNULL, capture_output=True)
-        if probe.returncode == 0:
+        done = subprocess.run([*shell, f"{probe} {name}"], stdin=subprocess.DEVNULL, capture_output=True)
+        if done.returncode == 0:
             return name
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -37,3 +38,13 @@ def store_mark(root_fd: int, session_id: str, text: str) -> bool:
             os.setxattr(root_fd, space + mark_name(session_id), text.encode())
             return True
     return False
+
+
+def forget_mark(root: str, session_id: str) -> None:
+    """Take the mark off a root. Raises OSError when it is there and cannot be."""
+    for space in SPACES:
+        try:
+            os.removexattr(root, space + mark_name(session_id))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM):
+                raise

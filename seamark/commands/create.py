@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from replication import session_file, settings
-from replication.errors import LockedError, SeamarkError, UsageError
+from replication.errors import SeamarkError, UsageError
 from replication.remote.target import parse_target
-from replication.session import Session, SessionDir, SessionState, pair_id, session_names
-from seamark.commands.shared import ALL, state_dir_option
+from replication.session import Session, SessionDir, SessionState, pair_id
+from scheduler.checks.outcome import Outcome
+from seamark.commands.push_pem import operators_access
+from seamark.commands.shared import ALL, show_checks, state_dir_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replication.remote.endpoint import SshOptions
 
 _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else may stand here."
 
@@ -20,6 +30,10 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @click.argument("name")
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary")
+@click.argument("push", metavar="[push-pem]", required=False, type=click.Choice(["push-pem"]))
+@click.option(
+    "--push-pem", "push_flag", is_flag=True, help="Make a key for this session alone, and put it there."
+)
 @click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
 @click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
 @click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
@@ -27,13 +41,15 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
     "--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated."
 )
 @click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
-@click.option("--force", is_flag=True, help="Create it although checks failed.")
+@click.option("--force", is_flag=True, help="Create it although checks failed that need not be fatal.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show the checks, and create nothing.")
 @state_dir_option
 def create(
     name: str,
     primary: str,
     secondary: str,
+    push: str | None,
+    push_flag: bool,
     ssh_port: int | None,
     identity: str | None,
     accept_new_host_key: bool,
@@ -43,7 +59,11 @@ def create(
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path."""
+    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path.
+
+    With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
+    can do nothing there but serve this session.
+    """
     if name == ALL:
         raise UsageError(f'"{ALL}" means all sessions: choose another name')
     place = SessionDir(Path(state_dir), name)
@@ -51,6 +71,7 @@ def create(
         raise UsageError(f"there is a session {name} already; choose another name, or delete it first")
     if identity is not None and not os.path.isfile(identity):
         raise UsageError(f"--identity {identity}: no such file")
+    values = [_assignment(text) for text in assigned]
     config = settings.SessionConfig(
         primary=os.path.abspath(primary),
         secondary=str(parse_target(secondary)),
@@ -60,18 +81,28 @@ def create(
             accept_new_host_key=accept_new_host_key,
         ),
     )
-    values = [_assignment(text) for text in assigned]
+    pushes = bool(push) or push_flag
+    if pushes and not parse_target(secondary).is_remote:
+        raise UsageError("push-pem is for a secondary that is reached by ssh: user@host:/path")
     state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
-    _refuse_pair(place, Path(state_dir), state.id)
-    ok = _show_checks(place, Session.of(name, config, state), state_dir)
-    if dry_run:
-        raise SystemExit(0 if ok else 1)
-    if not ok and not force:
-        raise SeamarkError(f"session {name} was not created: put right what failed, or use --force")
-    session_file.write_new(place.named_config, config, _COMMENT.format(name=name))
-    for key, value in values:
-        session_file.set_key(place.named_config, key, value)
-    place.save_state(state)
+    with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
+        draft = Path(scratch) / "session.toml"
+        session_file.write_new(draft, config, _COMMENT.format(name=name))
+        for key, value in values:
+            session_file.set_key(draft, key, value)
+        pinned = Path(scratch) / "known_hosts"
+        session = Session.of(name, session_file.read(draft), state)
+        access = operators_access(place, session, known_hosts=pinned, asks=pushes)
+        outcomes = show_checks(_checks(place, session, state_dir, access))
+        if dry_run:
+            raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
+        _refuse(name, outcomes, force=force)
+        if pushes:
+            _push(place, session, draft, access)
+        session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
+        place.save_state(state)
+        if pinned.exists():
+            session_file.replace_file(place.known_hosts, pinned.read_text(encoding="utf-8"))
     click.echo(f"session {name} created; start it with: seamark start {name}")
 
 
@@ -83,22 +114,32 @@ def _assignment(text: str) -> tuple[settings.Key, object]:
     return key, settings.parse(key, value)
 
 
-def _refuse_pair(place: SessionDir, state_dir: Path, pair: str) -> None:
-    """Two sessions on one pair would fight over the secondary. Raises LockedError."""
-    for other in session_names(state_dir):
-        try:
-            state = SessionDir(state_dir, other).state()
-        except SeamarkError:
-            continue  # a damaged session prevents no other
-        if other != place.name and state is not None and state.id == pair:
-            raise LockedError(f"session {other} replicates the same primary to the same secondary")
+def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:
+    """Raises SeamarkError, with the exit code of the first check that prevents the session."""
+    failed = [outcome for outcome in outcomes if not outcome.ok and (outcome.fatal or not force)]
+    if not failed:
+        return
+    first = next((outcome for outcome in failed if outcome.fatal), failed[0])
+    way_out = "" if first.fatal else " (--force creates it all the same)"
+    raise SeamarkError(f"session {name} was not created: {first.name}: {first.says}{way_out}", first.code)
 
 
-def _show_checks(place: SessionDir, session: Session, state_dir: str) -> bool:
-    from scheduler.checks import check_pair
+def _checks(place: SessionDir, session: Session, state_dir: str, access: SshOptions) -> Iterator[Outcome]:
+    """The checks, loaded only when they are made: usage errors are quick."""
+    from scheduler.checks.pair import check_pair
 
-    ok = True
-    for outcome in check_pair(place, session, state_dir):
-        click.echo(f"{'[OK]  ' if outcome.ok else '[FAIL]'} {outcome.name}: {outcome.says}")
-        ok = ok and outcome.ok
-    return ok
+    return check_pair(place, session, state_dir, access)
+
+
+def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
+    """Put a key there, and into the session's file. Raises SeamarkError, and then nothing is left of it."""
+    from scheduler.keys import push_key
+
+    there = place.path.exists()
+    try:
+        show_checks(push_key(place, session, access))
+    except BaseException:
+        if not there:
+            shutil.rmtree(place.path, ignore_errors=True)
+        raise
+    session_file.set_key(draft, settings.key_named("ssh.identity"), str(place.key))

@@ -9,16 +9,22 @@ from pathlib import Path
 import click
 
 from replication.errors import LockedError, SeamarkError, UsageError
-from replication.session import Desired, known_session
+from replication.session import Desired, SessionDir, SessionState, known_session
+from replication.volume.stime import forget_mark
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
 
 
 @click.command(no_args_is_help=True)
 @session_argument
+@click.option("--keep-key", is_flag=True, help="Leave the session's own key on the secondary (see push-pem).")
+@click.option("--reset-sync-time", is_flag=True, help="Take the mark off the primary's root as well.")
 @state_dir_option
-def delete(name: str, state_dir: str) -> None:
-    """Delete session NAME, which has to be stopped. What was replicated stays where it is."""
+def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> None:
+    """Delete session NAME, which has to be stopped. What was replicated stays where it is.
+
+    Its own key, where it has one, is let in on the secondary no more.
+    """
     place = known_session(Path(state_dir), name)
     state = None
     with contextlib.suppress(SeamarkError):  # a damaged session can be deleted all the same
@@ -31,6 +37,10 @@ def delete(name: str, state_dir: str) -> None:
         raise UsageError(f"session {name} is {state.desired}: stop it first (seamark stop {name})")
     if name in (ask_monitor(state_dir, "status") or {}).get("sessions", {}):
         raise LockedError(f"session {name} is still ending; try again in a moment")
+    if place.key.exists() and not keep_key:
+        _revoke(place, state)
+    if reset_sync_time:
+        _forget_mark(place)
     try:
         place.named_config.unlink(missing_ok=True)
         if place.path.exists():
@@ -38,3 +48,26 @@ def delete(name: str, state_dir: str) -> None:
     except OSError as error:
         raise SeamarkError(f"cannot remove {error.filename}: {error.strerror}") from None
     click.echo(f"session {name} deleted; its data stays")
+
+
+def _revoke(place: SessionDir, state: SessionState | None) -> None:
+    """Take the key back. That it could not be is said, and no reason to keep the session."""
+    from scheduler import keys
+
+    try:
+        keys.revoke_key(place, keys.by_own_key(place, place.load()))
+        click.echo(f"the key of session {place.name} was removed from its secondary")
+    except SeamarkError as error:
+        id_ = state.id if state is not None else "<its id>"
+        click.echo(f"{error.message}; {keys.by_hand(id_)}", err=True)
+
+
+def _forget_mark(place: SessionDir) -> None:
+    """Take the mark off the primary's root. A primary that is away keeps it, which is said."""
+    try:
+        session = place.load()
+        forget_mark(session.primary, session.id)
+    except SeamarkError as error:
+        click.echo(f"the mark stays on the primary's root: {error.message}", err=True)
+    except OSError as error:
+        click.echo(f"the mark stays on the primary's root: {error.strerror}", err=True)

@@ -12,7 +12,9 @@ from replication.errors import NotFoundError
 from replication.session import SessionDir, default_state_dir, known_session, session_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from scheduler.checks.outcome import Outcome
 
 
 ALL = "all"  # in the place of a session's name: what concerns all of them
@@ -54,3 +56,16 @@ def named_session(state_dir: str, name: str) -> SessionDir:
             f"{place.named_config.parent}, and no life of its own"
         )
     return place
+
+
+_SIGNS = {"ok": "[OK]  ", "warn": "[WARN]", "fail": "[FAIL]"}
+
+
+def show_checks(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Print each check as soon as it was made; all of them."""
+    seen = []
+    for outcome in outcomes:
+        text = f"{_SIGNS[outcome.level]} {outcome.name}: {outcome.says}"
+        click.echo(text.encode(errors="backslashreplace").decode())
+        seen.append(outcome)
+    return seen

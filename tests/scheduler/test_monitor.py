@@ -266,7 +266,7 @@ def test_commands_in_the_wrong_state_say_so(node):
             "session photos replicates the same",
         ),
         (("create", "no/name", node.base / "photos", node.base / "x"), 2, "session name"),
-        (("create", "gone", node.base / "not there", node.base / "x"), 1, "was not created"),
+        (("create", "gone", node.base / "not there", node.base / "x"), 4, "was not created"),
         (("config", "photos", "set", "jobs", "0"), 2, "jobs: '0' will not do"),
         (("config", "photos", "set", "jobs"), 2, "give: config NAME set KEY VALUE"),
         (("config", "photos", "get", "nothing"), 2, "there is no key nothing"),

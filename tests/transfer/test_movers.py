@@ -245,7 +245,7 @@ def test_a_missing_staging_directory_is_an_error_of_each_file(move, way, primary
     )
     results = move(items, primary.volume, secondary, *way)
     assert [r.status for r in results] == ["error", "error"]
-    assert all("No such file or directory" in r.message for r in results)
+    assert all("No such file or directory" in r.message for r in results), results
     assert secondary.committed == {}
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from replication.errors import TemporaryError
 from replication.observation import Change, Listing
+from replication.remote import pem
 from replication.remote.client import SecondaryClient
 from replication.remote.launch import open_secondary
 from replication.remote.target import Target
@@ -64,11 +65,15 @@ class Session:
         self.client.close()
 
 
-@pytest.fixture
-def session(primary, tmp_path, shared_ssh_server):
+@pytest.fixture(params=["the user's key", "the session's key"])
+def session(primary, tmp_path, shared_ssh_server, request):
     need("rsync", "tar")
     root = tmp_path / "secondary"
-    session = Session(primary, root, shared_ssh_server.target(root), shared_ssh_server.options())
+    target, options = shared_ssh_server.target(root), shared_ssh_server.options()
+    if request.param == "the session's key":
+        pem.push(target, options, "a" * 32, pem.make_key(tmp_path / "key"))
+        options = pem.gated(options, tmp_path / "key")
+    session = Session(primary, root, target, options)
     yield session
     session.close()
 
