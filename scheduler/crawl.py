@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -250,6 +251,8 @@ class Crawler:
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
             send_again(self.ctx, self.epoch, forgotten)
             return
+        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and self._list_again():
+            return
         brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
         self.ctx.publish_mark(self.epoch, brick)
         if not self.ctx.ledger.limbo():
@@ -260,6 +263,18 @@ class Crawler:
             # It vanished after that position: have one closed after it. The agent tells when it has.
             with contextlib.suppress(AgentRefused, AgentUnreachable):
                 agent_call(self.ctx.place.changelog, "barrier")
+
+    def _list_again(self) -> bool:
+        """Have directories listed that the secondary had to make again, for somebody who could not list them."""
+        failing = self.ctx.progress.failing()
+        paths = self.ctx.secondary(self.epoch).client.unlisted()
+        paths = [path for path in paths if f"entry:{os.fsdecode(path)}" not in failing]
+        for path in paths:
+            directory, name = os.path.split(os.fsdecode(path))
+            with contextlib.suppress(AgentRefused, AgentUnreachable):
+                # D of a directory has it listed.
+                agent_call(self.ctx.place.changelog, "look", dir=directory, names=[name], kinds="EMD")
+        return bool(paths)
 
     def _nothing_since(self, last: SegmentInfo) -> bool:
         """Whether no position between the front and the newest holds anything."""

@@ -20,7 +20,7 @@ from replication.remote.errors import LinkLost, RemoteError
 from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 
-PROTOCOL = 1
+PROTOCOL = 2
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -354,6 +354,10 @@ class SecondaryClient:
         """Files whose content is wanted: (gfid, path), and where to go on (None: that was all)."""
         header = self.call("dirty", after=after, limit=limit).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
+
+    def unlisted(self, limit: int = 1000) -> list[bytes]:
+        """Paths of directories that somebody has to list."""
+        return [os.fsencode(path) for _, path in self.call("unlisted", limit=limit).header["items"]]
 
     def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:
         """Prepare a unit of rsync or tar: path, basis (relative to the root), in_place, unknown (gfids in hex)."""

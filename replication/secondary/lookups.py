@@ -46,17 +46,23 @@ def wanted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Files whose content is wanted. ``after`` is null or the ``next`` of the answer before."""
-    agent.tree.begin()
     limit = int(request.get("limit") or 1000)
     after = int(request.get("after") or 0)
     rows = [Row(*t) for t in agent.index.db.execute(sql.DIRTY, (after, limit))]
+    return {"items": _named(agent, rows), "next": str(rows[-1].id) if len(rows) == limit else None}
+
+
+def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Directories of which no complete listing was applied since they came, or were made again."""
+    limit = int(request.get("limit") or 1000)
+    return {"items": _named(agent, [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (limit,))])}
+
+
+def _named(agent: Agent, rows: List[Row]) -> List[List[str]]:
+    """gfid and a path of each that has a name."""
+    agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
-    items = []
-    for row in rows:
-        mine = keys.get(row.id)
-        if mine:
-            items.append([row.gfid.hex(), _text(agent.tree.path(mine[0]))])
-    return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
+    return [[row.gfid.hex(), _text(agent.tree.path(keys[row.id][0]))] for row in rows if row.id in keys]
 
 
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

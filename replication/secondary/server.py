@@ -38,6 +38,7 @@ OPERATIONS: Dict[str, Operation] = {
     "commit": _plain(inplace.commit),
     "names": _plain(lookups.names),
     "dirty": _plain(lookups.dirty),
+    "unlisted": _plain(lookups.unlisted),
     "wanted": _plain(lookups.wanted),
     "unlist": _plain(lookups.unlist),
     "doubt": _plain(lookups.doubt),

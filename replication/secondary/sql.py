@@ -49,6 +49,7 @@ SCHEMA = (
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
     "CREATE INDEX IF NOT EXISTS inode_dirty ON inode(id) WHERE dirty <> 0",
+    "CREATE INDEX IF NOT EXISTS inode_unlisted ON inode(id) WHERE listed = 0 AND mode & 61440 = 16384",
     "CREATE INDEX IF NOT EXISTS inode_limbo ON inode(limbo) WHERE limbo IS NOT NULL",
 )
 
@@ -137,6 +138,7 @@ UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
 SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
+UNLISTED = "SELECT " + COLUMNS + " FROM inode WHERE listed = 0 AND mode & 61440 = 16384 AND id <> 1 LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 LIMBO_LEFT = "SELECT count(*) FROM inode WHERE limbo IS NOT NULL"
 AFTER_POWER_CUT = "UPDATE inode SET dirty = 1 WHERE gen >= ? AND mode & 61440 = 32768"
