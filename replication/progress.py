@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import failures
+from replication import checkpoints, failures
+from replication.checkpoints import Checkpoint
 from replication.errors import ExitCode, SeamarkError
 from replication.failures import Failure
 from replication.secondary.untouched import NotClosed, Untouched
@@ -109,12 +110,13 @@ class Progress:
                     (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
                     if sound != "ok":
                         raise sqlite3.DatabaseError(sound)
+                    db.executescript(checkpoints.SCHEMA)  # what an older version made may lack it
                     return db
                 if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {checkpoints.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
                 )
             except sqlite3.OperationalError as error:
                 db.close()
@@ -179,6 +181,22 @@ class Progress:
             "UPDATE brick SET stime_ns = max(stime_ns, "
             "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns))) WHERE complete = 1"
         )
+        checkpoints.reach(db)
+
+    # ---- checkpoints
+
+    def ask(self, time_ns: int, *, position: int | None, by_time: bool) -> int:
+        """Ask about a point: a time, or where the changelog stood then (None: not known). Returns its id."""
+        with self._write() as db:
+            return checkpoints.add(db, time_ns, position=position, by_time=by_time)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return checkpoints.of(self._db)
+
+    def reach_checkpoints(self) -> None:
+        """Look again which are reached: the mark does that by itself when it moves."""
+        with self._write() as db:
+            checkpoints.reach(db)
 
     # ---- the hybrid crawl
 
@@ -203,6 +221,7 @@ class Progress:
             db.execute("DELETE FROM frontier")
             db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
             db.execute("INSERT OR REPLACE INTO crawl_filters VALUES ('open', ?)", (filters,))
+            checkpoints.crawl_begun(db, crawl)
         return True
 
     def crawl_filters(self) -> str:
@@ -253,6 +272,7 @@ class Progress:
             if replaced or rebooted:
                 db.execute("DELETE FROM frontier")
                 db.execute("UPDATE brick SET crawl = NULL, crawl_swept = 0")
+                checkpoints.crawl_dropped(db)
             if replaced:
                 db.execute("UPDATE brick SET complete = 0")
             return not rebooted and not (replaced and (complete or crawl is not None))
@@ -278,6 +298,7 @@ class Progress:
         """The changelog is shorter than what was applied of it: it is another one, and positions mean nothing."""
         with self._write() as db:
             db.execute("UPDATE brick SET front = 0, complete = 0")
+            checkpoints.positions_lost(db)
 
     def expect_full_crawl(self) -> None:
         """What the secondary holds is not known (any more): nothing but a hybrid crawl can tell."""
@@ -299,6 +320,7 @@ class Progress:
             db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             # The whole tree was looked at: what could not be read then, and can now, has been seen.
             db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
+            checkpoints.crawl_ended(db, crawl)
             self._recompute_mark(db)
 
     # ---- failures

@@ -146,6 +146,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = Duration(600)
     schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
+    rpo: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        about(
+            "seconds that the secondary may be behind; more is not healthy, and an event. Unset: no target"
+        ),
+    ] = None
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
 
     def __post_init__(self) -> None:

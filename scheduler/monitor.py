@@ -23,12 +23,14 @@ from replication.errors import LockedError, SeamarkError
 from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
 from scheduler.fleet import FleetSettings
+from scheduler.heal import STUCK_S, ProcessWatch
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
+from scheduler.procfs import Stillness, me
 from scheduler.redis_server import EmbeddedRedis
 from scheduler.session_process import session_service
-from scheduler.status_file import StatusFile
+from scheduler.status_file import StatusFile, last_report
 from scheduler.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Monitor:
         self._sessions: dict[str, Service] = {}
         self._damaged: dict[str, str] = {}
         self._notifier = Notifier()
+        self._stillness: dict[str, Stillness] = {}
 
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
@@ -99,6 +102,8 @@ class Monitor:
             raise SeamarkError(f"cannot write in {self.directory}: {error.strerror}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.write(fd, "{} {}".format(*me()).encode())
             yield
         except BlockingIOError:
             raise LockedError(f"another monitor looks after {self.options.state_dir} already") from None
@@ -138,6 +143,7 @@ class Monitor:
         log.info("the monitor of %s is up", self.options.state_dir)
         self._look()
         self._notifier.say("READY=1")
+        redis_watch = ProcessWatch("Redis", self.redis.answers if self.redis is not None else lambda: True)
         while not self.stopping:
             for key, _ in selector.select(0.1):
                 server.handle(key.fileobj)
@@ -145,6 +151,7 @@ class Monitor:
             self.logs.relay()
             if self.redis is not None and self.redis.ensure():
                 log.warning("Redis had ended and was started again: sessions resume from their marks")
+            redis_watch.look(self.redis.pid if self.redis is not None else None)
             self.supervisor.watch()
             fleet.look()
             if time.monotonic() - self._looked >= _LOOK_EVERY_S:
@@ -157,6 +164,7 @@ class Monitor:
         for name in [name for name in self._sessions if name not in wanted]:
             log.info("session %s ends", name)
             self.supervisor.retire(self._sessions.pop(name))
+        self._heal()
         ending = {service.name for service in self.supervisor.services if service.retired}
         for name in sorted(wanted - set(self._sessions)):
             service = session_service(self.options.state_dir, name, self.broker, self.options.keep_log)
@@ -165,6 +173,18 @@ class Monitor:
                 self._sessions[name] = service
                 self.supervisor.add(service)
         self._notifier.say(f"STATUS={len(self._sessions)} sessions run")
+
+    def _heal(self) -> None:
+        """End processes of sessions that are stuck: the supervisor starts them again."""
+        for name, service in self._sessions.items():
+            report = last_report(SessionDir(Path(self.options.state_dir), name))
+            pid = service.pid if report is not None and report.pid == service.pid else 0
+            still = self._stillness.setdefault(name, Stillness()).look([pid] if pid else [], time.monotonic())
+            if report is not None and report.age() > STUCK_S and still.get(pid, 0.0) > STUCK_S:
+                log.warning(
+                    "the process of session %s (%d) does not run: killed, to be started again", name, pid
+                )
+                self.supervisor.kill(pid)
 
     def _is_wanted(self, name: str) -> bool:
         place = SessionDir(Path(self.options.state_dir), name)
@@ -193,5 +213,10 @@ class Monitor:
             self._look()
             return {}
         if op == "status":
-            return {"pid": os.getpid(), "sessions": {n: s.pid for n, s in self._sessions.items()}}
+            return {"pid": os.getpid(), "sessions": {n: _told(s) for n, s in self._sessions.items()}}
         raise ValueError(f"no such operation: {op}")
+
+
+def _told(service: Service) -> dict[str, Any]:
+    """What others are told of the process of a session. ``deaths``: in a row, ``why``: how the last one was."""
+    return {"pid": service.pid, "deaths": service.failing, "why": service.why}

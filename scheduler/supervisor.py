@@ -51,6 +51,12 @@ class Service:
     told: int = -1  # the last of its stop signals that it was sent
     why: str = field(default="", compare=False)
 
+    @property
+    def failing(self) -> int:
+        """How often in a row it died soon after its start; 0 once it is alive for long enough."""
+        alive = self.pid and time.monotonic() - self.started > _LONG_ENOUGH_S
+        return 0 if alive else self.deaths
+
 
 class Supervisor:
     """Starts services, notices their deaths, restarts them; ``stop`` ends them in reverse order."""
@@ -115,6 +121,11 @@ class Supervisor:
         """Have one service end for good: ``watch`` sees to it, and then forgets it."""
         service.finished = True
         service.retired = service.retired or time.monotonic()
+
+    @staticmethod
+    def kill(pid: int) -> None:
+        """End a service, and whatever it started, at once; ``watch`` then starts it again."""
+        _kill_group(pid, signal.SIGKILL)
 
     def _reap(self, service: Service) -> None:
         pid, status = os.waitpid(service.pid, os.WNOHANG)

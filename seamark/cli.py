@@ -12,6 +12,7 @@ import click
 import seamark
 from replication.errors import ExitCode, SeamarkError
 from seamark.commands.changelog import changelog
+from seamark.commands.checkpoint import checkpoint
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
@@ -20,6 +21,7 @@ from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
 from seamark.commands.monitor import monitor
 from seamark.commands.run import run
+from seamark.commands.status import status
 from seamark.commands.version import version
 from seamark.logs import log_path
 
@@ -33,7 +35,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, monitor, install_units, changelog, version,
+    run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, monitor, install_units, changelog, version,
 ):  # fmt: skip
     cli.add_command(command)
 
