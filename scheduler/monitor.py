@@ -22,6 +22,7 @@ from replication.changelog.control import ControlServer
 from replication.errors import LockedError, SeamarkError
 from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
+from scheduler.events import EventBook, Kind
 from scheduler.fleet import FleetSettings
 from scheduler.heal import STUCK_S, ProcessWatch
 from scheduler.logpipe import LogPipe
@@ -29,6 +30,7 @@ from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
 from scheduler.procfs import Stillness, me
 from scheduler.redis_server import EmbeddedRedis
+from scheduler.reports import process_problem
 from scheduler.session_process import session_service
 from scheduler.status_file import StatusFile, last_report
 from scheduler.supervisor import Supervisor
@@ -64,6 +66,7 @@ class Monitor:
         self._sessions: dict[str, Service] = {}
         self._damaged: dict[str, str] = {}
         self._notifier = Notifier()
+        self._books: dict[str, EventBook] = {}
         self._stillness: dict[str, Stillness] = {}
 
     def run(self) -> int:
@@ -83,6 +86,7 @@ class Monitor:
             server = ControlServer(str(self.directory), selector, self._answer, SOCKET)
             stack.callback(server.close)
             stack.callback(self._stop)
+            self.supervisor.add(services.events_service(self.options.state_dir))
             if self.options.flower_port is not None:
                 self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
             self._watch(
@@ -165,6 +169,7 @@ class Monitor:
             log.info("session %s ends", name)
             self.supervisor.retire(self._sessions.pop(name))
         self._heal()
+        self._tell_faulty()
         ending = {service.name for service in self.supervisor.services if service.retired}
         for name in sorted(wanted - set(self._sessions)):
             service = session_service(self.options.state_dir, name, self.broker, self.options.keep_log)
@@ -185,6 +190,13 @@ class Monitor:
                     "the process of session %s (%d) does not run: killed, to be started again", name, pid
                 )
                 self.supervisor.kill(pid)
+
+    def _tell_faulty(self) -> None:
+        """An event for each session whose own process cannot tell: it is frozen, or dies again and again."""
+        for name, service in self._sessions.items():
+            place = SessionDir(Path(self.options.state_dir), name)
+            if problem := process_problem(place, _told(service)):
+                self._books.setdefault(name, EventBook(place)).state(Kind.FAULTY, problem)
 
     def _is_wanted(self, name: str) -> bool:
         place = SessionDir(Path(self.options.state_dir), name)

@@ -170,7 +170,7 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
     if reasons:
         known |= {"rate_bytes_s": 0.0, "rate_files_s": 0.0, "eta_s": None}
         told += _behind(known, report)
-    return _with(known, _status(desired, snapshot, reasons + told), reasons + told)
+    return _with(known, status_of(desired, snapshot, reasons + told), reasons + told)
 
 
 def _checkpoint(place: SessionDir) -> CheckpointReport | None:
@@ -238,6 +238,15 @@ def _of_process(name: str, monitor: Monitor, report: Report | None, *, here: boo
     return []
 
 
+def process_problem(place: SessionDir, told: dict[str, Any]) -> str:
+    """Why the process of a session, of which the monitor says ``told``, cannot speak for itself; empty if it can."""
+    report = last_report(place)
+    monitor = Monitor(running=True, answers=True, sessions={place.name: told})
+    here = report is not None and is_there(report.pid, report.born)
+    found = _of_process(place.name, monitor, report, here=here)
+    return next((reason.text for reason in found if reason.faulty), "")
+
+
 def _behind(known: dict[str, Any], report: Report | None) -> list[Reason]:
     """What its own process said of failures stays true while it is away; the lag is judged anew."""
     kept = [r for r in report.reasons if r.code == "failures"] if report is not None else []
@@ -248,7 +257,8 @@ def _behind(known: dict[str, Any], report: Report | None) -> list[Reason]:
     return kept
 
 
-def _status(desired: Desired, snapshot: ProgressSnapshot, reasons: list[Reason]) -> Status:
+def status_of(desired: Desired, snapshot: ProgressSnapshot, reasons: list[Reason]) -> Status:
+    """The word for a session that is meant to run."""
     if any(reason.faulty for reason in reasons):
         return Status.FAULTY
     if desired is Desired.PAUSED:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import billiard.pool
@@ -16,6 +17,7 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from replication.agent import AgentConfig, RecorderUnavailable, run_agent
+from scheduler.courier import Courier
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
@@ -142,6 +144,18 @@ def beat_service(session: Session) -> Service:
         return 0
 
     return Service("beat", body, droppable=True)
+
+
+def events_service(state_dir: str) -> Service:
+    """What delivers events to webhooks and commands."""
+
+    def body() -> int:
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        Courier(Path(state_dir)).run(stop)
+        return 0
+
+    return Service("events", body, droppable=True)
 
 
 def flower_service(port: int, broker: str) -> Service:

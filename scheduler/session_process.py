@@ -13,6 +13,7 @@ import msgspec
 from replication.errors import SeamarkError
 from replication.remote.target import parse_target
 from replication.session import SessionDir
+from scheduler.events import EventBook, Kind
 from scheduler.nesting import check_nesting
 from scheduler.opening import begun, locked
 from scheduler.options import RunOptions
@@ -42,6 +43,7 @@ def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[
             return _replicate(state_dir, place, broker)
         except SeamarkError as error:
             report.failed(error.message)
+            EventBook(place).state(Kind.FAULTY, error.message)
             log.error("%s: %s", name, error.message)
             return error.exit_code
 

@@ -61,6 +61,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, time.time() - self.time)
 
 
+def _clean(text: str) -> str:
+    """Without lone surrogates, which stand for stray bytes of names: JSON as it is read here has none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _path(place: SessionDir) -> Path:
     return place.path / "status.json"
 
@@ -75,6 +80,11 @@ class StatusFile:
     def write(self, snapshot: ProgressSnapshot, **fields: Any) -> Report:
         """Note what the session looks like now."""
         pid, born = me()
+        snapshot = dataclasses.replace(snapshot, state=_clean(snapshot.state))
+        fields["failed"] = _clean(fields.get("failed", ""))
+        fields["reasons"] = tuple(
+            msgspec.structs.replace(reason, text=_clean(reason.text)) for reason in fields.get("reasons", ())
+        )
         report = Report(
             time=time.time(), uptime=uptime(), boot=self._boot, pid=pid, born=born, node=os.uname().nodename,
             snapshot=snapshot, **fields,

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 import redis
 
 from replication.changelog.index import State
+from replication.session import Desired
+from scheduler.events import EventBook, Kind
 from scheduler.heal import Healer
 from scheduler.health import Look, Reason, judge
 from scheduler.procfs import uptime
+from scheduler.reports import Status, status_of
 from scheduler.signs import Signs
 from scheduler.snapshot import Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, StatusFile
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _JUMP_KEPT_S = 60.0
+_KINDS = {Status.ACTIVE: Kind.ACTIVE, Status.FAULTY: Kind.FAULTY, Status.PAUSED: Kind.PAUSED}
 _ENDED = {Phase.STOPPING, Phase.FINISHED, Phase.FAILED}
 
 
@@ -36,6 +40,7 @@ class Vigil:
         self._ctx = ctx
         self._supervisor = supervisor
         self._file = StatusFile(ctx.place)
+        self._events = EventBook(ctx.place)
         self._signs = Signs(ctx)
         self._healer = Healer(supervisor)
         self._clock = Clock()
@@ -55,10 +60,25 @@ class Vigil:
         look = self._everything(snapshot, counters, now)
         reasons = tuple(self._dated(judge(look)))
         self._healer.heal(look.signs)
+        self._tell(snapshot, look, list(reasons))
         self._file.write(
             snapshot, detector=ctx.place.detector(), backlog=self._backlog(snapshot), reasons=reasons,
             counters=counters, rpo_s=ctx.session.rpo,
         )  # fmt: skip
+
+    def _tell(self, snapshot: ProgressSnapshot, look: Look, reasons: list[Reason]) -> None:
+        """Events for what changed."""
+        state = self._ctx.place.state()
+        desired = state.desired if state is not None else Desired.STARTED
+        if snapshot.phase in (Phase.STOPPING, Phase.FINISHED, Phase.FAILED):
+            self._events.state(
+                Kind.STOPPED, "" if desired is Desired.STOPPED else "the monitor, or the run, ends"
+            )
+        elif (status := status_of(desired, snapshot, reasons)) in _KINDS:
+            self._events.state(_KINDS[status], reasons[0].text if reasons else "")
+        self._events.lag(look.lag_s, look.rpo_s)
+        self._events.checkpoints(self._ctx.progress.checkpoints())
+        self._events.failures(self._ctx.progress.failures())
 
     def _counters(self) -> dict[str, int]:
         try:

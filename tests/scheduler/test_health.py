@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.progress import Failure
-from scheduler.health import CRASHES, REDIS_S, STALLED_S, Look, judge
+from replication.session import SessionDir
+from scheduler.health import CRASHES, REDIS_S, STALLED_S, Look, Reason, judge
 from scheduler.procfs import Stillness, born, is_there, stopped
 from scheduler.signs import SILENT_S, START_S, Sign, Signs
+from scheduler.snapshot import ProgressSnapshot
+from scheduler.status_file import StatusFile, last_report
 from scheduler.supervisor import Service
 from scheduler.vigil import Clock
 from tasks import alive
@@ -219,3 +222,14 @@ def test_a_clock_that_is_set_is_noticed_for_a_minute(monkeypatch):
     assert after(59) == 3600
     assert after(5) == 0
     assert after(1, jump=-3600) == -3600
+
+
+def test_a_report_holds_names_of_any_bytes(tmp_path):
+    place = SessionDir(tmp_path, "s1")
+    place.path.mkdir(parents=True)
+    reason = Reason(code="unexpected", text="E:1: \udcff")
+    StatusFile(place).write(ProgressSnapshot(state="trouble: \udcff"), reasons=(reason,))
+    StatusFile(place).failed("primary \udcff: No such file")
+    report = last_report(place)
+    assert report.failed == "primary \\udcff: No such file"
+    assert report.age() < 60
