@@ -53,6 +53,7 @@ class MonitorOptions:
     keep_log: Callable[[str], None]
     broker: str | None = None  # None: a Redis of our own, for all sessions
     flower_port: int | None = None
+    metrics_port: int | None = None
 
 
 class Monitor:
@@ -87,6 +88,10 @@ class Monitor:
             stack.callback(server.close)
             stack.callback(self._stop)
             self.supervisor.add(services.events_service(self.options.state_dir))
+            if self.options.metrics_port is not None:
+                self.supervisor.add(
+                    services.metrics_service(self.options.state_dir, self.options.metrics_port)
+                )
             if self.options.flower_port is not None:
                 self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
             self._watch(

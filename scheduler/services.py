@@ -158,6 +158,19 @@ def events_service(state_dir: str) -> Service:
     return Service("events", body, droppable=True)
 
 
+def metrics_service(state_dir: str, port: int) -> Service:
+    """Metrics for Prometheus, on loopback only."""
+
+    def body() -> int:
+        from scheduler.metrics import serve
+
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        return serve(state_dir, port, stop)
+
+    return Service("metrics", body, droppable=True)
+
+
 def flower_service(port: int, broker: str) -> Service:
     """Flower, on loopback only."""
 
