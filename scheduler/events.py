@@ -81,6 +81,11 @@ class EventBook:
         self._stamp = -1
         self._told = Told()
 
+    @property
+    def told_state(self) -> str:
+        """The state that was told last; empty: none."""
+        return self._read().state
+
     def state(self, kind: Kind, reason: str = "") -> None:
         """What the session is now: active, faulty, paused or stopped."""
         told = self._read()

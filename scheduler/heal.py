@@ -7,16 +7,18 @@ for what never comes. One that works for long, or waits for its secondary, runs 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from scheduler.procfs import Stillness, stopped
+from scheduler.procfs import Stillness, parent, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from scheduler.signs import Sign
     from scheduler.supervisor import Supervisor
@@ -56,6 +58,19 @@ class Healer:
                     os.kill(pid, signal.SIGKILL)
         for pid in [pid for pid in self._stopped if pid not in pool and not stopped(pid)]:
             del self._stopped[pid]
+
+
+def kill_session(supervisor: Supervisor, pid: int, pids: Path) -> None:
+    """Kill the process of a session, and at once what it started: that would hold its lock until it has ended.
+
+    ``pids`` is its file of process ids.
+    """
+    below: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        below = json.loads(pids.read_bytes())
+    ours = [service for service in below.values() if parent(service) == pid]
+    for each in [pid, *ours]:
+        supervisor.kill(each)
 
 
 class ProcessWatch:

@@ -24,7 +24,7 @@ from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
 from scheduler.events import EventBook, Kind
 from scheduler.fleet import FleetSettings
-from scheduler.heal import STUCK_S, ProcessWatch
+from scheduler.heal import STUCK_S, ProcessWatch, kill_session
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
@@ -194,7 +194,9 @@ class Monitor:
                 log.warning(
                     "the process of session %s (%d) does not run: killed, to be started again", name, pid
                 )
-                self.supervisor.kill(pid)
+                kill_session(
+                    self.supervisor, pid, SessionDir(Path(self.options.state_dir), name).path / "pids.json"
+                )
 
     def _tell_faulty(self) -> None:
         """An event for each session whose own process cannot tell: it is frozen, or dies again and again."""

@@ -42,6 +42,15 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def parent(pid: int) -> int:
+    """The process that started it, or looks after it now; 0 when it is not there."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])
+
+
 def born(pid: int) -> int:
     """When it was started, in clock ticks since boot: with the pid, who it is. 0 when it is not there."""
     try:

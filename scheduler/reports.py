@@ -29,6 +29,7 @@ from scheduler.status_file import Backlog, Report, last_report
 
 REPORT_S = 10.0  # a session's process reports each second: silent for so long, something is wrong with it
 _START_S = 60.0
+_AT_WORK = (Phase.RUNNING, Phase.IDLE)
 _MONITOR_S = 2.0
 
 
@@ -243,6 +244,8 @@ def process_problem(place: SessionDir, told: dict[str, Any]) -> str:
     report = last_report(place)
     monitor = Monitor(running=True, answers=True, sessions={place.name: told})
     here = report is not None and is_there(report.pid, report.born)
+    if report is not None and here and report.snapshot.phase in _AT_WORK and report.age() <= REPORT_S:
+        return ""
     found = _of_process(place.name, monitor, report, here=here)
     return next((reason.text for reason in found if reason.faulty), "")
 

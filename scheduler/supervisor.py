@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("seamark.monitor")
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
-_LONG_ENOUGH_S = 30.0  # alive for so long: the next death is a new story
+LONG_ENOUGH_S = 30.0  # alive for so long: the next death is a new story
 _MOST_DELAY_S = 15.0
 
 NOT_AGAIN = 77  # a service that exits with this is not started again
@@ -54,7 +54,7 @@ class Service:
     @property
     def failing(self) -> int:
         """How often in a row it died soon after its start; 0 once it is alive for long enough."""
-        alive = self.pid and time.monotonic() - self.started > _LONG_ENOUGH_S
+        alive = self.pid and time.monotonic() - self.started > LONG_ENOUGH_S
         return 0 if alive else self.deaths
 
 
@@ -139,7 +139,7 @@ class Supervisor:
         if code == NOT_AGAIN:
             service.finished = service.given_up = True
             return
-        if time.monotonic() - service.started > _LONG_ENOUGH_S:
+        if time.monotonic() - service.started > LONG_ENOUGH_S:
             service.deaths = 0
         service.deaths += 1
         delay = min(0.2 * 2 ** (service.deaths - 1), _MOST_DELAY_S)

@@ -22,6 +22,7 @@ from scheduler.reports import Status, status_of
 from scheduler.signs import Signs
 from scheduler.snapshot import Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, StatusFile
+from scheduler.supervisor import LONG_ENOUGH_S
 
 if TYPE_CHECKING:
     from scheduler.supervisor import Supervisor
@@ -41,6 +42,8 @@ class Vigil:
         self._supervisor = supervisor
         self._file = StatusFile(ctx.place)
         self._events = EventBook(ctx.place)
+        self._spoke = False
+        self._began = time.monotonic()
         self._signs = Signs(ctx)
         self._healer = Healer(supervisor)
         self._clock = Clock()
@@ -74,11 +77,19 @@ class Vigil:
             self._events.state(
                 Kind.STOPPED, "" if desired is Desired.STOPPED else "the monitor, or the run, ends"
             )
-        elif (status := status_of(desired, snapshot, reasons)) in _KINDS:
+        elif (status := status_of(desired, snapshot, reasons)) in _KINDS and not self._too_soon(status):
             self._events.state(_KINDS[status], reasons[0].text if reasons else "")
+            self._spoke = True
         self._events.lag(look.lag_s, look.rpo_s)
         self._events.checkpoints(self._ctx.progress.checkpoints())
         self._events.failures(self._ctx.progress.failures())
+
+    def _too_soon(self, status: Status) -> bool:
+        """Whether another process told that it is faulty, and this one may yet die as that did."""
+        return (
+            status is Status.ACTIVE and not self._spoke and self._events.told_state == Kind.FAULTY
+            and time.monotonic() - self._began < LONG_ENOUGH_S
+        )  # fmt: skip
 
     def _counters(self) -> dict[str, int]:
         try:

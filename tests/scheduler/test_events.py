@@ -267,3 +267,18 @@ def test_the_life_of_a_session_as_its_webhook_hears_it(node, receive):  # noqa: 
         assert headers[SIGNATURE] == signature("s", body)
     assert '"event": "faulty"' in (node.state / "logs" / "photos.log").read_text()
     assert node.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_session_that_cannot_begin_is_told_once_not_at_each_try(node, receive):  # noqa: F811
+    hook = receive()
+    primary, _ = node.session("photos", "--set", f"events.webhook={hook.url}")
+    primary.rename(node.base / "elsewhere")
+    node.monitor()
+    node.ok("start", "photos")
+    log = node.base / "monitor.log"
+    node.wait_for(lambda: log.read_text().count("starting session photos again") >= 4, "tries")
+    (node.base / "elsewhere").rename(primary)
+    node.wait_for(lambda: hook.kinds() == ["faulty", "active"], lambda: hook.events, 120)
+    assert str(primary) in hook.events[0]["reason"]
+    assert node.stop() == 0

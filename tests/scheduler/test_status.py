@@ -30,7 +30,7 @@ def report(node, name="photos"):  # noqa: F811
 
 
 def wait_healthy(node):  # noqa: F811
-    node.wait_for(lambda: report(node)["healthy"] is True, f"healthy: {report(node)}")
+    node.wait_for(lambda: report(node)["healthy"] is True, f"healthy: {report(node)}", 120)
 
 
 def wait_reason(node, code, *words):  # noqa: F811
