@@ -1,7 +1,7 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in _SCHEMA and in the methods below; each method is one transaction.
+statements stand in _SCHEMA, failures.py, checkpoints.py, and in the methods below; each method is one transaction.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) 
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 3  # of the schema
-_EXTENDED = {0, 2}  # an empty file, and versions that lack tables only
+_VERSION = 4  # of the schema
+_EXTENDED = {0, 2, 3}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -110,7 +110,6 @@ class Progress:
                     (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
                     if sound != "ok":
                         raise sqlite3.DatabaseError(sound)
-                    db.executescript(checkpoints.SCHEMA)  # what an older version made may lack it
                     return db
                 if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replication.checkpoints import Checkpoint
-    from replication.progress import Failure
+    from replication.failures import Failure
     from replication.session import SessionDir
 
 log = logging.getLogger("seamark.events")

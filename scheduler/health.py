@@ -15,7 +15,7 @@ from scheduler.signs import AGENT
 from tasks import alive
 
 if TYPE_CHECKING:
-    from replication.progress import Failure
+    from replication.failures import Failure
     from scheduler.signs import Sign
 
 STALLED_S = 60.0  # there is work, and nothing at all moved

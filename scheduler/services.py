@@ -17,7 +17,6 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from replication.agent import AgentConfig, RecorderUnavailable, run_agent
-from scheduler.courier import Courier
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
@@ -150,6 +149,8 @@ def events_service(state_dir: str) -> Service:
     """What delivers events to webhooks and commands."""
 
     def body() -> int:
+        from scheduler.courier import Courier
+
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         Courier(Path(state_dir)).run(stop)

@@ -6,6 +6,7 @@ and writes the status file, which commands, metrics and pages read.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from scheduler.heal import Healer
 from scheduler.health import Look, Reason, judge
 from scheduler.procfs import uptime
 from scheduler.reports import Status, status_of
-from scheduler.signs import Signs
+from scheduler.signs import Sign, Signs
 from scheduler.snapshot import Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, StatusFile
 from scheduler.supervisor import LONG_ENOUGH_S
@@ -59,8 +60,11 @@ class Vigil:
         self._due = now + _EVERY_S
         ctx = self._ctx
         ctx.refresh()
-        counters = self._counters()
-        look = self._everything(snapshot, counters, now)
+        signs = self._signs.look(self._supervisor.services, now)
+        # A Redis that hangs is asked once in a look: each further question would take as long.
+        answers = self._signs.redis_silent_since is None
+        counters = self._counters() if answers else {}
+        look = self._everything(snapshot, signs, counters, now)
         reasons = tuple(self._dated(judge(look)))
         self._healer.heal(look.signs)
         self._tell(snapshot, look, list(reasons))
@@ -97,9 +101,10 @@ class Vigil:
         except redis.RedisError:
             return {}
 
-    def _everything(self, snapshot: ProgressSnapshot, counters: dict[str, int], now: float) -> Look:
+    def _everything(
+        self, snapshot: ProgressSnapshot, signs: list[Sign], counters: dict[str, int], now: float
+    ) -> Look:
         ctx = self._ctx
-        signs = self._signs.look(self._supervisor.services, now)
         silent_since = self._signs.redis_silent_since
         oldest = ctx.progress.failures(1)
         stime = snapshot.stime or 0.0
@@ -121,10 +126,9 @@ class Vigil:
     def _unmoved(self, snapshot: ProgressSnapshot, counters: dict[str, int], now: float) -> float:
         """Seconds since anything moved. A unit at work counts: its task says so each second."""
         claims: dict[str, float] = {}
-        try:
-            claims = self._ctx.ledger.claims()
-        except redis.RedisError:
-            pass
+        if self._signs.redis_silent_since is None:
+            with contextlib.suppress(redis.RedisError):
+                claims = self._ctx.ledger.claims()
         at_work = any(age < _CLAIM_S for age in claims.values())
         state = (snapshot.stime, snapshot.phase is Phase.RUNNING, tuple(sorted(counters.items())))
         if at_work or state != self._moved[0]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,13 @@ import click
 
 from replication import checkpoints
 from replication.errors import NotFoundError, TemporaryError, UsageError
+from replication.quantities import Duration
 from replication.session import known_session
 from seamark.commands.shared import session_argument, state_dir_option
 from seamark.progress import text
 
 if TYPE_CHECKING:
     from replication.checkpoints import Checkpoint
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command(no_args_is_help=True)
@@ -60,10 +58,10 @@ def checkpoint(name: str, what: str, timeout: str | None, as_json: bool, state_d
 
 
 def _seconds(words: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", words.strip())
-    if match is None:
-        raise UsageError(f"--timeout {words}: give seconds, or a number with s, m, h or d")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return Duration.parse(words)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from None
 
 
 def _line(found: Checkpoint, *, as_json: bool) -> str:

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replication import checkpoints
-from replication.progress import Failure, Progress
+from replication.failures import Failure
+from replication.progress import Progress
 
 SECOND = 10**9
 
@@ -217,6 +218,7 @@ def test_a_database_of_an_older_version_gets_the_table(tmp_path):
     Progress(path).close()
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE checkpoint")
+        db.execute("PRAGMA user_version=3")
     db.close()
     assert checkpoints.read(path) == []
     progress = Progress(path)

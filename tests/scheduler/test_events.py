@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from replication.checkpoints import Checkpoint
-from replication.progress import Failure
+from replication.failures import Failure
 from replication.session import SessionDir, SessionState
 from scheduler import courier
 from scheduler.courier import SIGNATURE, Courier, signature

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.progress import Failure
+from replication.failures import Failure
 from replication.session import SessionDir
 from scheduler.health import CRASHES, REDIS_S, STALLED_S, Look, Reason, judge
 from scheduler.procfs import Stillness, born, is_there, stopped

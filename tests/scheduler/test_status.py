@@ -30,7 +30,10 @@ def report(node, name="photos"):  # noqa: F811
 
 
 def wait_healthy(node):  # noqa: F811
-    node.wait_for(lambda: report(node)["healthy"] is True, f"healthy: {report(node)}", 120)
+    try:
+        node.wait_for(lambda: report(node)["healthy"] is True, "healthy", 120)
+    except AssertionError:
+        raise AssertionError(report(node)["reasons"]) from None
 
 
 def wait_reason(node, code, *words):  # noqa: F811
