@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -276,9 +277,10 @@ def test_a_run_in_the_foreground_is_seen_too(node):  # noqa: F811
     primary = node.base / "p"
     primary.mkdir()
     (primary / "a").write_text("1")
+    (node.base / "monitor.log").touch()
     process = subprocess.Popen(
-        ["python", "-m", "seamark", "run", "--name", "once", "--no-progress", primary, node.base / "copy"],
-        env=node.environment, cwd="/", stderr=(node.base / "monitor.log").open("wb"),
+        [sys.executable, "-m", "seamark", "run", "--name", "once", "--no-progress", primary, node.base / "copy"],
+        env=node.environment, cwd="/",
     )  # fmt: skip
     try:
         node.wait_for((node.state / "sessions" / "once" / "status.json").exists, "a report")
