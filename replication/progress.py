@@ -1,7 +1,7 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in _SCHEMA and in the methods below; each method is one transaction.
+statements stand in _SCHEMA, failures.py, checkpoints.py, and in the methods below; each method is one transaction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import failures
+from replication import checkpoints, failures
+from replication.checkpoints import Checkpoint
 from replication.errors import ExitCode, SeamarkError
 from replication.failures import Failure
 from replication.secondary.untouched import NotClosed, Untouched
@@ -52,8 +53,8 @@ CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) 
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 3  # of the schema
-_EXTENDED = {0, 2}  # an empty file, and versions that lack tables only
+_VERSION = 4  # of the schema
+_EXTENDED = {0, 2, 3}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -114,7 +115,7 @@ class Progress:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {checkpoints.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
                 )
             except sqlite3.OperationalError as error:
                 db.close()
@@ -179,6 +180,22 @@ class Progress:
             "UPDATE brick SET stime_ns = max(stime_ns, "
             "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns))) WHERE complete = 1"
         )
+        checkpoints.reach(db)
+
+    # ---- checkpoints
+
+    def ask(self, time_ns: int, *, position: int | None, by_time: bool) -> int:
+        """Ask about a point: a time, or where the changelog stood then (None: not known). Returns its id."""
+        with self._write() as db:
+            return checkpoints.add(db, time_ns, position=position, by_time=by_time)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return checkpoints.of(self._db)
+
+    def reach_checkpoints(self) -> None:
+        """Look again which are reached: the mark does that by itself when it moves."""
+        with self._write() as db:
+            checkpoints.reach(db)
 
     # ---- the hybrid crawl
 
@@ -203,6 +220,7 @@ class Progress:
             db.execute("DELETE FROM frontier")
             db.executemany("INSERT INTO frontier VALUES (?, ?)", units.items())
             db.execute("INSERT OR REPLACE INTO crawl_filters VALUES ('open', ?)", (filters,))
+            checkpoints.crawl_begun(db, crawl)
         return True
 
     def crawl_filters(self) -> str:
@@ -253,6 +271,7 @@ class Progress:
             if replaced or rebooted:
                 db.execute("DELETE FROM frontier")
                 db.execute("UPDATE brick SET crawl = NULL, crawl_swept = 0")
+                checkpoints.crawl_dropped(db)
             if replaced:
                 db.execute("UPDATE brick SET complete = 0")
             return not rebooted and not (replaced and (complete or crawl is not None))
@@ -278,6 +297,7 @@ class Progress:
         """The changelog is shorter than what was applied of it: it is another one, and positions mean nothing."""
         with self._write() as db:
             db.execute("UPDATE brick SET front = 0, complete = 0")
+            checkpoints.positions_lost(db)
 
     def expect_full_crawl(self) -> None:
         """What the secondary holds is not known (any more): nothing but a hybrid crawl can tell."""
@@ -299,6 +319,7 @@ class Progress:
             db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             # The whole tree was looked at: what could not be read then, and can now, has been seen.
             db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
+            checkpoints.crawl_ended(db, crawl)
             self._recompute_mark(db)
 
     # ---- failures

@@ -85,6 +85,21 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         zone(self.timezone)
 
 
+class EventSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told when the state of the session changes."""
+
+    webhook: Annotated[
+        tuple[Annotated[str, Meta(pattern="^https?://[^/]")], ...],
+        about("addresses that get each event as JSON by POST"),
+    ] = ()
+    secret: Annotated[
+        str | None, about("key of the HMAC-SHA256 in the header X-Seamark-Signature; unset: no signature")
+    ] = None
+    command: Annotated[
+        tuple[str, ...], about("a program and its arguments, which gets each event as JSON on standard input")
+    ] = ()
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a session that may be set at any time."""
 
@@ -146,6 +161,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = Duration(600)
     schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
+    rpo: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        about(
+            "seconds that the secondary may be behind; more is not healthy, and an event. Unset: no target"
+        ),
+    ] = None
+    events: EventSettings = msgspec.field(default_factory=EventSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
 
     def __post_init__(self) -> None:

@@ -14,9 +14,11 @@ from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
 from scheduler.retry import retry_failures as retry
 from scheduler.sweep import sweep as sweep_once
+from tasks import alive
 from tasks.app import app
-from tasks.canvas import control_queue
+from tasks.canvas import alive_queue, control_queue
 from tasks.context import context
+from tasks.ledger import StaleFence
 
 if TYPE_CHECKING:
     from celery import Task
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.jobs")
 _EVERY_S = 5
+_PERIODIC = ("crawl_tick", "sweep", "retry_failures", "resync", "check_checkpoints")
+_SECONDARY_S = 10  # until a secondary that was asked is taken for silent
 _LOCK_S = 10  # a tick that was killed holds the others up for no longer
 
 
@@ -43,6 +47,34 @@ def crawl_tick(_task: Task[..., Any], session: str) -> str:
         if ledger.asked("tick") == asked:
             break
     return says
+
+
+@app.task(bind=True, name="scheduler.jobs.answer", ignore_result=True)
+def answer(_task: Task[..., Any], session: str) -> str:
+    """Say that this worker is alive: sent by beat to a queue that no other worker consumes."""
+    alive.show(context(session).ledger)
+    return "alive"
+
+
+@app.task(bind=True, name="scheduler.jobs.ask_secondary", ignore_result=True)
+def ask_secondary(_task: Task[..., Any], session: str) -> str:
+    """Whether the secondary answers, also while there is nothing to send."""
+    ctx = context(session)
+    if not ctx.ledger.try_lock("ask secondary", _SECONDARY_S + _LOCK_S):
+        return "another one asks"
+    try:
+        ctx.secondary(ctx.progress.brick().epoch).client.submit("ping").result(_SECONDARY_S)
+    except StaleFence:
+        return "another epoch"
+    except TimeoutError:
+        return f"no answer within {_SECONDARY_S} s"
+    except (SeamarkError, SecondaryError) as error:
+        ctx.ledger.trouble(str(getattr(error, "code", "unreachable")), str(error))
+        return f"not now: {error}"
+    finally:
+        ctx.ledger.unlock("ask secondary")
+    ctx.ledger.sign(alive.SECONDARY)
+    return "it answers"
 
 
 @app.task(bind=True, name="scheduler.jobs.sweep", ignore_result=True)
@@ -79,6 +111,16 @@ def resync(_task: Task[..., Any], session: str) -> str:
         ctx.ledger.unlock("resync")
 
 
+@app.task(bind=True, name="scheduler.jobs.check_checkpoints", ignore_result=True)
+def check_checkpoints(_task: Task[..., Any], session: str) -> str:
+    """Look whether a checkpoint is reached that nothing else noticed."""
+    progress = context(session).progress
+    if all(found.reached_ns is not None for found in progress.checkpoints()):
+        return "none is waited for"
+    progress.reach_checkpoints()
+    return "looked"
+
+
 @app.task(bind=True, name="scheduler.jobs.start_over", ignore_result=True)
 def start_over(_task: Task[..., Any], session: str, epoch: int, why: str) -> str:
     """Leave an epoch behind and begin again from the durable front."""
@@ -98,13 +140,17 @@ def _tick(ctx: Context) -> str:
 
 def beat_schedule(sessions: list[str]) -> dict[str, dict[str, Any]]:
     """What beat sends for these sessions. Each message expires before the next: a backlog never builds up."""
-    entries: dict[str, dict[str, Any]] = {}
-    for name in sessions:
-        for job in ("crawl_tick", "sweep", "retry_failures", "resync"):
-            entries[f"{job} of {name}"] = {
-                "task": f"scheduler.jobs.{job}",
-                "schedule": schedule(_EVERY_S),
-                "kwargs": {"session": name},
-                "options": {"queue": control_queue(), "expires": _EVERY_S},
-            }
-    return entries
+    jobs = [(job, control_queue()) for job in _PERIODIC]
+    # These come before what waits in other queues (celeryconfig.py, queue_order_strategy).
+    jobs += [("answer", alive_queue(worker)) for worker in ("control", "data")]
+    jobs += [("ask_secondary", alive_queue("control"))]
+    return {
+        f"{job} of {name}, {queue}": {
+            "task": f"scheduler.jobs.{job}",
+            "schedule": schedule(_EVERY_S),
+            "kwargs": {"session": name},
+            "options": {"queue": queue, "expires": _EVERY_S},
+        }
+        for name in sessions
+        for job, queue in jobs
+    }

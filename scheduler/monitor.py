@@ -22,13 +22,17 @@ from replication.changelog.control import ControlServer
 from replication.errors import LockedError, SeamarkError
 from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
+from scheduler.events import EventBook, Kind
 from scheduler.fleet import FleetSettings
+from scheduler.heal import STUCK_S, ProcessWatch, kill_session
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
+from scheduler.procfs import Stillness, me
 from scheduler.redis_server import EmbeddedRedis
+from scheduler.reports import process_problem
 from scheduler.session_process import session_service
-from scheduler.status_file import StatusFile
+from scheduler.status_file import StatusFile, last_report
 from scheduler.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ class MonitorOptions:
     keep_log: Callable[[str], None]
     broker: str | None = None  # None: a Redis of our own, for all sessions
     flower_port: int | None = None
+    metrics_port: int | None = None
 
 
 class Monitor:
@@ -62,6 +67,8 @@ class Monitor:
         self._sessions: dict[str, Service] = {}
         self._damaged: dict[str, str] = {}
         self._notifier = Notifier()
+        self._books: dict[str, EventBook] = {}
+        self._stillness: dict[str, Stillness] = {}
 
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
@@ -80,6 +87,11 @@ class Monitor:
             server = ControlServer(str(self.directory), selector, self._answer, SOCKET)
             stack.callback(server.close)
             stack.callback(self._stop)
+            self.supervisor.add(services.events_service(self.options.state_dir))
+            if self.options.metrics_port is not None:
+                self.supervisor.add(
+                    services.metrics_service(self.options.state_dir, self.options.metrics_port)
+                )
             if self.options.flower_port is not None:
                 self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
             self._watch(
@@ -99,6 +111,8 @@ class Monitor:
             raise SeamarkError(f"cannot write in {self.directory}: {error.strerror}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.write(fd, "{} {}".format(*me()).encode())
             yield
         except BlockingIOError:
             raise LockedError(f"another monitor looks after {self.options.state_dir} already") from None
@@ -138,6 +152,7 @@ class Monitor:
         log.info("the monitor of %s is up", self.options.state_dir)
         self._look()
         self._notifier.say("READY=1")
+        redis_watch = ProcessWatch("Redis", self.redis.answers if self.redis is not None else lambda: True)
         while not self.stopping:
             for key, _ in selector.select(0.1):
                 server.handle(key.fileobj)
@@ -145,6 +160,7 @@ class Monitor:
             self.logs.relay()
             if self.redis is not None and self.redis.ensure():
                 log.warning("Redis had ended and was started again: sessions resume from their marks")
+            redis_watch.look(self.redis.pid if self.redis is not None else None)
             self.supervisor.watch()
             fleet.look()
             if time.monotonic() - self._looked >= _LOOK_EVERY_S:
@@ -157,6 +173,8 @@ class Monitor:
         for name in [name for name in self._sessions if name not in wanted]:
             log.info("session %s ends", name)
             self.supervisor.retire(self._sessions.pop(name))
+        self._heal()
+        self._tell_faulty()
         ending = {service.name for service in self.supervisor.services if service.retired}
         for name in sorted(wanted - set(self._sessions)):
             service = session_service(self.options.state_dir, name, self.broker, self.options.keep_log)
@@ -165,6 +183,27 @@ class Monitor:
                 self._sessions[name] = service
                 self.supervisor.add(service)
         self._notifier.say(f"STATUS={len(self._sessions)} sessions run")
+
+    def _heal(self) -> None:
+        """End processes of sessions that are stuck: the supervisor starts them again."""
+        for name, service in self._sessions.items():
+            report = last_report(SessionDir(Path(self.options.state_dir), name))
+            pid = service.pid if report is not None and report.pid == service.pid else 0
+            still = self._stillness.setdefault(name, Stillness()).look([pid] if pid else [], time.monotonic())
+            if report is not None and report.age() > STUCK_S and still.get(pid, 0.0) > STUCK_S:
+                log.warning(
+                    "the process of session %s (%d) does not run: killed, to be started again", name, pid
+                )
+                kill_session(
+                    self.supervisor, pid, SessionDir(Path(self.options.state_dir), name).path / "pids.json"
+                )
+
+    def _tell_faulty(self) -> None:
+        """An event for each session whose own process cannot tell: it is frozen, or dies again and again."""
+        for name, service in self._sessions.items():
+            place = SessionDir(Path(self.options.state_dir), name)
+            if problem := process_problem(place, _told(service)):
+                self._books.setdefault(name, EventBook(place)).state(Kind.FAULTY, problem)
 
     def _is_wanted(self, name: str) -> bool:
         place = SessionDir(Path(self.options.state_dir), name)
@@ -193,5 +232,10 @@ class Monitor:
             self._look()
             return {}
         if op == "status":
-            return {"pid": os.getpid(), "sessions": {n: s.pid for n, s in self._sessions.items()}}
+            return {"pid": os.getpid(), "sessions": {n: _told(s) for n, s in self._sessions.items()}}
         raise ValueError(f"no such operation: {op}")
+
+
+def _told(service: Service) -> dict[str, Any]:
+    """What others are told of the process of a session. ``deaths``: in a row, ``why``: how the last one was."""
+    return {"pid": service.pid, "deaths": service.failing, "why": service.why}

@@ -119,12 +119,13 @@ class EmbeddedRedis:
         while time.monotonic() < deadline:
             if not self.is_running():
                 raise RedisServerError(f"Redis ended at its start: {self._last_log_line()}")
-            if self._answers():
+            if self.answers():
                 return
             time.sleep(0.01)
         raise RedisServerError(f"Redis does not answer after {timeout:g} s: {self._last_log_line()}")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it answers within a second."""
         # Spelled out: redis-py takes longer to import than the server takes to start.
         try:
             with socket.socket(socket.AF_UNIX) as connection:

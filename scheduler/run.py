@@ -14,14 +14,18 @@ from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryErr
 from replication.remote.command import close_shared_connection
 from scheduler import services
 from scheduler.epoch import take_over
+from scheduler.heal import ProcessWatch
 from scheduler.logpipe import LogPipe
 from scheduler.preflight import check_not_emptied, check_secondary, unmounted
 from scheduler.snapshot import Phase
 from scheduler.status import Status, log_failures
+from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
+from scheduler.vigil import Vigil
 from tasks.app import app
 from tasks.canvas import publish_signature, retry_signature, tick_signature
 from tasks.context import Context
+from tasks.ledger import Ledger, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +41,7 @@ log = logging.getLogger("seamark.run")
 _FOLLOW_S = 60.0
 _TURN_S = 0.02
 _LOOK_EVERY_S = 0.25
+_REDIS_S = 2.0
 _AT_ONCE = 2  # asked to stop so often: what is under way is given back instead of waited for
 _SOON_S = 0.05  # between looks while progress is made
 _DATA_AFTER_S = 0.3
@@ -88,6 +93,9 @@ class Run:
             self.logs, str(place.path / "services.log"), str(place.path / "pids.json")
         )
         self.redis = opening.redis
+        self._redis_watch = ProcessWatch(
+            "Redis", self.redis.answers if self.redis is not None else lambda: True
+        )
         self.stopping = 0
         self._target: int | None = None
         self._final = 0
@@ -109,6 +117,9 @@ class Run:
             app.conf.broker_url = broker
             app.conf.result_backend = broker
             ctx = Context(self.place, self.session)
+            # A Redis that hangs is to be told of, and must not hang whoever tells.
+            ctx.ledger = Ledger(connect(broker, _REDIS_S), self.session.instance)
+            StatusFile(self.place).starting()
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
                 if self.redis is not None:
@@ -179,6 +190,7 @@ class Run:
 
     def _watch(self, ctx: Context, status: Status) -> int:
         looked, again = 0.0, 0
+        vigil = Vigil(ctx, self.supervisor)
         while True:
             self.logs.wait(_TURN_S)
             self.logs.relay()
@@ -194,12 +206,17 @@ class Run:
             snapshot = status.look()
             self._refuse_takeover(ctx)
             if self.stopping:
-                self.update(status.look(Phase.STOPPING))
+                snapshot = status.look(Phase.STOPPING)
+                vigil.look(snapshot)
+                self.update(snapshot)
                 return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
             if self.options.once and self._done(ctx):
-                return self._finish(ctx, status)
+                code = self._finish(ctx, status)
+                vigil.look(status.snapshot)
+                return code
             if time.monotonic() > self.opening.until:
                 raise TemporaryError(self._too_late(snapshot))
+            vigil.look(snapshot)
             self.update(snapshot)
 
     def _too_late(self, snapshot: ProgressSnapshot) -> str:
@@ -211,6 +228,7 @@ class Run:
         )
 
     def _keep_redis(self, ctx: Context) -> None:
+        self._redis_watch.look(self.redis.pid if self.redis is not None else None)
         if self.redis is not None and self.redis.ensure():
             log.warning("Redis had ended and was started again: work resumes from the mark")
             tick_signature(self.session.name).apply_async()

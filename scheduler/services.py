@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import billiard.pool
@@ -18,8 +19,9 @@ from celery.platforms import SecurityWarning
 from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
+from tasks import alive
 from tasks.app import app
-from tasks.canvas import ENGINES, control_queue, data_queue, node, tick_signature
+from tasks.canvas import ENGINES, alive_queue, control_queue, data_queue, node, tick_signature
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def worker_service(
     """One Celery worker with a pool of processes, each of which soon connects to the secondary."""
 
     def body() -> int:
+        alive.become(f"worker {name}")
         signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
         # A process of the pool that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that
         # ends does not note them any more, and waits for the process. What was not noted is done twice: harmless.
@@ -90,7 +93,7 @@ def worker_service(
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
-            hostname=f"{name}@{node()}", queues=queues, concurrency=processes, pool="prefork", loglevel="WARNING",
+            hostname=f"{name}@{node()}", queues=[alive_queue(name), *queues], concurrency=processes, pool="prefork", loglevel="WARNING",
             without_gossip=True, without_mingle=True, quiet=True,
         )  # fmt: skip
         worker.start()
@@ -132,11 +135,41 @@ def beat_service(session: Session) -> Service:
     """Celery beat with our schedule, in memory: its own file would be a pickle, and there is nothing to keep."""
 
     def body() -> int:
+        alive.become(alive.BEAT)
+        ledger = context(session.name).ledger
+        signals.after_task_publish.connect(lambda **_: alive.show(ledger), weak=False)
         app.conf.beat_schedule = beat_schedule([session.name])
         app.Beat(scheduler_cls="celery.beat:Scheduler", quiet=True, loglevel="WARNING").run()
         return 0
 
     return Service("beat", body, droppable=True)
+
+
+def events_service(state_dir: str) -> Service:
+    """What delivers events to webhooks and commands."""
+
+    def body() -> int:
+        from scheduler.courier import Courier
+
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        Courier(Path(state_dir)).run(stop)
+        return 0
+
+    return Service("events", body, droppable=True)
+
+
+def metrics_service(state_dir: str, port: int) -> Service:
+    """Metrics for Prometheus, on loopback only."""
+
+    def body() -> int:
+        from scheduler.metrics import serve
+
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        return serve(state_dir, port, stop)
+
+    return Service("metrics", body, droppable=True)
 
 
 def flower_service(port: int, broker: str) -> Service:

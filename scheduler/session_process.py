@@ -13,6 +13,7 @@ import msgspec
 from replication.errors import SeamarkError
 from replication.remote.target import parse_target
 from replication.session import SessionDir
+from scheduler.events import EventBook, Kind
 from scheduler.nesting import check_nesting
 from scheduler.opening import begun, locked
 from scheduler.options import RunOptions
@@ -39,16 +40,17 @@ def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[
         report = StatusFile(place)
         try:
             keep_log(name)
-            return _replicate(state_dir, place, broker, report)
+            return _replicate(state_dir, place, broker)
         except SeamarkError as error:
             report.failed(error.message)
+            EventBook(place).state(Kind.FAULTY, error.message)
             log.error("%s: %s", name, error.message)
             return error.exit_code
 
     return Service(f"session {name}", body, stop_signals=_STOP)
 
 
-def _replicate(state_dir: str, place: SessionDir, broker: str, report: StatusFile) -> int:
+def _replicate(state_dir: str, place: SessionDir, broker: str) -> int:
     """Until told to stop. Raises SeamarkError when it cannot begin, or go on."""
     session = place.load()
     check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
@@ -57,7 +59,7 @@ def _replicate(state_dir: str, place: SessionDir, broker: str, report: StatusFil
         place.change_state(id=session.id, instance=session.instance, root=session.root)
         options = _options(session, state_dir, broker)
         with begun(options, place, session) as opening:
-            return Run(options, place, session, report.update, opening).run()
+            return Run(options, place, session, lambda _: None, opening).run()
 
 
 def _options(session: Session, state_dir: str, broker: str) -> RunOptions:

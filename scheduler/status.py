@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import redis
@@ -12,8 +13,11 @@ from replication.changelog.index import State
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 
 if TYPE_CHECKING:
+    from replication.changelog.index import SegmentInfo
+    from replication.progress import Brick
     from tasks.context import Context
 
+_RECORDED_NS = 15 * 10**9  # the agent's position moves on every 5 s
 _RATE_WINDOW_S = 5.0
 
 
@@ -31,9 +35,10 @@ class Status:
         try:
             self.snapshot = self._look(phase, state)
         except redis.RedisError:
-            self.snapshot = ProgressSnapshot(
-                phase=phase or Phase.STARTING, state=state or "waiting for Redis"
-            )
+            self.snapshot = replace(
+                self.snapshot, phase=phase or Phase.STARTING, state=state or "waiting for Redis",
+                rate_bytes_s=0.0, files_s=0.0, eta_s=None, lag_s=self._lag_by_mark(),
+            )  # fmt: skip
         return self.snapshot
 
     def _look(self, phase: Phase | None, state: str) -> ProgressSnapshot:
@@ -50,6 +55,7 @@ class Status:
         trouble = ctx.ledger.current_trouble()
         scanning = ctx.place.detector() == "scan"
         limbo = not scanning and ctx.ledger.limbo() > 0
+        failures = ctx.progress.failure_count()
         working = busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
@@ -61,8 +67,8 @@ class Status:
             bytes_sent=counters.get("bytes_sent", 0),
             rate_bytes_s=rate, files_s=files_rate,
             eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
-            lag_s=self._lag(brick.complete, brick.stime_ns, pending[0].start_ns if pending else None, working=working),
-            failures=ctx.progress.failure_count(),
+            lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0),
+            failures=failures,
             stime=brick.stime_ns / 1e9 if brick.stime_ns else None,
         )  # fmt: skip
 
@@ -73,15 +79,30 @@ class Status:
             return Crawl.HISTORY
         return Crawl.NONE if self._ctx.place.detector() == "scan" else Crawl.CHANGELOG
 
-    @staticmethod
-    def _lag(complete: bool, stime_ns: int, oldest_ns: int | None, *, working: bool) -> float | None:
-        """Age of the oldest change that is not on the secondary; None before there ever was a mark."""
-        if not complete:
+    def _lag(self, brick: Brick, pending: list[SegmentInfo], *, working: bool, behind: bool) -> float | None:
+        """Age of the oldest change that may not be on the secondary; None before there ever was a mark.
+
+        ``behind``: something failed, or changes are not recorded: then only the mark says what is there.
+        """
+        if not brick.complete:
             return None
-        if not working:
-            return 0.0
-        since = oldest_ns if oldest_ns is not None else stime_ns
-        return max(0.0, time.time() - since / 1e9)
+        if behind:
+            return self._lag_by_mark()
+        now_ns = time.time_ns()
+        if pending:
+            since = pending[0].start_ns
+        elif working:
+            since = brick.stime_ns
+        else:
+            # Nothing is known to be missing; but what nobody records (any more) nobody knows of.
+            last = self._ctx.store.last_closed()
+            quiet = last is not None and now_ns - last.end_ns < _RECORDED_NS
+            since = now_ns if last is None or quiet else last.end_ns
+        return max(0.0, (now_ns - since) / 1e9)
+
+    def _lag_by_mark(self) -> float | None:
+        brick = self._ctx.progress.brick()
+        return max(0.0, time.time() - brick.stime_ns / 1e9) if brick.complete else None
 
     def _rates(self, files: int, size: int) -> tuple[float, float]:
         now = time.monotonic()

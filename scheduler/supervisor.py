@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("seamark.monitor")
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
-_LONG_ENOUGH_S = 30.0  # alive for so long: the next death is a new story
+LONG_ENOUGH_S = 30.0  # alive for so long: the next death is a new story
 _MOST_DELAY_S = 15.0
 
 NOT_AGAIN = 77  # a service that exits with this is not started again
@@ -50,6 +50,12 @@ class Service:
     retired: float = 0.0  # when it was asked to end for good; 0: it was not
     told: int = -1  # the last of its stop signals that it was sent
     why: str = field(default="", compare=False)
+
+    @property
+    def failing(self) -> int:
+        """How often in a row it died soon after its start; 0 once it is alive for long enough."""
+        alive = self.pid and time.monotonic() - self.started > LONG_ENOUGH_S
+        return 0 if alive else self.deaths
 
 
 class Supervisor:
@@ -116,6 +122,11 @@ class Supervisor:
         service.finished = True
         service.retired = service.retired or time.monotonic()
 
+    @staticmethod
+    def kill(pid: int) -> None:
+        """End a service, and whatever it started, at once; ``watch`` then starts it again."""
+        _kill_group(pid, signal.SIGKILL)
+
     def _reap(self, service: Service) -> None:
         pid, status = os.waitpid(service.pid, os.WNOHANG)
         if not pid:
@@ -128,7 +139,7 @@ class Supervisor:
         if code == NOT_AGAIN:
             service.finished = service.given_up = True
             return
-        if time.monotonic() - service.started > _LONG_ENOUGH_S:
+        if time.monotonic() - service.started > LONG_ENOUGH_S:
             service.deaths = 0
         service.deaths += 1
         delay = min(0.2 * 2 ** (service.deaths - 1), _MOST_DELAY_S)

@@ -12,6 +12,7 @@ import click
 import seamark
 from replication.errors import ExitCode, SeamarkError
 from seamark.commands.changelog import changelog
+from seamark.commands.checkpoint import checkpoint
 from seamark.commands.completion import completion
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
@@ -25,6 +26,7 @@ from seamark.commands.monitor import monitor
 from seamark.commands.push_pem import push_pem
 from seamark.commands.resync import resync
 from seamark.commands.run import run
+from seamark.commands.status import status
 from seamark.commands.version import version
 from seamark.logs import log_path
 
@@ -38,7 +40,8 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, config, configcheck, delete, push_pem, doctor, logs, resync, monitor, install_units, changelog, completion, version,
+    run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
+    doctor, logs, resync, monitor, install_units, changelog, completion, version,
 ):  # fmt: skip
     cli.add_command(command)
 

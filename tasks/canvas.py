@@ -37,6 +37,11 @@ def data_queue(engine: str) -> str:
     return f"{engine}.{fleet}" if fleet else engine
 
 
+def alive_queue(worker: str) -> str:
+    """The queue that one worker of this node alone consumes: what comes by it asks whether it is alive."""
+    return f"alive.{worker}.{node()}"
+
+
 def _sign(task: str, queue: str, says: str, **kwargs: Any) -> Signature:
     made: Signature = signature(
         task, kwargs=kwargs, immutable=True, queue=queue, kwargsrepr=says, argsrepr=""

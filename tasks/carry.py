@@ -38,4 +38,8 @@ def counts(findings: Findings, *, found: bool = True) -> dict[str, int]:
         "files": findings.files,
         "bytes": findings.bytes,
         "bytes_sent": findings.bytes,
+        "created": findings.counts.get("created", 0) + findings.counts.get("linked", 0),
+        "renamed": findings.counts.get("renamed", 0),
+        "deleted": findings.counts.get("removed", 0) + findings.counts.get("limbo", 0),
+        "errors": len(findings.failures),
     }

@@ -75,6 +75,7 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
             bytes_sent=amount,
             bytes=sum(item.size for item in asked),
             vanished=_count(results, "vanished"),
+            errors=len(failures),
         )
         work.outcome = f"{len(items)} of {len(asked)} files, {amount} bytes sent, {len(failures)} failed"
     return work.outcome

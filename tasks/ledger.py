@@ -13,6 +13,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,12 +55,15 @@ class OpenBatch(NamedTuple):
 def connect(broker_url: str, timeout_s: float | None = None) -> redis.Redis:
     """A client for the Redis that the broker URL means (kombu spells sockets in its own way).
 
-    ``timeout_s``: for each answer; None waits for ever.
+    With ``timeout_s`` a Redis that does not answer is an error after that time, and is not asked again.
     """
     url = broker_url.replace("redis+socket://", "unix://")
     url = url.replace("virtual_host=", "db=")
-    client: redis.Redis = redis.Redis.from_url(url, socket_timeout=timeout_s)
-    return client
+    if timeout_s is None:
+        return redis.Redis.from_url(url)
+    return redis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
 
 
 class Ledger:
@@ -81,10 +86,10 @@ class Ledger:
     def begin_epoch(self, epoch: int) -> None:
         """Forget everything of earlier epochs; from now on only ``epoch`` is served.
 
-        Locks and the count of requests stay: whoever holds one goes on holding it.
+        Locks and the count of requests stay: whoever holds one goes on holding it. So do signs of life.
         """
         pipe = self.redis.pipeline(transaction=True)
-        kept = tuple(f"{self.prefix}{kind}:".encode() for kind in ("lock", "asked"))
+        kept = tuple(f"{self.prefix}{kind}".encode() for kind in ("lock:", "asked:", "alive"))
         for key in self.redis.scan_iter(match=self.prefix + "*", count=1000):
             if not key.startswith(kept):
                 pipe.delete(key)
@@ -238,6 +243,17 @@ class Ledger:
 
     def set_published(self, stime_ns: int) -> None:
         self.redis.set(self.prefix + "published", stime_ns)
+
+    # ---- signs of life (tasks/alive.py)
+
+    def sign(self, role: str) -> None:
+        """Say that a role is alive: its sign is another one than before."""
+        self.redis.hincrby(self.prefix + "alive", role, 1)
+
+    def signs(self) -> dict[str, int]:
+        """The latest sign of each role. Only that it changes means something."""
+        found: dict[bytes, bytes] = self.redis.hgetall(self.prefix + "alive")  # type: ignore[assignment]
+        return {role.decode(): int(sign) for role, sign in found.items()}
 
     # ---- live counters, for people
 

@@ -12,6 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
 from replication.remote.errors import LinkLost
+from tasks import alive
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
 from tasks.context import Context, context
 from tasks.ledger import StaleFence
@@ -52,6 +53,7 @@ class Unit:
             if self.name:
                 self.ctx.ledger.claim(self.name)
             renew(self.task, self.ctx.ledger.redis)
+            alive.show(self.ctx.ledger)
 
     def payload(self) -> bytes | None:
         """What is to be done; None when it is done already. Raises Held when nothing is to be done now."""

@@ -16,6 +16,8 @@ from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
 from seamark.progress.display import Display
 
+METRICS_PORT = 9474
+
 
 @click.command(cls=FlowerCommand)
 @click.option(
@@ -30,8 +32,17 @@ from seamark.progress.display import Display
     metavar="[PORT]",
     help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
 )
+@click.option(
+    "--metrics",
+    "metrics_port",
+    is_flag=False,
+    flag_value=METRICS_PORT,
+    type=click.IntRange(1, 65535),
+    metavar="[PORT]",
+    help=f"Metrics for Prometheus on http://127.0.0.1:PORT/metrics (without PORT: {METRICS_PORT}).",
+)
 @state_dir_option
-def monitor(broker: str | None, flower_port: int | None, state_dir: str) -> int:
+def monitor(broker: str | None, flower_port: int | None, metrics_port: int | None, state_dir: str) -> int:
     """Keep all started sessions of this node running, until told to stop."""
     broker = broker or read_node(node_config(Path(state_dir))).broker
     if broker is not None and not broker.startswith(BROKERS):
@@ -48,5 +59,11 @@ def monitor(broker: str | None, flower_port: int | None, state_dir: str) -> int:
         log_to_file(session_log(state_dir, name))
 
     return Monitor(
-        MonitorOptions(state_dir=state_dir, keep_log=keep_log, broker=broker, flower_port=flower_port)
+        MonitorOptions(
+            state_dir=state_dir,
+            keep_log=keep_log,
+            broker=broker,
+            flower_port=flower_port,
+            metrics_port=metrics_port,
+        )
     ).run()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ALL = "all"  # in the place of a session's name: what concerns all of them
 
 
-def _complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_session(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of sessions that begin like this, for a shell."""
     state_dir = Path(ctx.params.get("state_dir") or default_state_dir())
     return [name for name in session_names(state_dir) if name.startswith(incomplete)]
 
@@ -44,7 +45,7 @@ def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def session_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME: which session."""
-    return click.argument("name", shell_complete=_complete)(command)
+    return click.argument("name", shell_complete=complete_session)(command)
 
 
 def named_session(state_dir: str, name: str) -> SessionDir:

@@ -41,10 +41,10 @@ class Node:
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
-    def monitor(self):
+    def monitor(self, *options):
         with open(self.base / "monitor.log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "seamark", "monitor"],
+                [sys.executable, "-m", "seamark", "monitor", *options],
                 stdout=log,
                 stderr=log,
                 env=self.environment,

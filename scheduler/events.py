@@ -1,0 +1,198 @@
+"""Events: what changed of a session, told once each: in the log, and to whoever its settings name.
+
+``EventBook`` compares what is with what was told last, which stands in the session's directory: so a restart of
+anything tells nothing twice. It only notes events; another process delivers them (courier.py), since a
+webhook that hangs must not hold up whoever watches.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from replication.errors import SeamarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from replication.checkpoints import Checkpoint
+    from replication.failures import Failure
+    from replication.session import SessionDir
+
+log = logging.getLogger("seamark.events")
+_MOST_WAITING = 1000
+_MOST_FAILURES = 1000  # that are told one by one, and remembered
+_AT_ONCE = 20
+
+
+class Kind(StrEnum):
+    """What happened. Never changes meaning."""
+
+    ACTIVE = "active"
+    FAULTY = "faulty"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    CHECKPOINT_REACHED = "checkpoint-reached"
+    RPO_MISSED = "rpo-missed"
+    RPO_MET = "rpo-met"
+    FAILURE_ADDED = "failure-added"
+    FAILURE_RESOLVED = "failure-resolved"
+
+
+_LEVELS = {Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING}
+
+
+class Told(msgspec.Struct, kw_only=True):
+    """What was told last of a session. ``upto``: the newest checkpoint that was seen; None: none yet."""
+
+    state: str = ""
+    missed: bool = False
+    checkpoints: list[int] = []  # those that are waited for
+    upto: int | None = None
+    failures: list[str] = []
+
+
+class Waiting(msgspec.Struct, kw_only=True):
+    """An event that is to be delivered, and to whom it was by now."""
+
+    event: dict[str, Any]
+    done: list[str] = []
+
+
+def spool(place: SessionDir) -> Path:
+    """Where the events of a session wait for their delivery, a file each, in their order."""
+    return place.path / "events"
+
+
+class EventBook:
+    """The events of one session."""
+
+    def __init__(self, place: SessionDir) -> None:
+        self._place = place
+        self._path = place.path / "told.json"
+        self._stamp = -1
+        self._told = Told()
+
+    @property
+    def told_state(self) -> str:
+        """The state that was told last; empty: none."""
+        return self._read().state
+
+    def state(self, kind: Kind, reason: str = "") -> None:
+        """What the session is now: active, faulty, paused or stopped."""
+        told = self._read()
+        if told.state != kind:
+            told.state = kind.value
+            self._tell(kind, reason=reason)
+            self._keep()
+
+    def lag(self, lag_s: float | None, rpo_s: int | None) -> None:
+        """How far it is behind, and how far it may be."""
+        told = self._read()
+        if lag_s is None and rpo_s is not None:
+            return  # not known
+        missed = rpo_s is not None and lag_s is not None and lag_s > rpo_s
+        if missed != told.missed:
+            told.missed = missed
+            self._tell(Kind.RPO_MISSED if missed else Kind.RPO_MET, lag_s=lag_s, rpo_s=rpo_s)
+            self._keep()
+
+    def checkpoints(self, found: Iterable[Checkpoint]) -> None:
+        """All checkpoints: those that were not reached before, and are now, are told."""
+        told = self._read()
+        found = list(found)
+        newest = max((each.id for each in found), default=0)
+        upto = newest if told.upto is None else told.upto
+        for each in found:
+            if each.reached_ns is not None and (each.id in told.checkpoints or each.id > upto):
+                self._tell(
+                    Kind.CHECKPOINT_REACHED, checkpoint=each.id, checkpoint_time=each.time_ns / 1e9,
+                    completion_time=each.reached_ns / 1e9,
+                )  # fmt: skip
+        waiting = [each.id for each in found if each.reached_ns is None]
+        if (waiting, newest) != (told.checkpoints, told.upto):
+            told.checkpoints, told.upto = waiting, newest
+            self._keep()
+
+    def failures(self, found: Iterable[Failure]) -> None:
+        """The failure list, the oldest first."""
+        told = self._read()
+        now = {failure.key: failure for failure in list(found)[:_MOST_FAILURES]}
+        before = dict.fromkeys(told.failures)
+        if now.keys() == before.keys():
+            return
+        added = [failure for key, failure in now.items() if key not in before]
+        for failure in added[:_AT_ONCE]:
+            self._tell(
+                Kind.FAILURE_ADDED, step=failure.step, path=failure.path, gfid=failure.gfid, code=failure.code,
+                reason=failure.error,
+            )  # fmt: skip
+        if len(added) > _AT_ONCE:
+            self._tell(Kind.FAILURE_ADDED, reason=f"and {len(added) - _AT_ONCE} more")
+        gone = [key for key in before if key not in now]
+        for key in gone[:_AT_ONCE]:
+            step, _, what = key.partition(":")
+            self._tell(Kind.FAILURE_RESOLVED, step=step, reason=what)
+        if len(gone) > _AT_ONCE:
+            self._tell(Kind.FAILURE_RESOLVED, reason=f"and {len(gone) - _AT_ONCE} more")
+        told.failures = list(now)
+        self._keep()
+
+    # ---- what was told
+
+    def _read(self) -> Told:
+        """What was told last, by whichever process did."""
+        try:
+            stamp = self._path.stat().st_mtime_ns
+            if stamp != self._stamp:
+                # Not msgspec's decoder: it takes no lone surrogates, which names may hold.
+                self._told = msgspec.convert(json.loads(self._path.read_bytes()), Told)
+                self._stamp = stamp
+        except (OSError, ValueError):
+            pass
+        return self._told
+
+    def _keep(self) -> None:
+        aside = self._path.with_suffix(f".{os.getpid()}.new")
+        try:
+            aside.write_text(json.dumps(msgspec.structs.asdict(self._told)), encoding="ascii")
+            aside.replace(self._path)
+            self._stamp = self._path.stat().st_mtime_ns
+        except OSError as error:
+            log.warning("%s: what was told cannot be kept: %s", self._place.name, error)
+
+    def _tell(self, kind: Kind, **details: Any) -> None:
+        event = {
+            "message_type": "event", "id": uuid.uuid4().hex, "time": round(time.time(), 3), "event": kind.value,
+            "session": self._place.name, "node": os.uname().nodename, **details,
+        }  # fmt: skip
+        # ASCII only: names that are not UTF-8 are lone surrogates here
+        log.log(_LEVELS.get(kind, logging.INFO), "event %s", json.dumps(event))
+        try:
+            events = self._place.load_config().events
+            if events.webhook or events.command:
+                self._spool(event)
+        except (OSError, SeamarkError) as error:
+            log.warning("%s: an event cannot be kept for delivery: %s", self._place.name, error)
+
+    def _spool(self, event: dict[str, Any]) -> None:
+        directory = spool(self._place)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        waiting = sorted(directory.glob("*.json"))
+        for path in waiting[: max(0, len(waiting) - _MOST_WAITING + 1)]:
+            log.warning(
+                "%s: more than %d events wait: the oldest is dropped", self._place.name, _MOST_WAITING
+            )
+            path.unlink(missing_ok=True)
+        path = directory / f"{time.time_ns():020d}.json"
+        aside = path.with_suffix(".new")
+        aside.write_text(json.dumps({"event": event, "done": []}), encoding="ascii")
+        aside.replace(path)
