@@ -35,7 +35,8 @@ def sandbox(tmp_path):
 
 
 def _environment(sandbox):
-    return os.environ | {"XDG_STATE_HOME": str(sandbox / "state"), "XDG_CACHE_HOME": str(sandbox / "cache")}
+    places = {"STATE": "state", "CACHE": "cache", "CONFIG": "config"}
+    return os.environ | {f"XDG_{name}_HOME": str(sandbox / where) for name, where in places.items()}
 
 
 def _sh(block, sandbox):
@@ -56,7 +57,7 @@ def test_what_it_says_about_this_machine(sandbox):
     need("rsync")
     output = {}
     for block in BLOCKS:
-        if "/srv/photos" not in block and "bin/test" not in block:
+        if "photos" not in block and "bin/test" not in block:
             output[block] = _sh(block, sandbox)
     (first, _dry_run, judge) = output
     assert output[first].endswith("Dear reader\n")
@@ -80,6 +81,33 @@ def test_what_it_says_about_ssh(sandbox, ssh_server):  # noqa: F811
     (sandbox / "here" / "file").write_text("content")
     _sh(_over_ssh(block, sandbox, ssh_server), sandbox)
     assert (sandbox / "there" / "file").read_text() == "content"
+
+
+def test_a_session_that_lives_on(sandbox, ssh_server):  # noqa: F811
+    create, status = (block for block in BLOCKS if "create photos" in block or "status photos" in block)
+    (sandbox / "here").mkdir()
+    (sandbox / "here" / "file").write_text("content")
+    options = f"create --ssh-port {ssh_server.port} --identity {ssh_server.identity} --accept-new-host-key"
+    create = create.replace("bin/seamark create", f"bin/seamark {options}")
+    create = create.replace("backup@host:/srv/photos", f"{ssh_server.user}@{ssh_server.host}:{sandbox}/there")
+    create = create.replace(" /srv/photos", f" {sandbox}/here")
+    said = _sh(create, sandbox)
+    shown = (ROOT / "README.md").read_text().split("shows each check as it is made:")[1].split("```")[1]
+    for line in shown.strip().splitlines():
+        assert line.split(":")[0] in said, line  # each of the checks that are shown is made
+    monitor = subprocess.Popen(
+        ["bin/seamark", "monitor"], cwd=sandbox, env=_environment(sandbox), stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while "HEALTHY                    Yes" not in (said := _sh(status, sandbox)):
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+        assert "STATUS                     Active" in said
+        assert (sandbox / "there" / "file").read_text() == "content"
+    finally:
+        monitor.terminate()
+        assert monitor.wait(60) == 0
 
 
 def test_the_first_command_follows_changes_until_ctrl_c(sandbox, ssh_server):  # noqa: F811

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import re
-import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,12 @@ from replication.session import Desired, SessionState
 from scheduler.checks.outcome import Outcome, fail, good, size_text, warn
 from scheduler.monitor_client import ask_monitor
 from scheduler.redis_server import check_broker
-from scheduler.status_file import last_report
+from scheduler.reports import session_report
 
 if TYPE_CHECKING:
     from replication.session import Session, SessionDir
 
 _RUNNING = (Desired.STARTED, Desired.PAUSED)
-_STALE_S = 15.0  # a session tells how it is each second
 _LEAST_ROOM = 100 << 20
 # capabilities(7): what one mark on a file system needs
 _CAPABILITIES = {"CAP_DAC_READ_SEARCH": 2, "CAP_SYS_ADMIN": 21}
@@ -45,7 +43,7 @@ def check_now(place: SessionDir, session: Session, state_dir: str, log: Path) ->
     running = yield from _processes(place, state, state_dir)
     yield from _lock(place, running=running)
     if running:
-        yield from _health(place)
+        yield from _health(place.name, state_dir)
         yield from _broker(place)
         yield from _recording(place, session, log)
 
@@ -103,7 +101,7 @@ def _processes(
     elif state is not None and state.desired is Desired.PAUSED:
         yield warn("session", f"is paused, so nothing is sent: seamark resume {place.name}")
     else:
-        yield good("session", f"runs as process {monitor['sessions'][place.name]}")
+        yield good("session", f"runs as process {monitor['sessions'][place.name]['pid']}")
     return running
 
 
@@ -128,21 +126,16 @@ def _lock(place: SessionDir, *, running: bool) -> Iterator[Outcome]:
         os.close(fd)
 
 
-def _health(place: SessionDir) -> Iterator[Outcome]:
-    report = last_report(place)
-    if report is None:
-        yield warn("health", "it has not said yet how it is")
-        return
-    age = time.time() - report.time
-    if report.reason:
-        yield fail("health", report.reason)
-    elif age > _STALE_S:
-        yield fail("health", f"its process has said nothing for {age:.0f} s: it hangs, or the disk does")
-    elif "waiting" in report.snapshot.state or "trouble" in report.snapshot.state:
-        yield fail("health", report.snapshot.state)
+def _health(name: str, state_dir: str) -> Iterator[Outcome]:
+    """As `seamark status` judges it."""
+    report = session_report(state_dir, name)
+    if report.healthy is None:
+        yield warn("health", f"it is {report.status}")
+    elif report.healthy:
+        lag = "not known" if report.lag_s is None else f"{report.lag_s:.1f} s"
+        yield good("health", f"{report.status}, {report.crawl_status}, lag {lag}")
     else:
-        lag = report.snapshot.lag_s
-        yield good("health", f"{report.snapshot.phase}, lag {'none' if not lag else f'{lag:.1f} s'}")
+        yield fail("health", report.reason)
 
 
 def _broker(place: SessionDir) -> Iterator[Outcome]:
