@@ -40,6 +40,7 @@ WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
 _DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
+_LIST_AGAIN_S = 600
 _NEVER = 2**63 - 1  # ns
 _GAP = "gap in the changelog"
 
@@ -265,16 +266,24 @@ class Crawler:
                 agent_call(self.ctx.place.changelog, "barrier")
 
     def _list_again(self) -> bool:
-        """Have directories listed that the secondary had to make again, for somebody who could not list them."""
+        """Have directories listed that the secondary had to make again, for somebody who could not list them.
+
+        Each is asked for once, which is durable in the changelog. What cannot be listed stays unlisted: what failed
+        is on the failure list, and what is mounted there is not ours.
+        """
         failing = self.ctx.progress.failing()
-        paths = self.ctx.secondary(self.epoch).client.unlisted()
-        paths = [path for path in paths if f"entry:{os.fsdecode(path)}" not in failing]
-        for path in paths:
+        asked = False
+        for gfid, path in self.ctx.secondary(self.epoch).client.unlisted():
+            if f"entry:{os.fsdecode(path)}" in failing or self.ctx.volume.is_mount_point(path):
+                continue
+            if not self.ctx.ledger.once_in(_LIST_AGAIN_S, f"list:{gfid}"):
+                continue
             directory, name = os.path.split(os.fsdecode(path))
             with contextlib.suppress(AgentRefused, AgentUnreachable):
                 # D of a directory has it listed.
                 agent_call(self.ctx.place.changelog, "look", dir=directory, names=[name], kinds="EMD")
-        return bool(paths)
+                asked = True
+        return asked
 
     def _nothing_since(self, last: SegmentInfo) -> bool:
         """Whether no position between the front and the newest holds anything."""

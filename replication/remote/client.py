@@ -355,9 +355,9 @@ class SecondaryClient:
         header = self.call("dirty", after=after, limit=limit).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
-    def unlisted(self, limit: int = 1000) -> list[bytes]:
-        """Paths of directories that somebody has to list."""
-        return [os.fsencode(path) for _, path in self.call("unlisted", limit=limit).header["items"]]
+    def unlisted(self, limit: int = 1000) -> list[tuple[str, bytes]]:
+        """Directories that somebody has to list: (gfid in hex, path)."""
+        return [(g, os.fsencode(path)) for g, path in self.call("unlisted", limit=limit).header["items"]]
 
     def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:
         """Prepare a unit of rsync or tar: path, basis (relative to the root), in_place, unknown (gfids in hex)."""

@@ -113,6 +113,20 @@ class DirectoryVolume:
                 raise VanishedError(path) from None
             raise
 
+    def is_mount_point(self, path: bytes) -> bool:
+        """Whether something is mounted at ``path``; False also where that cannot be told."""
+        directory, name = os.path.split(path)
+        try:
+            fd = open_beneath(self.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return False
+        try:
+            return stat_at(fd, name).mount_root
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """Open a directory wherever it is now; its descriptor and present path in the volume.
 
