@@ -30,7 +30,9 @@ def lines(server):
     )
 
 
-@pytest.mark.parametrize("method", ["auto", "rsync", "tar"])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rsync", "tar"))]
+)
 def test_a_session_lives_by_its_own_key(node, ssh_server, pair, method):  # noqa: F811
     primary, copy, words = pair
     said = node.ok(*words, "--set", f"sync_method={method}")
