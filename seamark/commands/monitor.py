@@ -11,7 +11,7 @@ import click
 from replication.errors import UsageError
 from replication.session import node_config
 from replication.session_file import read_node
-from seamark.commands.run import BROKERS, FLOWER_PORT, FlowerCommand
+from seamark.commands.run import BROKERS, FlowerCommand, broker_option, flower_option
 from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
 from seamark.progress.display import Display
@@ -20,18 +20,8 @@ METRICS_PORT = 9474
 
 
 @click.command(cls=FlowerCommand)
-@click.option(
-    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
-)
-@click.option(
-    "--flower",
-    "flower_port",
-    is_flag=False,
-    flag_value=FLOWER_PORT,
-    type=click.IntRange(1, 65535),
-    metavar="[PORT]",
-    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
-)
+@broker_option
+@flower_option
 @click.option(
     "--metrics",
     "metrics_port",

@@ -49,6 +49,20 @@ class FlowerCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+broker_option = click.option(
+    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
+)
+flower_option = click.option(
+    "--flower",
+    "flower_port",
+    is_flag=False,
+    flag_value=FLOWER_PORT,
+    type=click.IntRange(1, 65535),
+    metavar="[PORT]",
+    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
+)
+
+
 @click.command(cls=FlowerCommand, no_args_is_help=True)
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary", type=str)
@@ -94,18 +108,8 @@ class FlowerCommand(click.Command):
     metavar="DIR",
     help="Where sessions are kept. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
 )
-@click.option(
-    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
-)
-@click.option(
-    "--flower",
-    "flower_port",
-    is_flag=False,
-    flag_value=FLOWER_PORT,
-    type=click.IntRange(1, 65535),
-    metavar="[PORT]",
-    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
-)
+@broker_option
+@flower_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
 @click.option(
     "-P", "--progress/--no-progress", default=None, help="Show how far it is (--no-progress: only warnings)."
