@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tasks.ledger import connect
-from tests.judge import rsync_differences
+from tests.judge import differences
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -85,12 +85,12 @@ class SeamarkRun:
             "idle", timeout,
         )  # fmt: skip
 
-    def wait_same(self, timeout=60):
-        """Until rsync sees no difference."""
+    def wait_same(self, timeout=60, judge=differences):
+        """Until the judges see no difference."""
         until = time.monotonic() + timeout
-        while differences := rsync_differences(self.primary, self.secondary):
+        while found := judge(self.primary, self.secondary):
             if time.monotonic() > until:
-                raise AssertionError(f"still different: {differences[:20]}; {self.report()}")
+                raise AssertionError(f"still different: {found[:20]}; {self.report()}")
             assert self.process.poll() is None, f"ended: {self.report()}"
             time.sleep(0.2)
 
