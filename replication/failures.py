@@ -1,33 +1,51 @@
 """What could not be replicated: one row for each thing, until it is. The oldest of them holds the mark.
 
-They stand in the progress database (progress.py), whose transactions these functions are part of.
+They stand in the progress database (progress.py), whose transactions these functions are part of. What a person
+has skipped is moved to a table of its own (skips.py), and holds nothing any more.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from replication import columns, skips
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
 SCHEMA = """
--- What could not be replicated, until it is. first_ns bounds the mark.
+-- What could not be replicated, until it is. first_ns bounds the mark. Text is a BLOB where it is no UTF-8.
 CREATE TABLE IF NOT EXISTS failure (
     key TEXT PRIMARY KEY,            -- step and gfid or path: one row for one thing that fails
     step TEXT NOT NULL, gfid TEXT, path TEXT, code TEXT NOT NULL, error TEXT NOT NULL,
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns"
+_COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
 _FIRST_S = 5
+_JITTER = 0.2  # what failed together is not tried again together for ever
+
+# What a person can do about it depends on what kind of failure it is.
+_CLASSES = {
+    "permission": "permission",
+    "read-only": "permission",
+    "no-space": "space",
+    "vanished": "vanished",
+    "unsupported": "unsupported",
+    "busy": "transient",
+    "changed": "transient",
+    "moved": "transient",
+    "io": "transient",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One thing that could not be replicated. Times are nanoseconds since the epoch."""
+    """One thing that could not be replicated. Times are nanoseconds since the epoch; ``next_ns``: its next try."""
 
     step: str
     gfid: str | None
@@ -37,24 +55,34 @@ class Failure:
     tries: int = 1
     first_ns: int = 0
     last_ns: int = 0
+    next_ns: int = 0
 
     @property
     def key(self) -> str:
         return f"{self.step}:{self.gfid or self.path}"
 
+    @property
+    def kind(self) -> str:
+        """Its class: transient, permission, space, vanished, unsupported, or other."""
+        return _CLASSES.get(self.code, "other")
+
 
 def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int) -> None:
     """Add or renew failures, and drop those whose keys are resolved; see Progress.record."""
     now = time.time_ns()
-    db.executemany("DELETE FROM failure WHERE key = ?", ((key,) for key in resolved))
+    for key in resolved:
+        db.execute("DELETE FROM failure WHERE key = ?", (columns.encode(key),))
+        skips.end(db, key, skips.REPLICATED, now)
     for failure in failed:
+        if skips.covers(db, failure.key, failure.code, now):
+            continue
         first = failure.first_ns or since_ns or now
         db.execute(
-            "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
             "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "
             "tries = tries + 1, last_ns = excluded.last_ns",
-            (failure.key, failure.step, failure.gfid, failure.path, failure.code, failure.error,
-             first, now, now + _FIRST_S * 10**9),
+            (columns.encode(failure.key), failure.step, failure.gfid, columns.encode(failure.path), failure.code,
+             columns.encode(failure.error), 1, first, now, now + _FIRST_S * 10**9),
         )  # fmt: skip
 
 
@@ -63,13 +91,14 @@ def oldest(db: sqlite3.Connection, limit: int) -> list[Failure]:
 
 
 def _failures(rows: Iterable[tuple[object, ...]]) -> list[Failure]:
-    return [Failure(**dict(zip(_COLUMNS.split(", "), row, strict=True))) for row in rows]  # type: ignore[arg-type]
+    names = _COLUMNS.split(", ")
+    return [Failure(**dict(zip(names, map(columns.decode, row), strict=True))) for row in rows]  # type: ignore[arg-type]
 
 
 def keys(db: sqlite3.Connection, limit: int) -> set[str]:
-    """Of the oldest, if there are more."""
+    """Of the oldest, if there are more; what is skipped may still come through, and is among them."""
     rows = db.execute("SELECT key FROM failure ORDER BY first_ns LIMIT ?", (limit,))
-    return {key for (key,) in rows}
+    return {str(columns.decode(key)) for (key,) in rows} | skips.keys(db)
 
 
 def count(db: sqlite3.Connection) -> int:
@@ -86,6 +115,44 @@ def due(db: sqlite3.Connection, limit: int, longest_s: float, *, at_once: bool) 
         ).fetchall()
     )
     for failure in found:
-        wait = min(_FIRST_S * 2 ** min(failure.tries, 20), longest_s)
-        db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (now + int(wait * 10**9), failure.key))
+        wait = min(_FIRST_S * 2 ** min(failure.tries, 20), longest_s) * random.uniform(1 - _JITTER, 1)
+        _set_next(db, failure.key, now + int(wait * 10**9))
     return found
+
+
+def hasten(db: sqlite3.Connection, chosen: Iterable[str]) -> int:
+    """Have the failures of these keys tried again at once; how many there were."""
+    return sum(_set_next(db, key, 0) for key in chosen)
+
+
+def _set_next(db: sqlite3.Connection, key: str, next_ns: int) -> int:
+    return db.execute("UPDATE failure SET next_ns = ? WHERE key = ?", (next_ns, columns.encode(key))).rowcount
+
+
+def skip(db: sqlite3.Connection, chosen: Iterable[str], *, who: str, why: str) -> int:
+    """Move the failures of these keys to what is skipped; how many there were."""
+    now = time.time_ns()
+    moved = 0
+    for key in chosen:
+        moved += skips.begin(db, columns.encode(key), who=who, why=why, now_ns=now)
+        db.execute("DELETE FROM failure WHERE key = ?", (columns.encode(key),))
+    return moved
+
+
+def withdraw(db: sqlite3.Connection, chosen: Iterable[str]) -> int:
+    """What was skipped under these keys is a failure again, to be tried at once; how many there were."""
+    now = time.time_ns()
+    back = 0
+    for key in chosen:
+        back += db.execute(
+            "INSERT OR IGNORE INTO failure SELECT key, step, gfid, path, code, error, tries, first_ns, seen_ns, 0 "
+            "FROM skip WHERE key = ? AND ended_ns IS NULL", (columns.encode(key),),
+        ).rowcount  # fmt: skip
+        skips.end(db, key, skips.WITHDRAWN, now)
+    return back
+
+
+def end_looked_at(db: sqlite3.Connection, crawl_ns: int) -> None:
+    """The whole tree was looked at since ``crawl_ns``: what could not be read before, and can now, has been seen."""
+    db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < ?", (crawl_ns,))
+    skips.end_looked_at(db, crawl_ns)

@@ -1,12 +1,12 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in _SCHEMA, failures.py, checkpoints.py, and in the methods below; each method is one transaction.
+statements stand in _SCHEMA, failures.py, skips.py, checkpoints.py, and in the methods below; each method is one
+transaction.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures
+from replication import checkpoints, failures, skips
 from replication.checkpoints import Checkpoint
 from replication.errors import ExitCode, SeamarkError
 from replication.failures import Failure
@@ -24,6 +24,8 @@ from replication.secondary.untouched import NotClosed, Untouched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from replication.skips import Skip
 
 _SCHEMA = """
 -- One row: the brick's state. Positions are changelog segment numbers, times nanoseconds.
@@ -53,8 +55,8 @@ CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) 
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 4  # of the schema
-_EXTENDED = {0, 2, 3}  # an empty file, and versions that lack tables only
+_VERSION = 5  # of the schema
+_EXTENDED = {0, 2, 3, 4}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -115,7 +117,7 @@ class Progress:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {checkpoints.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
                 )
             except sqlite3.OperationalError as error:
                 db.close()
@@ -317,8 +319,8 @@ class Progress:
                 return  # ended before, by a twin: another one may be open by now
             db.execute("DELETE FROM frontier")
             db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
-            # The whole tree was looked at: what could not be read then, and can now, has been seen.
-            db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < (SELECT crawl_ns FROM brick)")
+            (crawl_ns,) = db.execute("SELECT crawl_ns FROM brick").fetchone()
+            failures.end_looked_at(db, crawl_ns)
             checkpoints.crawl_ended(db, crawl)
             self._recompute_mark(db)
 
@@ -337,7 +339,7 @@ class Progress:
         return failures.oldest(self._db, limit)
 
     def failing(self, limit: int = 100_000) -> set[str]:
-        """Keys of what is on the failure list, the oldest first if there are more."""
+        """Keys of what is on the failure list, the oldest first if there are more, and of what is skipped."""
         return failures.keys(self._db, limit)
 
     def failure_count(self) -> int:
@@ -347,6 +349,38 @@ class Progress:
         """Failures whose next try is due; their next one is put off, doubling up to ``longest_s`` seconds."""
         with self._write() as db:
             return failures.due(db, limit, longest_s, at_once=at_once)
+
+    def hasten(self, keys: Iterable[str]) -> int:
+        """Have these tried again at once, and what was skipped among them held for a failure again; how many."""
+        chosen = list(keys)
+        with self._write() as db:
+            back = failures.withdraw(db, chosen)
+            return max(back, failures.hasten(db, chosen))
+
+    def skip(self, keys: Iterable[str], *, who: str, why: str) -> int:
+        """Do without these: they hold the mark no more. How many of them were failures."""
+        with self._write() as db:
+            moved = failures.skip(db, keys, who=who, why=why)
+            self._recompute_mark(db)
+        return moved
+
+    def skips(self, *, ended: bool = False) -> list[Skip]:
+        """What is skipped at the moment; all that ever was, if ``ended``."""
+        return skips.of(self._db, ended=ended)
+
+    def skip_count(self) -> int:
+        return skips.count(self._db)
+
+
+@contextmanager
+def progress_of(path: Path) -> Iterator[Progress | None]:
+    """The progress database at ``path``, for a command that looks at it; None where there is none yet."""
+    progress = Progress(path) if path.exists() else None
+    try:
+        yield progress
+    finally:
+        if progress is not None:
+            progress.close()
 
 
 def has_filled(path: Path) -> bool:
@@ -359,17 +393,3 @@ def has_filled(path: Path) -> bool:
             found.db.close()
     except (OSError, NotClosed, sqlite3.Error):
         return False
-
-
-def encode_dirs(dirs: list[tuple[bytes, bytes]]) -> str:
-    """Directories of a crawl unit, (gfid, path relative to the volume), as JSON text."""
-    from os import fsdecode
-
-    return json.dumps([[gfid.hex(), fsdecode(path)] for gfid, path in dirs])
-
-
-def decode_dirs(text: str) -> list[tuple[bytes, bytes]]:
-    """What encode_dirs wrote. Raises ValueError."""
-    from os import fsencode
-
-    return [(bytes.fromhex(gfid), fsencode(path)) for gfid, path in json.loads(text)]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
+from replication.frontier import encode_dirs
 from replication.pace import LIMBO_MARGIN_NS
-from replication.progress import encode_dirs
 from replication.transfer.item import FileItem
 from replication.volume.directory import VolumeError
 from replication.volume.identity import ROOT_GFID
@@ -171,7 +171,7 @@ class Crawler:
         They moved while they were looked at, or the ledger was lost: found by the names that the
         secondary has for them. What failed for a reason is on the failure list, and not tried here.
         """
-        failing = {failure.gfid for failure in self.ctx.progress.failures(limit=100_000)}
+        failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
         client = self.ctx.secondary(self.epoch).client
         items: list[FileItem] = []
         after = None
@@ -271,7 +271,7 @@ class Crawler:
         Each is asked for once, which is durable in the changelog. What cannot be listed stays unlisted: what failed
         is on the failure list, and what is mounted there is not ours.
         """
-        failing = self.ctx.progress.failing()
+        failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
         asked = False
         for gfid, path in self.ctx.secondary(self.epoch).client.unlisted():
             if f"entry:{os.fsdecode(path)}" in failing or self.ctx.volume.is_mount_point(path):

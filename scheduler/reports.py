@@ -90,6 +90,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     rate_files_s: float = 0.0
     eta_s: float | None = None
     failures: int = 0
+    skipped: int = 0
     checkpoint: CheckpointReport | None = None
     counters: dict[str, int] = {}
     pid: int | None = None
@@ -191,7 +192,7 @@ def _last_known(report: Report, snapshot: ProgressSnapshot) -> dict[str, Any]:
         "crawl_status": CRAWLS[snapshot.crawl], "detector": report.detector, "last_synced": snapshot.stime,
         "lag_s": lag, "backlog": msgspec.structs.replace(report.backlog, age_s=lag),
         "rate_bytes_s": snapshot.rate_bytes_s, "rate_files_s": snapshot.files_s, "eta_s": snapshot.eta_s,
-        "failures": snapshot.failures, "counters": report.counters, "pid": report.pid, "age_s": round(age, 1),
+        "failures": snapshot.failures, "skipped": snapshot.skipped, "counters": report.counters, "pid": report.pid, "age_s": round(age, 1),
     }  # fmt: skip
 
 

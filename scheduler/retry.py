@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.context import Context
 
 _AT_ONCE = 1000
+_SKIPS_EVERY_S = 60
 
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
@@ -28,6 +29,8 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     due = ctx.progress.due(_AT_ONCE, ctx.session.retry_longest, at_once=at_once)
     data = [failure for failure in due if failure.step == "data" and failure.gfid]
     looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
+    if ctx.ledger.once_in(_SKIPS_EVERY_S, "skips"):
+        _end_skips(ctx)
     try:
         sent = _send_again(ctx, data) if data else 0
     except (StaleFence, OutOfOrder):
@@ -55,6 +58,16 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
         ctx.progress.record([], gone)
     send_again(ctx, epoch, items)
     return len(items)
+
+
+def _end_skips(ctx: Context) -> None:
+    """What was skipped and is wanted no more: it came by itself, or is gone. Nothing else would notice that."""
+    skipped = [skip for skip in ctx.progress.skips() if skip.step == "data" and skip.gfid][:_AT_ONCE]
+    if not skipped:
+        return
+    client = ctx.secondary(ctx.progress.brick().epoch).client
+    wanted = client.wanted(bytes.fromhex(skip.gfid or "") for skip in skipped)
+    ctx.progress.record([], [s.key for s, ticket in zip(skipped, wanted, strict=True) if ticket <= 0])
 
 
 def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:

@@ -49,6 +49,7 @@ class ProgressSnapshot:
     eta_s: float | None = None  # None: not known
     lag_s: float | None = None  # how old the oldest change is that is not on the secondary
     failures: int = 0  # items on the failure list
+    skipped: int = 0  # what failed, and a person does without
     stime: float | None = None  # the mark
 
     @property

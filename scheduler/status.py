@@ -69,6 +69,7 @@ class Status:
             eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
             lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0),
             failures=failures,
+            skipped=ctx.progress.skip_count(),
             stime=brick.stime_ns / 1e9 if brick.stime_ns else None,
         )  # fmt: skip
 

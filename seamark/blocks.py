@@ -106,6 +106,7 @@ def _detail(report: SessionReport) -> Iterator[tuple[str, str]]:
     yield "DATA", text.number(report.backlog.files)
     yield "META", names  # metadata goes with its names, in one look
     yield "FAILURES", text.number(report.failures)
+    yield "SKIPPED", text.number(report.skipped)
     asked = report.checkpoint
     yield "CHECKPOINT TIME", "N/A" if asked is None else text.moment(asked.time)
     yield "CHECKPOINT COMPLETED", "N/A" if asked is None else "Yes" if asked.completed else "No"

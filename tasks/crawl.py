@@ -8,8 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from replication.frontier import decode_dirs, encode_dirs
 from replication.observer import Observer
-from replication.progress import decode_dirs, encode_dirs
 from replication.volume.directory import VanishedError
 from tasks.app import app
 from tasks.carry import carrying, counts

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import agent_call
 from replication.changelog.record import Kind, SegmentDamaged
+from replication.frontier import decode_dirs, encode_dirs
 from replication.observation import Change
 from replication.observer import Observer
-from replication.progress import decode_dirs, encode_dirs
 from replication.transfer.item import encode_items
 from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID, identify_fd

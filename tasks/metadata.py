@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.attributes import attribute_rows
 from replication.failures import Failure
-from replication.progress import decode_dirs
+from replication.frontier import decode_dirs
 from replication.transfer.item import decode_items, encode_items
 from replication.transfer.units import cut
 from tasks.app import app

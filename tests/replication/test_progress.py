@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from replication.errors import ExitCode
 from replication.failures import Failure
-from replication.progress import Progress, ProgressError, decode_dirs, encode_dirs
+from replication.frontier import decode_dirs, encode_dirs
+from replication.progress import Progress, ProgressError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +123,8 @@ steps = st.lists(
         st.tuples(st.just("advance"), st.integers(0, 50), st.integers(0, 5000)),
         st.tuples(st.just("fail"), st.sampled_from(["a1", "b2", "c3"]), st.integers(1, 5000)),
         st.tuples(st.just("resolve"), st.sampled_from(["a1", "b2", "c3"]), st.just(0)),
+        st.tuples(st.just("skip"), st.sampled_from(["a1", "b2", "c3"]), st.just(0)),
+        st.tuples(st.just("hasten"), st.sampled_from(["a1", "b2", "c3"]), st.just(0)),
     ),
     max_size=30,
 )
@@ -137,8 +141,13 @@ def test_mark_is_monotone_and_below_front_and_new_failures(tmp_path_factory, act
             progress.advance(epoch, one, two)
         elif kind == "fail":
             progress.record([failure(one, first_ns=two)], [])
+        elif kind == "skip":
+            progress.skip([f"data:{one}"], who="me", why="")
+        elif kind == "hasten":
+            progress.hasten([f"data:{one}"])
         else:
             progress.record([], [f"data:{one}"])
+        assert not {f.key for f in progress.failures()} & {s.key for s in progress.skips()}
         now = progress.brick()
         assert now.stime_ns >= before.stime_ns
         assert now.front >= before.front
@@ -148,6 +157,43 @@ def test_mark_is_monotone_and_below_front_and_new_failures(tmp_path_factory, act
             assert now.stime_ns <= max(before.stime_ns, oldest - 1)
         before = now
     progress.close()
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_name_of_any_bytes_can_fail_be_skipped_and_come_through(tmp_path_factory, name, skipped):
+    progress = Progress(tmp_path_factory.mktemp("p") / "progress.sqlite")
+    path = os.fsdecode(name)
+    failed = Failure(step="entry", gfid=None, path=path, code="io", error=f"cannot read {path}")
+    progress.record([failed], [])
+    (found,) = progress.failures()
+    assert (found.path, found.error, found.key) == (path, failed.error, failed.key)
+    assert progress.failing() == {failed.key}
+    if skipped:
+        assert progress.skip([failed.key], who="me", why="it does not matter") == 1
+        progress.record([failed], [])
+        assert progress.failure_count() == 0
+        assert [s.path for s in progress.skips()] == [path]
+    progress.record([], [failed.key])
+    assert (progress.failing(), progress.skips()) == (set(), [])
+    progress.close()
+
+
+def test_a_skip_covers_one_reason_and_stays_on_record(progress):
+    epoch = crawled(progress)
+    progress.record([failure(first_ns=200)], [])
+    assert progress.advance(epoch, 5, 500).stime_ns == 199
+    progress.skip(["data:ab"], who="me", why="w")
+    assert progress.brick().stime_ns == 500
+    progress.record([failure()], [])
+    assert progress.failure_count() == 0
+    progress.record([Failure(step="data", gfid="ab", path="p", code="permission", error="another")], [])
+    assert progress.failure_count() == 1
+    assert [s.ended for s in progress.skips(ended=True)] == ["failed"]
+    progress.skip(["data:ab"], who="me", why="again")
+    progress.hasten(["data:ab"])
+    assert [f.next_ns for f in progress.failures()] == [0]
+    assert [s.ended for s in progress.skips(ended=True)] == ["failed", "withdrawn"]
 
 
 def test_every_transaction_is_on_disk(tmp_path, progress):
