@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import zlib
@@ -17,7 +18,7 @@ from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.receiver import Staged, place
-from replication.secondary.syscalls import list_directory
+from replication.secondary.syscalls import list_directory, spare_bytes
 
 _READ = 1 << 20
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
@@ -106,6 +107,10 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
     if offset < 0 or offset + len(content) > transfer.size:
         raise AgentError("protocol", "a piece beyond the end of its file")
     try:
+        # The last of the room is left to the index, to removals, and to small files. What arrived is kept, so a file
+        # that does not fit is not sent over and over; with all of the room taken nothing could make any.
+        if spare_bytes(transfer.fd) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         while content:
             written = os.pwrite(transfer.fd, content, offset)
             content = content[written:]

@@ -19,7 +19,7 @@ def last(node, *words):  # noqa: F811
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("detector", ["auto", "scan"])
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
 def test_reached_means_that_everything_older_is_there(node, detector):  # noqa: F811
     primary, copy = node.session("photos", "--set", f"change-detector={detector}")
     assert node.command("checkpoint", "photos", "wait").returncode == 4

@@ -269,6 +269,7 @@ def test_the_life_of_a_session_as_its_webhook_hears_it(node, receive):  # noqa: 
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_session_that_cannot_begin_is_told_once_not_at_each_try(node, receive):  # noqa: F811
     hook = receive()

@@ -93,6 +93,7 @@ def test_a_failure_is_listed_retried_and_skipped(node):  # noqa: F811
     assert_same(primary, copy)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_what_was_skipped_and_comes_through_is_skipped_no_more(node):  # noqa: F811

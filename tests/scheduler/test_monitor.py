@@ -161,6 +161,7 @@ def test_what_is_started_survives_kills_and_a_reboot(node):
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_pause_in_the_middle_of_a_crawl_holds_it_there(node):
     primary, copy = node.session("photos", "--set", "jobs=1")
     many_small_files(primary, 40_000, 400)
@@ -182,6 +183,7 @@ def _files(root):
     return sum(len(files) for directory, _, files in os.walk(root) if ".seamark" not in directory)
 
 
+@pytest.mark.slow
 def test_a_session_works_in_the_windows_of_its_schedule(node):
     primary, copy = node.session("photos")
     (primary / "a").write_text("1")
@@ -228,6 +230,7 @@ def test_a_damaged_session_is_no_other_ones_trouble(node):
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_limit_of_the_fleet_holds_for_a_session_that_has_none(node):
     primary, copy = node.session("photos", "--set", "compression=off")
     node.ok("config", "all", "set", "fleet_bandwidth", "64K")

@@ -82,6 +82,7 @@ def test_renewed_kept_and_removed_by_hand(node, ssh_server, pair):  # noqa: F811
     assert node.ok("list") == ""
 
 
+@pytest.mark.slow
 def test_doctor_sees_an_old_gate_and_a_key_that_is_not_let_in(node, ssh_server, pair):  # noqa: F811
     _, _, words = pair
     node.ok(*words)

@@ -86,6 +86,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_role_is_frozen_in_turn(node):  # noqa: F811
     primary, copy = node.session("photos")
@@ -143,6 +144,7 @@ def test_what_is_stuck_is_killed_and_started_again(node):  # noqa: F811
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_is_dead_or_dies_again_and_again(node):  # noqa: F811
     primary, copy = node.session("photos")
@@ -181,6 +183,7 @@ def test_what_is_dead_or_dies_again_and_again(node):  # noqa: F811
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_a_full_secondary_failures_and_the_target(node):  # noqa: F811

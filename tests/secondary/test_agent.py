@@ -690,3 +690,38 @@ def test_what_an_earlier_look_had_read_never_replaces_what_a_later_one_brought(t
         assert client.data([rows[2]], [b"the third"]) == []
         assert (b / "f").read_bytes() == b"the third"
         assert client.wanted([primary.gfid(b"f")]) == [0]
+
+
+@pytest.mark.root
+def test_a_file_that_does_not_fit_leaves_room_for_what_removes_it(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", b], check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        primary = Primary(a)
+        far = Far(b)
+        primary.crawl(far.client, "c")
+        (a / "large").write_bytes(os.urandom(8 << 20))
+        far.client.begin_crawl("d")
+        (need,) = far.client.observe([primary.listing(b"")], crawl="d", limbo_until=1).need
+        item = primary.item(bytes.fromhex(need[0]), b"large")
+        far.client.call("file_begin", gfid=need[0], size=item[1], version="v")
+        piece = 1 << 17
+        with pytest.raises(SecondaryError) as caught:
+            for n in range(64):
+                far.client.call("file_data", os.urandom(piece), gfid=need[0], offset=n * piece)
+        assert caught.value.code == "no-space"
+        begun = far.client.call("file_begin", gfid=need[0], size=item[1], version="v").header
+        assert begun["offset"] > 2 << 20  # kept, and not sent again
+        found = os.statvfs(b)
+        assert found.f_bavail * found.f_frsize >= 4 << 16
+        (a / "large").unlink()
+        for number in range(20):
+            (a / f"small{number}").write_bytes(b"x" * 1000)
+        primary.crawl(far.client, "e")
+        assert differences(a, b) == ""
+        far.close()
+    finally:
+        subprocess.run(["umount", b], check=True)

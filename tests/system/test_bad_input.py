@@ -237,6 +237,7 @@ def test_a_secondary_that_was_replaced_on_purpose_is_filled_with_adopt(done):
     assert_same(done.primary, done.secondary)
 
 
+@pytest.mark.slow
 def test_a_secondary_that_is_unmounted_while_it_runs_ends_the_run(done):
     """Also after a start with --adopt: that was about what stood there then."""
     for options in ([], ["--adopt"]):
@@ -487,6 +488,7 @@ def test_a_secondary_that_turns_read_only_holds_the_mark(place):
         subprocess.run(["umount", place.secondary], check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_once_ends_when_its_time_is_over(small):
     """Full in the middle: cron gets its end, a word of what it waited for, and the next run goes on."""

@@ -18,7 +18,9 @@ def settings(place, text):
     return path
 
 
-@pytest.mark.parametrize("method", ["stream", "rsync", "tar"])
+@pytest.mark.parametrize(
+    "method", ["stream", *(pytest.param(method, marks=pytest.mark.slow) for method in ("rsync", "tar"))]
+)
 def test_no_more_is_sent_than_the_limit_allows(place, method):
     assert place.once("--sync-method", method).process.returncode == 0
     settings(place, 'bandwidth = "2M"\ncompression = "off"\n')
@@ -32,6 +34,7 @@ def test_no_more_is_sent_than_the_limit_allows(place, method):
     assert_same(place.primary, place.secondary)
 
 
+@pytest.mark.slow
 def test_a_limit_is_lifted_while_a_large_file_is_on_its_way(place):
     assert place.once().process.returncode == 0
     path = settings(place, 'bandwidth = "64K"\ncompression = "off"\n')

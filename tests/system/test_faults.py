@@ -92,7 +92,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# What is like another one of them, seen from what follows.
+_ALIKE = {"a child of the data worker", "the control worker", "beat", "what redis holds"}
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.slow] if fault in _ALIKE else []) for fault in FAULTS]
+)
 def test_killed_in_mid_batch(place, fault):
     many_small_files(place.primary, 300, 8)
     stop = threading.Event()

@@ -6,6 +6,8 @@ import mmap
 import os
 import time
 
+import pytest
+
 from tests.judge import assert_same
 from tests.system.trees import many_small_files
 
@@ -23,6 +25,7 @@ def test_a_storm_of_renames_over_the_same_names_is_over_soon(place):
     assert_same(place.primary, place.secondary)
 
 
+@pytest.mark.slow
 def test_churn_while_stopped_collapses(place):
     with place.run() as run:
         run.wait_idle()
@@ -93,6 +96,7 @@ def test_foreign_things_in_the_way_are_kept_aside_and_what_is_ours_is_put_back(p
         assert "precious" in kept
 
 
+@pytest.mark.slow
 def test_a_directory_of_many_names_made_and_removed(place):
     with place.run() as run:
         run.wait_idle()

@@ -70,7 +70,13 @@ class Reader:
 
 
 @pytest.mark.parametrize(
-    ("method", "killed"), [("stream", False), ("rsync", False), ("tar", False), ("stream", True)]
+    ("method", "killed"),
+    [
+        ("stream", False),
+        pytest.param("rsync", False, marks=pytest.mark.slow),
+        pytest.param("tar", False, marks=pytest.mark.slow),
+        ("stream", True),
+    ],
 )
 def test_a_name_that_is_replaced_is_never_absent_nor_half_there(place, method, killed):
     (place.primary / "d").mkdir()
