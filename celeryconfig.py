@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from replication.settings import ServerSettings
+from tasks.servers import from_environment, resolve
 
-# Where the queues are. `seamark run` passes the socket of its own Redis; a fleet sets it per host.
-broker_url = os.environ.get("SEAMARK_BROKER", "redis://127.0.0.1:6379/0")
-result_backend = broker_url
+# Where the queues are, and the results. `seamark run` and `monitor` say it to their own workers; others are told by
+# the environment: docs/operations.md, "Brokers".
+SERVERS = resolve(from_environment(ServerSettings(broker="redis://127.0.0.1:6379/0")))
+_servers = SERVERS.celery_settings()
+broker_url = _servers["broker_url"]
+broker_use_ssl = _servers["broker_use_ssl"]
+broker_transport_options = _servers["broker_transport_options"]
+task_default_queue_type = _servers["task_default_queue_type"]
+task_create_missing_queue_type = _servers["task_create_missing_queue_type"]
+result_backend = _servers["result_backend"]
+redis_backend_use_ssl = _servers["redis_backend_use_ssl"]
+result_backend_transport_options = _servers["result_backend_transport_options"]
 
 imports = ("tasks.entry", "tasks.metadata", "tasks.data", "tasks.mark", "tasks.crawl", "scheduler.jobs")
 
@@ -31,18 +41,8 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 # On SIGTERM or Ctrl-C: this long for the running tasks to finish, then they are given back.
 worker_soft_shutdown_timeout = 10.0
 
-broker_transport_options = {
-    # A message whose worker vanished is handed out again after this; a running task renews it each second.
-    "visibility_timeout": 120,
-    # How often that is looked at (kombu's own default is 100 s).
-    "unacked_restore_interval": 5,
-    "unacked_restore_throttle": 1,
-    "queue_order_strategy": "priority",
-    "socket_keepalive": True,
-    "retry_on_timeout": True,
-}
 broker_connection_retry_on_startup = True
-broker_connection_max_retries = None  # Redis may be away for any time
+broker_connection_max_retries = None  # it may be away for any time
 
 # Results carry nothing that matters; they exist for chords and for people, and expire.
 result_expires = 3600

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, skips
+from replication import checkpoints, failures, skips, taken
 from replication.checkpoints import Checkpoint
 from replication.errors import ExitCode, SeamarkError
 from replication.failures import Failure
@@ -55,8 +55,8 @@ CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) 
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_VERSION = 5  # of the schema
-_EXTENDED = {0, 2, 3, 4}  # an empty file, and versions that lack tables only
+_VERSION = 6  # of the schema
+_EXTENDED = {0, 2, 3, 4, 5}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
@@ -117,7 +117,8 @@ class Progress:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} {taken.SCHEMA} "
+                    f"PRAGMA user_version={_VERSION}; COMMIT;"
                 )
             except sqlite3.OperationalError as error:
                 db.close()
@@ -233,14 +234,21 @@ class Progress:
     def frontier(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
 
-    def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> None:
-        """One unit of the crawl is done and discovered others: one durable step."""
+    def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> dict[str, str]:
+        """One unit of the crawl is done and discovered others: one durable step. What is left of it to be looked at.
+
+        A twin that comes later divides the rest in another way: the first one's division stands, for the ledger too.
+        """
         with self._write() as db:
             if not db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
-                return
-            # A twin that comes later divides the rest in another way: the first one's division stands.
+                return found
             if db.execute("DELETE FROM frontier WHERE unit = ?", (unit,)).rowcount:
                 db.executemany("INSERT OR IGNORE INTO frontier VALUES (?, ?)", found.items())
+                return found
+            left = db.execute(
+                "SELECT unit, dirs FROM frontier WHERE substr(unit, 1, ?) = ?", (len(unit) + 1, unit + ".")
+            )
+            return dict(left)
 
     def crawl_swept(self, crawl: str) -> None:
         """Every directory was looked at, and the data of what was found then is there."""
@@ -334,6 +342,19 @@ class Progress:
         with self._write() as db:
             failures.record(db, failed, resolved, since_ns)
             self._recompute_mark(db)
+
+    def take(
+        self, epoch: int, batch: int, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int
+    ) -> None:
+        """``record`` what the units of a batch reported, once: not again, and not under an older epoch."""
+        with self._write() as db:
+            if taken.take(db, epoch, batch):
+                failures.record(db, failed, resolved, since_ns)
+                self._recompute_mark(db)
+
+    def taken(self, epoch: int) -> int:
+        """The last batch of this epoch whose reports were taken; 0: none."""
+        return taken.upto(self._db, epoch)
 
     def failures(self, limit: int = 1000) -> list[Failure]:
         return failures.oldest(self._db, limit)

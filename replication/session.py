@@ -93,6 +93,7 @@ class SessionDir:
         self.changelog = self.path / "changelog"
         self.progress = self.path / "progress.sqlite"
         self.run_lock = self.path / "run.lock"
+        self.servers = self.path / "servers.json"  # broker and Redis in use, mode 0600
         self.known_hosts = self.path / "known_hosts"
         self.key = self.path / "id_ed25519"  # the session's own, where it has one (push-pem)
         self.ssh_run = self.path / "ssh"

@@ -8,6 +8,7 @@ hold, are written percent-encoded, and ``encoding = "percent"`` says so.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import tomlkit
 from msgspec import Struct
 
+from replication.addresses import has_password
 from replication.errors import ExitCode, SeamarkError
 from replication.settings import (
     FIXED,
     Key,
     NodeSettings,
+    ServerSettings,
     SessionConfig,
     SettingsError,
     check,
@@ -42,6 +45,21 @@ def read_node(path: Path) -> NodeSettings:
         return check(_raw(path), str(path), NodeSettings)
     except FileNotFoundError:
         return NodeSettings()
+
+
+def read_servers(path: Path) -> ServerSettings:
+    """The broker and the Redis that the node's file names. Raises SettingsError for what is wrong with it.
+
+    A file that others may read must not hold a password.
+    """
+    node = read_node(path)
+    said = {name: getattr(node, name) for name in ServerSettings.__struct_fields__}
+    for name in ("broker", "redis"):
+        if has_password(said[name] or "") and path.stat().st_mode & 0o077:
+            raise SettingsError(
+                f"{path}: {name} holds a password, and others may read the file: chmod 600 {path}"
+            )
+    return ServerSettings(**said)
 
 
 def _raw(path: Path) -> dict[str, Any]:
@@ -152,7 +170,12 @@ def replace_file(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
+        # A file of settings may hold a password or a key: it is ours alone, unless somebody said otherwise.
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+        with os.fdopen(
+            os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        ) as file:
+            os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

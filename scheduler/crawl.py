@@ -64,6 +64,8 @@ class Crawler:
             return why
         try:
             standing = ledger.standing(self.epoch)
+            if standing.opened < self.ctx.progress.taken(self.epoch):
+                return start_over(self.ctx, self.epoch, "the ledger is an older state of itself")
             if standing.front > ledger.forgotten():
                 mark_signature(self.name, self.epoch, standing.front).apply_async()
             if self._changelog_lost():

@@ -20,6 +20,8 @@ from tasks.ledger import connect
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tasks.servers import Servers
+
 log = logging.getLogger("seamark.monitor")
 _EVERY_S = 3.0
 _PATIENCE_S = 0.5  # the monitor has other things to do than to wait for a Redis that hangs
@@ -28,9 +30,9 @@ _PATIENCE_S = 0.5  # the monitor has other things to do than to wait for a Redis
 class FleetSettings:
     """Keeps Redis told of what stands in the node's file."""
 
-    def __init__(self, path: Path, broker: str) -> None:
+    def __init__(self, path: Path, servers: Servers) -> None:
         self._path = path
-        self._redis = connect(broker, _PATIENCE_S)
+        self._redis = connect(servers, _PATIENCE_S)
         self._due = 0.0
         self._limit = ""
         self._wrong = ""

@@ -34,11 +34,13 @@ from scheduler.reports import process_problem
 from scheduler.session_process import session_service
 from scheduler.status_file import StatusFile, last_report
 from scheduler.supervisor import Supervisor
+from tasks.servers import of_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scheduler.supervisor import Service
+    from tasks.servers import Servers
 
 log = logging.getLogger("seamark.monitor")
 _LOOK_EVERY_S = 1.0
@@ -51,7 +53,7 @@ class MonitorOptions:
 
     state_dir: str
     keep_log: Callable[[str], None]
-    broker: str | None = None  # None: a Redis of our own, for all sessions
+    servers: Servers | None = None  # None: a Redis of our own, for all sessions
     flower_port: int | None = None
     metrics_port: int | None = None
 
@@ -78,10 +80,10 @@ class Monitor:
             self.supervisor = Supervisor(
                 self.logs, str(self.directory / "services.log"), str(self.directory / "pids.json")
             )
-            self.redis = EmbeddedRedis(self.directory / "redis") if self.options.broker is None else None
+            self.redis = EmbeddedRedis(self.directory / "redis") if self.options.servers is None else None
             if self.redis is not None:
                 stack.enter_context(self.redis)
-            self.broker = self.redis.url if self.redis is not None else self.options.broker or ""
+            self.servers = self.options.servers or of_url(self.redis.url if self.redis is not None else "")
             stack.enter_context(self._signals())
             selector = stack.enter_context(selectors.DefaultSelector())
             server = ControlServer(str(self.directory), selector, self._answer, SOCKET)
@@ -93,9 +95,9 @@ class Monitor:
                     services.metrics_service(self.options.state_dir, self.options.metrics_port)
                 )
             if self.options.flower_port is not None:
-                self.supervisor.add(services.flower_service(self.options.flower_port, self.broker))
+                self.supervisor.add(services.flower_service(self.options.flower_port, self.servers))
             self._watch(
-                selector, server, FleetSettings(node_config(Path(self.options.state_dir)), self.broker)
+                selector, server, FleetSettings(node_config(Path(self.options.state_dir)), self.servers)
             )
         return 0
 
@@ -177,7 +179,7 @@ class Monitor:
         self._tell_faulty()
         ending = {service.name for service in self.supervisor.services if service.retired}
         for name in sorted(wanted - set(self._sessions)):
-            service = session_service(self.options.state_dir, name, self.broker, self.options.keep_log)
+            service = session_service(self.options.state_dir, name, self.servers, self.options.keep_log)
             if service.name not in ending:
                 log.info("session %s begins", name)
                 self._sessions[name] = service

@@ -71,7 +71,7 @@ def begun(options: RunOptions, place: SessionDir, session: Session) -> Iterator[
     """Start Redis and the look at the secondary; by the time it returns everything is imported, and they are about there."""
     until = _until(options)
     with contextlib.ExitStack() as stack:
-        redis = EmbeddedRedis(place.path / "redis") if options.broker is None else None
+        redis = EmbeddedRedis(place.path / "redis") if options.servers is None else None
         if redis is not None:
             stack.callback(redis.stop)
             redis.start()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from replication.settings import ChangeDetector, SyncMethod
+
+if TYPE_CHECKING:
+    from tasks.servers import Servers
 
 SYNC_METHODS: tuple[str, ...] = get_args(SyncMethod)
 CHANGE_DETECTORS: tuple[str, ...] = get_args(ChangeDetector)
@@ -25,7 +28,7 @@ class RunOptions:
     ssh_port: int | None = None  # None: what ~/.ssh/config says, else 22
     identity: str | None = None  # absolute path of a private key
     change_detector: ChangeDetector = "auto"
-    broker: str | None = None  # None: start a Redis of our own
+    servers: Servers | None = None  # None: start a Redis of our own
     flower_port: int | None = None  # None: no Flower
     dry_run: bool = False
     progress: bool | None = None  # None: when standard error is a terminal

@@ -23,7 +23,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from replication.errors import SeamarkError, TemporaryError, UsageError
+from replication.errors import SeamarkError
 
 if TYPE_CHECKING:
     import redis
@@ -187,44 +187,6 @@ class EmbeddedRedis:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def check_broker(url: str, timeout: float = 10.0) -> None:
-    """Ask the Redis at ``url`` (redis://, rediss:// or redis+socket://) whether it is there.
-
-    Raises UsageError for an address that cannot be one, TemporaryError when it does not answer, and
-    RedisServerError when it lets us not in.
-    """
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    shown = _without_password(url)
-    no_retry = Retry(NoBackoff(), 0)
-    try:
-        with redis.Redis.from_url(
-            url.replace("redis+socket://", "unix://", 1),
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=no_retry,
-        ) as client:
-            client.ping()
-    except ValueError as error:
-        raise UsageError(f"broker {shown}: {error}") from None
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise RedisServerError(f"broker {shown}: {error}") from None
-    except redis.ConnectionError as error:
-        raise TemporaryError(f"broker {shown}: {error}") from None
-    except redis.TimeoutError:
-        raise TemporaryError(f"broker {shown}: no answer within {timeout:g} s") from None
-    except redis.RedisError as error:
-        raise RedisServerError(f"broker {shown}: {error}") from None
-
-
-def _without_password(url: str) -> str:
-    """``url`` as it may be shown and logged."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://…@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 def find_server() -> str:

@@ -22,10 +22,11 @@ from scheduler.status import Status, log_failures
 from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
 from scheduler.vigil import Vigil
-from tasks.app import app
+from tasks.app import use
 from tasks.canvas import publish_signature, retry_signature, tick_signature
 from tasks.context import Context
 from tasks.ledger import Ledger, connect
+from tasks.servers import of_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from scheduler.opening import Opening
     from scheduler.options import RunOptions
     from scheduler.snapshot import ProgressSnapshot
+    from tasks.servers import Servers
 
 log = logging.getLogger("seamark.run")
 _FOLLOW_S = 60.0
@@ -48,11 +50,11 @@ _DATA_AFTER_S = 0.3
 _BEAT_AFTER_S = 1.5
 
 
-def _write_private(path: Path, text: str) -> None:
+def _write_private(path: Path, text: bytes) -> None:
     """A small file for this user alone: it may hold a password."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    with os.fdopen(fd, "wb") as file:
+        file.write(text)
 
 
 _POWERS = {
@@ -105,20 +107,19 @@ class Run:
 
     def run(self) -> int:
         began = time.time_ns()
-        with self._signals(), self._broker() as broker:
+        with self._signals(), self._servers() as servers:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
-            os.environ["SEAMARK_BROKER"] = broker
+            os.environ.update(servers.environment())
             ours = (
                 f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
             )
             os.environ.setdefault("SEAMARK_FLEET", ours)
             os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
-            _write_private(self.place.path / "broker", broker)
-            app.conf.broker_url = broker
-            app.conf.result_backend = broker
+            _write_private(self.place.servers, servers.to_json())
+            use(servers)
             ctx = Context(self.place, self.session)
             # A Redis that hangs is to be told of, and must not hang whoever tells.
-            ctx.ledger = Ledger(connect(broker, _REDIS_S), self.session.instance)
+            ctx.ledger = Ledger(connect(servers, _REDIS_S), self.session.instance)
             StatusFile(self.place).starting()
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
@@ -132,7 +133,7 @@ class Run:
                 _say_what_cannot_be_kept(self.session, hello)
                 self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
                 self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
-                self._start(broker)
+                self._start(servers)
                 return self._watch(ctx, Status(ctx, began))
             finally:
                 self._stop(ctx, idle=self._finished or not self._started)
@@ -154,14 +155,15 @@ class Run:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def _broker(self) -> Iterator[str]:
-        if self.redis is None:
-            yield self.options.broker or ""
+    def _servers(self) -> Iterator[Servers]:
+        if self.options.servers is not None:
+            yield self.options.servers
             return
+        assert self.redis is not None
         with self.redis:
-            yield self.redis.url
+            yield of_url(self.redis.url)
 
-    def _start(self, broker: str) -> None:
+    def _start(self, servers: Servers) -> None:
         session = self.session
         self._started = True
         tick_signature(session.name).apply_async()
@@ -174,7 +176,7 @@ class Run:
         self.supervisor.add(services.data_worker(session), after_s=_DATA_AFTER_S)
         self.supervisor.add(services.beat_service(session), after_s=_BEAT_AFTER_S)
         if self.options.flower_port is not None:
-            self.supervisor.add(services.flower_service(self.options.flower_port, broker))
+            self.supervisor.add(services.flower_service(self.options.flower_port, servers))
             log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
 
     def _stop(self, ctx: Context, *, idle: bool) -> None:

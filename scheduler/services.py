@@ -27,6 +27,7 @@ from tasks.context import context
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
     from replication.session import Session, SessionDir
+    from tasks.servers import Servers
 
 log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
@@ -172,7 +173,7 @@ def metrics_service(state_dir: str, port: int) -> Service:
     return Service("metrics", body, droppable=True)
 
 
-def flower_service(port: int, broker: str) -> Service:
+def flower_service(port: int, servers: Servers) -> Service:
     """Flower, on loopback only."""
 
     def body() -> int:
@@ -180,6 +181,6 @@ def flower_service(port: int, broker: str) -> Service:
             sys.executable, "-m", "celery", "-A", "tasks.app", "flower",
             "--address=127.0.0.1", f"--port={port}", "--logging=warning",
         ]  # fmt: skip
-        os.execve(sys.executable, arguments, {**os.environ, "SEAMARK_BROKER": broker})
+        os.execve(sys.executable, arguments, {**os.environ, **servers.environment()})
 
     return Service("flower", body)

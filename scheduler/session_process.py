@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replication.session import Session
+    from tasks.servers import Servers
 
 log = logging.getLogger("seamark.session")
 # Longer than its own workers are given to finish.
 _STOP = ((signal.SIGTERM, 40.0), (signal.SIGTERM, 10.0))
 
 
-def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[str], None]) -> Service:
+def session_service(state_dir: str, name: str, servers: Servers, keep_log: Callable[[str], None]) -> Service:
     """The service that replicates one session. ``keep_log`` opens the session's own log, in its process."""
 
     def body() -> int:
@@ -40,7 +41,7 @@ def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[
         report = StatusFile(place)
         try:
             keep_log(name)
-            return _replicate(state_dir, place, broker)
+            return _replicate(state_dir, place, servers)
         except SeamarkError as error:
             report.failed(error.message)
             EventBook(place).state(Kind.FAULTY, error.message)
@@ -50,20 +51,20 @@ def session_service(state_dir: str, name: str, broker: str, keep_log: Callable[[
     return Service(f"session {name}", body, stop_signals=_STOP)
 
 
-def _replicate(state_dir: str, place: SessionDir, broker: str) -> int:
+def _replicate(state_dir: str, place: SessionDir, servers: Servers) -> int:
     """Until told to stop. Raises SeamarkError when it cannot begin, or go on."""
     session = place.load()
     check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
     session = msgspec.structs.replace(session, root=check_primary(session))
     with locked(place, session):
         place.change_state(id=session.id, instance=session.instance, root=session.root)
-        options = _options(session, state_dir, broker)
+        options = _options(session, state_dir, servers)
         with begun(options, place, session) as opening:
             return Run(options, place, session, lambda _: None, opening).run()
 
 
-def _options(session: Session, state_dir: str, broker: str) -> RunOptions:
+def _options(session: Session, state_dir: str, servers: Servers) -> RunOptions:
     return RunOptions(
         primary=os.fsencode(session.primary), secondary=session.secondary, state_dir=state_dir, name=session.name,
-        sync_method=session.sync_method, jobs=session.jobs, change_detector=session.change_detector, broker=broker,
+        sync_method=session.sync_method, jobs=session.jobs, change_detector=session.change_detector, servers=servers,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.canvas import ENGINES, control_queue, data_queue, mark_signature, unit_signature
 from tasks.ledger import StaleFence
+from tasks.queues import lengths
 
 if TYPE_CHECKING:
     from tasks.context import Context
@@ -35,13 +36,13 @@ def sweep(ctx: Context) -> str:
     if standing.front > forgotten:
         mark_signature(ctx.session.name, epoch, standing.front).apply_async()
     alive = {unit for unit, age in ledger.claims().items() if age < STUCK_S}
-    queues = (control_queue(), *(data_queue(engine) for engine in ENGINES))
-    empty = {queue for queue in queues if not ledger.redis.llen(queue)}
+    waiting: dict[str, int] = {}
     sent = 0
     for number in range(standing.front + 1, standing.opened + 1):
         batch = ledger.batch(number)
         if batch is None or batch.idle_s < STUCK_S:
             continue
+        waiting = waiting or lengths((control_queue(), *map(data_queue, ENGINES)))
         for unit in _startable(batch.units):
             if (
                 unit in alive
@@ -51,7 +52,7 @@ def sweep(ctx: Context) -> str:
                 continue
             signature = unit_signature(ctx.session.name, epoch, number, unit, "(submitted again)")
             queue = data_queue(unit.split(":")[1]) if unit[0] in "DR" else control_queue()
-            if queue in empty or batch.idle_s > _LOST_S:
+            if not waiting[queue] or batch.idle_s > _LOST_S:
                 signature.apply_async()
                 sent += 1
     if sent:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import click
+from msgspec import Struct
 
 from replication import settings
 from replication.errors import ExitCode
@@ -73,19 +74,23 @@ def markdown() -> str:
             lines += ["| option | |", "|---|---|"]
             lines += [f"| `{_cell(names)}` | {_cell(text)} |" for names, text in options]
             lines.append("")
+    lines += ["## Settings", "", "Keys of `seamark config`, and of a session's file.", ""]
+    lines += [*_keys(settings.Settings, "session"), "", "## Settings of a node", ""]
     lines += [
-        "## Settings",
+        "Keys of `seamark config all`, and of `seamark.toml`.",
         "",
-        "Keys of `seamark config`, and of a session's file.",
-        "",
-        "| key | default | |",
-        "|---|---|---|",
+        *_keys(settings.NodeSettings, "monitor"),
     ]
-    for key in settings.keys().values():
-        default = "" if key.default is None else f"`{key.default}`"
-        restart = "; counts when the session is started again" if key.restart else ""
-        lines.append(f"| `{key.name}` | {default} | {_cell(key.meaning)}{restart} |")
     return "\n".join([*lines, ""])
+
+
+def _keys(kind: type[Struct], restarted: str) -> Iterator[str]:
+    yield "| key | default | |"
+    yield "|---|---|---|"
+    for key in settings.keys(kind).values():
+        default = "" if key.default is None else f"`{key.default}`"
+        restart = f"; counts when the {restarted} is started again" if key.restart else ""
+        yield f"| `{key.name}` | {default} | {_cell(key.meaning)}{restart} |"
 
 
 def _cell(text: str) -> str:

@@ -1,8 +1,29 @@
-"""The Celery application of the fleet."""
+"""The Celery application of the fleet, and the servers that it uses."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from celery import Celery
 
-app = Celery("seamark")
+import celeryconfig
+from tasks.queues import FleetAMQP
+
+if TYPE_CHECKING:
+    from tasks.servers import Servers
+
+app = Celery("seamark", amqp=FleetAMQP)
 app.config_from_object("celeryconfig")
+_servers = celeryconfig.SERVERS
+
+
+def use(servers: Servers) -> None:
+    """These servers from now on, in this process and those that it forks."""
+    global _servers
+    _servers = servers
+    app.conf.update(servers.celery_settings())
+
+
+def servers() -> Servers:
+    """Those in use: what ``use`` was told last, else what the environment says."""
+    return _servers

@@ -28,7 +28,7 @@ from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from replication.windows import next_window, window_at, zone
-from tasks.app import app
+from tasks.app import servers
 from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
@@ -146,7 +146,14 @@ class Context:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(connect(app.conf.broker_url), self.session.instance)
+        return Ledger(connect(servers()), self.session.instance)
+
+    @cached_property
+    def broker(self) -> redis.Redis | None:
+        """The broker, where that is a Redis."""
+        if servers().are_one:
+            return self.ledger.redis
+        return servers().broker_client() if servers().broker_is_redis else None
 
     @cached_property
     def store(self) -> ChangelogStore:

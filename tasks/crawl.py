@@ -59,7 +59,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if failures:
             work.ctx.progress.record(failures, [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.
-        work.ctx.progress.crawled(walk.crawl, unit, crawl_units)
+        crawl_units = work.ctx.progress.crawled(walk.crawl, unit, crawl_units)
         if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):
             return DONE
         work.ctx.ledger.count(

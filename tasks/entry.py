@@ -35,7 +35,7 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
     """Entries of one part of a segment. What it finds is left in the ledger for sync_metadata."""
     with working(task, session, epoch, batch, unit) as work:
         raw = work.payload()
-        if raw is None or work.ctx.ledger.take_found(epoch, batch, unit) is not None:
+        if raw is None or work.ctx.ledger.take_found(epoch, batch, work.found_by) is not None:
             return DONE
         todo = json.loads(raw)
         boot = work.ctx.secondary(epoch).boot_id
@@ -51,7 +51,7 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         text = json.dumps(
             {"needs": items, "meta": meta, "more": more, "resolved": findings.resolved, "boot": boot}
         )
-        work.ctx.ledger.put_found(epoch, batch, unit, text)
+        work.ctx.ledger.put_found(epoch, batch, work.found_by, text)
         work.ctx.ledger.count(
             scanned=findings.names, **counts(findings, found=False),
             entries=sum(findings.counts.values()) + findings.files + len(findings.needs),

@@ -8,20 +8,22 @@ empties the oldest batch moves the front past it. Chords, sweepers and twins may
 from __future__ import annotations
 
 import json
+import os
 import time
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from tasks.servers import Servers, of_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import redis
+
     from replication.failures import Failure
 
 _STALE, _OUT_OF_ORDER = -1, -2
+_TOKEN = 8  # characters
 
 
 class StaleFence(Exception):
@@ -52,18 +54,13 @@ class OpenBatch(NamedTuple):
     units_done: bool  # whether any unit of it was done: if not, nothing needs to be made durable
 
 
-def connect(broker_url: str, timeout_s: float | None = None) -> redis.Redis:
-    """A client for the Redis that the broker URL means (kombu spells sockets in its own way).
+def connect(where: Servers | str, timeout_s: float | None = None) -> redis.Redis:
+    """A client for the Redis of the ledgers: that of these servers, or the one at an address.
 
     With ``timeout_s`` a Redis that does not answer is an error after that time, and is not asked again.
     """
-    url = broker_url.replace("redis+socket://", "unix://")
-    url = url.replace("virtual_host=", "db=")
-    if timeout_s is None:
-        return redis.Redis.from_url(url)
-    return redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-    )
+    servers = of_url(where) if isinstance(where, str) else where
+    return servers.client(timeout_s)
 
 
 class Ledger:
@@ -93,24 +90,23 @@ class Ledger:
         for key in self.redis.scan_iter(match=self.prefix + "*", count=1000):
             if not key.startswith(kept):
                 pipe.delete(key)
-        pipe.set(self.prefix + "fence", epoch)
+        self._script(keys=[self.prefix], args=["begin", epoch, 0, ""], client=pipe)
         pipe.execute()
 
     def fence(self) -> int | None:
-        """The epoch that is served, None when the ledger is gone."""
-        value = self.redis.get(self.prefix + "fence")
-        return int(value) if value else None
+        """The epoch that is served; None when the ledger is gone, or may be an older state of itself."""
+        served, _, _ = self._script(keys=[self.prefix], args=["fence", "", 0, ""])
+        return int(served) or None
 
     def standing(self, epoch: int) -> Standing:
         """Where the front is. Raises StaleFence."""
-        return self._run("settle", epoch, 0, "", "", "", "")
+        return self._run("settle", epoch, 0, "", "", "", "", "")
 
     def open(
         self, epoch: int, batch: int, manifest: dict[str, Any], units: Mapping[str, str | bytes]
     ) -> Standing:
         """Open the next batch. Raises StaleFence, OutOfOrder."""
-        pairs = [part for pair in units.items() for part in pair]
-        return self._run("open", epoch, batch, json.dumps(manifest), *pairs)
+        return self._run("open", epoch, batch, json.dumps(manifest), *_with_tokens(units))
 
     def settle(
         self,
@@ -118,6 +114,7 @@ class Ledger:
         batch: int,
         unit: str,
         *,
+        token: str = "",
         boot: str = "",
         failures: list[Failure] | None = None,
         resolved: list[str] | None = None,
@@ -125,12 +122,11 @@ class Ledger:
     ) -> Standing:
         """A unit is done and found others: one step. ``done`` is False when a twin was first.
 
-        Raises StaleFence.
+        ``token``: of the payload that was done; another one of the same name is left alone. Raises StaleFence.
         """
-        pairs = [part for pair in (found or {}).items() for part in pair]
         bad = json.dumps([_plain(failure) for failure in failures]) if failures else ""
         good = json.dumps(resolved) if resolved else ""
-        return self._run("settle", epoch, batch, unit, boot, bad, good, *pairs)
+        return self._run("settle", epoch, batch, unit, boot, bad, good, token, *_with_tokens(found or {}))
 
     def forget(self, epoch: int, upto: int) -> None:
         """Drop what is kept of completed batches. Raises StaleFence."""
@@ -173,8 +169,12 @@ class Ledger:
 
     def payload(self, batch: int, unit: str) -> bytes | None:
         """What a unit is asked to do; None when it is done or forgotten."""
+        return self.payload_and_token(batch, unit)[0]
+
+    def payload_and_token(self, batch: int, unit: str) -> tuple[bytes | None, str]:
+        """The same, and by what ``settle`` knows that this is what was done."""
         value: bytes | None = self.redis.hget(f"{self.prefix}units:{batch}", unit)  # type: ignore[assignment]
-        return value
+        return (value[_TOKEN:], value[:_TOKEN].decode()) if value is not None else (None, "")
 
     def put_found(self, epoch: int, batch: int, unit: str, text: str) -> None:
         """Keep what the first step of a unit found for its second, for a day."""
@@ -276,6 +276,15 @@ class Ledger:
     def counters(self) -> dict[str, int]:
         found: dict[bytes, bytes] = self.redis.hgetall(self.prefix + "counters")  # type: ignore[assignment]
         return {name.decode(): int(value) for name, value in found.items()}
+
+
+def _with_tokens(units: Mapping[str, str | bytes]) -> list[str | bytes]:
+    """Pairs as the script takes them. Each payload has a token, by which it is known from others of its name."""
+    pairs: list[str | bytes] = []
+    for name, payload in units.items():
+        token = os.urandom(_TOKEN // 2).hex()
+        pairs += [name, token.encode() + (payload.encode() if isinstance(payload, str) else payload)]
+    return pairs
 
 
 def _plain(failure: Failure) -> dict[str, Any]:

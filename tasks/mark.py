@@ -97,7 +97,7 @@ def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[
     """Move the front over one batch, which is durable. True when a hybrid crawl ended with it."""
     progress, manifest = work.ctx.progress, batch.manifest
     since = manifest["start_ns"] if manifest["kind"] == "changelog" else progress.brick().stime_ns + 1
-    progress.record([Failure(**row) for row in bad], good, since)
+    progress.take(work.epoch, batch.number, [Failure(**row) for row in bad], good, since)
     if manifest["kind"] == "changelog":
         progress.advance(work.epoch, manifest["last"], manifest["end_ns"])
     elif manifest["kind"] == "hybrid" and (manifest["final"] or _nothing_missing(work)):

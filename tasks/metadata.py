@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> str:
     """Metadata of one part of a segment; settles it, and extends the chord by what comes next."""
     with working(task, session, epoch, batch, unit) as work:
-        text = work.ctx.ledger.take_found(epoch, batch, unit)
-        if work.payload() is None or text is None:
+        payload = work.payload()
+        text = work.ctx.ledger.take_found(epoch, batch, work.found_by)
+        if payload is None or text is None:
             return DONE
         found = json.loads(text)
         meta = decode_dirs(found["meta"])
@@ -47,7 +48,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
             units[following] = json.dumps(found["more"]).encode()
         if not work.finish(boot=connection.boot_id, found=units, says=says, resolved=resolved):
             return DONE
-        work.ctx.ledger.drop_found(epoch, batch, unit)
+        work.ctx.ledger.drop_found(epoch, batch, work.found_by)
         work.ctx.ledger.count(files_found=len(items), bytes_found=sum(item.size for item in items))
         if not found["more"]:
             _next_segment(work, int(unit.split(":")[1]))

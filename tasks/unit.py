@@ -45,6 +45,7 @@ class Unit:
         self.name = unit
         self._alive_at = 0.0
         self.outcome = ""
+        self.token = ""  # of the payload that was read
 
     def alive(self) -> None:
         """A sign of life, at most once a second: the sweeper leaves this unit alone, and so does the broker."""
@@ -52,14 +53,20 @@ class Unit:
             self._alive_at = time.monotonic()
             if self.name:
                 self.ctx.ledger.claim(self.name)
-            renew(self.task, self.ctx.ledger.redis)
+            renew(self.task, self.ctx.broker)
             alive.show(self.ctx.ledger)
 
     def payload(self) -> bytes | None:
         """What is to be done; None when it is done already. Raises Held when nothing is to be done now."""
         if (why := self.ctx.holding()) is not None:
             raise Held(why)
-        return self.ctx.ledger.payload(self.batch, self.name)
+        payload, self.token = self.ctx.ledger.payload_and_token(self.batch, self.name)
+        return payload
+
+    @property
+    def found_by(self) -> str:
+        """Where what this unit's first step found is kept for its second; after ``payload``."""
+        return f"{self.name}@{self.token}"
 
     def signature(self, unit: str, says: str = "") -> Signature:
         return unit_signature(self.ctx.session.name, self.epoch, self.batch, unit, says)
@@ -87,8 +94,8 @@ class Unit:
     ) -> bool:
         """Settle this unit with what it found, then enqueue that. False when a twin was first."""
         standing = self.ctx.ledger.settle(
-            self.epoch, self.batch, self.name, boot=boot, failures=failures, resolved=resolved, found=found
-        )
+            self.epoch, self.batch, self.name, token=self.token, boot=boot, failures=failures, resolved=resolved, found=found,
+        )  # fmt: skip
         if not standing.done:
             return False
         extend(self.task, [self.signature(name, (says or {}).get(name, "")) for name in found or {}])

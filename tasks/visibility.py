@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from celery import Task
 
 
-def renew(task: Task[..., Any], broker: redis.Redis) -> None:
-    """Push the running task's redelivery into the future; does nothing outside of a worker."""
-    tag = (task.request.properties or {}).get("delivery_tag") if task.request.id else None
+def renew(task: Task[..., Any], broker: redis.Redis | None) -> None:
+    """Push the running task's redelivery into the future; does nothing outside of a worker.
+
+    ``broker`` is None where the queues are not in Redis: RabbitMQ hands a message out again when its worker's
+    connection ends, and not before.
+    """
+    if broker is None or not task.request.id:
+        return
+    tag = (task.request.properties or {}).get("delivery_tag")
     if tag is not None:
         broker.zadd("unacked_index", {tag: time.time()}, xx=True)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replication.addresses import shown
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.store import MAX_BYTES
 from replication.errors import SeamarkError
@@ -17,8 +18,9 @@ from replication.progress import Progress
 from replication.session import Desired, SessionState
 from scheduler.checks.outcome import Outcome, fail, good, size_text, warn
 from scheduler.monitor_client import ask_monitor
-from scheduler.redis_server import check_broker
 from scheduler.reports import session_report
+from scheduler.server_check import check_servers
+from tasks.servers import from_json
 
 if TYPE_CHECKING:
     from replication.session import Session, SessionDir
@@ -44,7 +46,7 @@ def check_now(place: SessionDir, session: Session, state_dir: str, log: Path) ->
     yield from _lock(place, running=running)
     if running:
         yield from _health(place.name, state_dir)
-        yield from _broker(place)
+        yield from _servers(place)
         yield from _recording(place, session, log)
 
 
@@ -138,17 +140,19 @@ def _health(name: str, state_dir: str) -> Iterator[Outcome]:
         yield fail("health", report.reason)
 
 
-def _broker(place: SessionDir) -> Iterator[Outcome]:
+def _servers(place: SessionDir) -> Iterator[Outcome]:
     try:
-        url = (place.path / "broker").read_text(encoding="utf-8").strip()
+        servers = from_json(place.servers.read_bytes())
+        what = "Redis" if servers.are_one else "broker and Redis"
+        check_servers(servers)
+        yield good(
+            what,
+            "answers" if servers.are_one else f"answer ({shown(servers.broker)}, {shown(servers.redis_url)})",
+        )
     except OSError:
         yield warn("Redis", "the session has not noted yet which one it uses")
-        return
-    try:
-        check_broker(url)
-        yield good("Redis", "answers")
     except SeamarkError as error:
-        yield fail("Redis", error)
+        yield fail("broker and Redis", error)
 
 
 def _recording(place: SessionDir, session: Session, log: Path) -> Iterator[Outcome]:

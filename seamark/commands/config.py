@@ -10,10 +10,14 @@ import tomlkit
 from msgspec import Struct
 
 from replication import session_file, settings
+from replication.addresses import shown
 from replication.errors import NotFoundError, SeamarkError, UsageError
 from replication.session import SessionDir, node_config, session_names
 from scheduler.monitor_client import ask_monitor
+from seamark.commands.servers import refuse_password
 from seamark.commands.shared import ALL, named_session, session_argument, state_dir_option
+
+_ADDRESSES = ("broker", "redis")
 
 
 class _File(NamedTuple):
@@ -61,6 +65,8 @@ def config(name: str, verb: str, key: str | None, value: str | None, explain: bo
         raise UsageError("give: config NAME set KEY VALUE, or: config NAME reset KEY")
     found = settings.key_named(key, file.keys)
     if verb == "set":
+        if found.name in _ADDRESSES:
+            refuse_password(found.name, found.name, value or "")
         session_file.set_key(file.path, found, settings.parse(found, value or ""), file.kind)
     else:
         session_file.reset_key(file.path, found, file.kind)
@@ -87,9 +93,10 @@ def _show(file: _File, key: str | None, *, explain: bool) -> None:
 
 
 def _value(said: Any, name: str) -> Any:
+    """As it may be shown."""
     for part in name.split("."):
         said = getattr(said, part)
-    return said
+    return shown(said) if name in _ADDRESSES and said is not None else said
 
 
 def _stands(written: dict[str, Any], name: str) -> bool:

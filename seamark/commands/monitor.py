@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from replication.errors import UsageError
 from replication.session import node_config
-from replication.session_file import read_node
-from seamark.commands.run import BROKERS, FlowerCommand, broker_option, flower_option
+from replication.session_file import read_servers
+from seamark.commands.run import FlowerCommand, flower_option
+from seamark.commands.servers import configured, server_options
 from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
 from seamark.progress.display import Display
@@ -20,7 +20,7 @@ METRICS_PORT = 9474
 
 
 @click.command(cls=FlowerCommand)
-@broker_option
+@server_options
 @flower_option
 @click.option(
     "--metrics",
@@ -32,18 +32,18 @@ METRICS_PORT = 9474
     help=f"Metrics for Prometheus on http://127.0.0.1:PORT/metrics (without PORT: {METRICS_PORT}).",
 )
 @state_dir_option
-def monitor(broker: str | None, flower_port: int | None, metrics_port: int | None, state_dir: str) -> int:
+def monitor(
+    broker: str | None, redis: str | None, flower_port: int | None, metrics_port: int | None, state_dir: str
+) -> int:
     """Keep all started sessions of this node running, until told to stop."""
-    broker = broker or read_node(node_config(Path(state_dir))).broker
-    if broker is not None and not broker.startswith(BROKERS):
-        raise UsageError(f"the broker must begin with one of {', '.join(BROKERS)}")
+    servers = configured(broker, redis, read_servers(node_config(Path(state_dir))))
     setup_logging(Display(sys.stderr), os.path.join(state_dir, "logs", "monitor.log"))
     # Celery and redis are loaded only here: usage errors are quick
     from scheduler.monitor import Monitor, MonitorOptions
-    from scheduler.redis_server import check_broker
+    from scheduler.server_check import check_servers
 
-    if broker is not None:
-        check_broker(broker)
+    if servers is not None:
+        check_servers(servers)
 
     def keep_log(name: str) -> None:
         log_to_file(session_log(state_dir, name))
@@ -52,7 +52,7 @@ def monitor(broker: str | None, flower_port: int | None, metrics_port: int | Non
         MonitorOptions(
             state_dir=state_dir,
             keep_log=keep_log,
-            broker=broker,
+            servers=servers,
             flower_port=flower_port,
             metrics_port=metrics_port,
         )

@@ -14,13 +14,13 @@ from replication.remote.target import parse_target
 from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
+from seamark.commands.servers import configured, server_options
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 
 FLOWER_PORT = 5555
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-BROKERS = ("redis://", "rediss://", "redis+socket://")
 
 
 class Duration(click.ParamType[float]):
@@ -49,9 +49,6 @@ class FlowerCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-broker_option = click.option(
-    "--broker", envvar="SEAMARK_BROKER", metavar="URL", help="A Redis to use, instead of starting one."
-)
 flower_option = click.option(
     "--flower",
     "flower_port",
@@ -108,7 +105,7 @@ flower_option = click.option(
     metavar="DIR",
     help="Where sessions are kept. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
 )
-@broker_option
+@server_options
 @flower_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
 @click.option(
@@ -124,10 +121,10 @@ def run(**words: Any) -> int:
             setup_logging(display, None if options.dry_run else run_log(options), silent=silent)
             # What takes long to load is loaded only here: usage errors are quick
             from scheduler.opening import run as run_session
-            from scheduler.redis_server import check_broker
+            from scheduler.server_check import check_servers
 
-            if options.broker is not None and not options.dry_run:
-                check_broker(options.broker)
+            if options.servers is not None and not options.dry_run:
+                check_servers(options.servers)
             code: int = run_session(options, display.update)
         except SeamarkError as error:
             display.error(error.message, error.exit_code)
@@ -140,12 +137,10 @@ def run(**words: Any) -> int:
 
 
 def _options(
-    primary: str, secondary: str, state_dir: str | None, identity: str | None, **rest: Any
-) -> RunOptions:
+    primary: str, secondary: str, state_dir: str | None, identity: str | None, broker: str | None,
+    redis: str | None, **rest: Any,
+) -> RunOptions:  # fmt: skip
     """The command line as RunOptions. Raises UsageError for what can be seen to be wrong by itself."""
-    broker = rest["broker"]
-    if broker is not None and not broker.startswith(BROKERS):
-        raise UsageError(f"--broker must begin with one of {', '.join(BROKERS)}")
     if rest["timeout_s"] is not None and not rest["once"]:
         raise UsageError("--timeout is for --once: a run without it ends when it is told to")
     if not primary:
@@ -166,5 +161,6 @@ def _options(
         secondary=str(target),
         state_dir=state_dir,
         identity=None if identity is None else os.path.abspath(identity),
+        servers=configured(broker, redis),
         **rest,
     )

@@ -14,7 +14,8 @@ import redis
 
 from replication.errors import TemporaryError, UsageError
 from scheduler import redis_server as module
-from scheduler.redis_server import MAX_SOCKET_PATH, EmbeddedRedis, RedisServerError, check_broker
+from scheduler.redis_server import MAX_SOCKET_PATH, EmbeddedRedis, RedisServerError
+from scheduler.server_check import ServerError, check_broker
 
 
 def _alive(pid: int) -> bool:
@@ -150,7 +151,7 @@ def test_a_broker_that_lets_us_not_in_is_an_error(tmp_path, monkeypatch):
         deadline = time.monotonic() + 10
         while not os.path.exists(server.socket_path) and time.monotonic() < deadline:
             time.sleep(0.01)
-        with pytest.raises(RedisServerError, match="(?i)auth"):
+        with pytest.raises(ServerError, match="(?i)auth"):
             check_broker(server.url)
     finally:
         server.stop()

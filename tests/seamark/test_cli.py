@@ -18,6 +18,7 @@ from replication.session import default_state_dir
 from scheduler.options import RunOptions
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from seamark.cli import main
+from tasks.servers import of_url
 from tests.test_architecture import ROOT
 
 
@@ -64,7 +65,7 @@ def test_every_option_of_run_arrives(asked, tmp_path):
     key.write_text("")
     words = (
         f"run /srv/photos backup@host:/srv/photos --once --sync-method rsync --jobs 7 --ssh-port 2222 --identity {key} "
-        f"--change-detector scan --state-dir {tmp_path}/s --broker redis://:pw@127.0.0.1/1 --flower 5556 --dry-run -P "
+        f"--change-detector scan --state-dir {tmp_path}/s --broker redis://127.0.0.1/1 --flower 5556 --dry-run -P "
         "--log-json --accept-new-host-key --adopt --name photos --timeout 1.5h"
     )
     assert main(words.split()) == 0
@@ -79,7 +80,7 @@ def test_every_option_of_run_arrives(asked, tmp_path):
         identity=str(key),
         change_detector="scan",
         state_dir=f"{tmp_path}/s",
-        broker="redis://:pw@127.0.0.1/1",
+        servers=of_url("redis://127.0.0.1/1"),
         flower_port=5556,
         dry_run=True,
         progress=True,
@@ -137,7 +138,13 @@ def test_paths_are_made_absolute_and_names_are_bytes(asked, tmp_path, monkeypatc
         "run /a /b /c",
         "run /a /b --jobs 0",
         "run /a /b --sync-method ftp",
-        "run /a /b --broker amqp://x",
+        "run /a /b --broker amqp://x",  # and no Redis
+        "run /a /b --broker http://x",
+        "run /a /b --broker redis://",
+        "run /a /b --broker redis://a;redis://b",
+        "run /a /b --broker redis://:secret@host/0",
+        "run /a /b --redis redis://host",  # and no broker
+        "run /a /b --broker amqp://x --redis amqp://x",
         "run /a /b --name ../x",
         "run /a /b --identity /nonexistent/key",
         "run /a rsync://host/x",
@@ -172,8 +179,9 @@ def test_an_understood_error_is_one_line_and_its_code(asked, capsys, error, code
     assert capsys.readouterr().err == f"seamark: {error.message}\n"
 
 
-def test_a_broker_that_is_away_is_5(asked, capsys):
-    assert main(["run", "/a", "/b", "--no-progress", "--broker", "redis://:secret@127.0.0.1:1/0"]) == 5
+def test_a_broker_that_is_away_is_5(asked, capsys, monkeypatch):
+    monkeypatch.setenv("SEAMARK_BROKER", "redis://:secret@127.0.0.1:1/0")
+    assert main(["run", "/a", "/b", "--no-progress"]) == 5
     err = capsys.readouterr().err
     assert "refused" in err
     assert "secret" not in err

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tasks.ledger import connect
+from tasks.servers import from_json
 from tests.judge import differences
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -127,8 +128,8 @@ class SeamarkRun:
 
     def redis(self):
         """A client of the run's own Redis."""
-        (path,) = self.state.glob("sessions/*/broker")
-        return connect(path.read_text().strip())
+        (path,) = self.state.glob("sessions/*/servers.json")
+        return connect(from_json(path.read_bytes()))
 
     def counters(self):
         """The live counters of the ledger: files, bytes, bytes_sent, …."""

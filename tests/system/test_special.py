@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 
 from replication.errors import SeamarkError
-from scheduler.redis_server import check_broker
+from scheduler.server_check import check_broker
 from tasks.ledger import connect
 from tests.conftest import missing, need
 from tests.filesystems import available, filesystem
@@ -142,11 +142,12 @@ def test_two_sessions_on_one_broker_share_nothing_else(place, shared_broker, tmp
     """Of one name and on one host, in two state directories: the worst case for queues and keys."""
     (tmp_path / "two").mkdir()
     places = [place, Place(tmp_path / "two")]
-    options = ("--broker", shared_broker, "--name", "photos")
+    options = ("--name", "photos")
+    environment = {"SEAMARK_BROKER": shared_broker}
     with contextlib.ExitStack() as stack:
         for number, one in enumerate(places):
             many_small_files(one.primary, 300, 6, seed=number)
-        runs = [stack.enter_context(one.run(*options)) for one in places]
+        runs = [stack.enter_context(one.run(*options, env=environment)) for one in places]
         place.runs += places[1].runs
         for run in runs:
             run.wait_idle()

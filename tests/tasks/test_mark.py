@@ -14,7 +14,8 @@ from replication.volume.identity import ROOT_GFID
 from scheduler.epoch import take_over
 from tasks import context as contexts
 from tasks import mark
-from tasks.app import app
+from tasks.app import app, use
+from tasks.servers import of_url
 
 # The setting is the one of the Celery that we require.
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
@@ -28,8 +29,7 @@ def ctx(tmp_path, monkeypatch, redis_server):
     (tmp_path / "secondary").mkdir()
     (tmp_path / "primary" / "file").write_bytes(b"content")
     monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(app.conf, "broker_url", redis_server.url)
-    monkeypatch.setattr(app.conf, "result_backend", redis_server.url)
+    use(of_url(redis_server.url))
     place = SessionDir(tmp_path / "state", NAME)
     primary, secondary = str(tmp_path / "primary"), str(tmp_path / "secondary")
     place.save_run(Session(name=NAME, id="i1", instance="i1", primary=primary, secondary=secondary))
