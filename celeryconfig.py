@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from replication.settings import ServerSettings
-from tasks.servers import from_environment, resolve
+from tasks import servers
 
 # Where the queues are, and the results. `seamark run` and `monitor` say it to their own workers; others are told by
 # the environment: docs/operations.md, "Brokers".
-SERVERS = resolve(from_environment(ServerSettings(broker="redis://127.0.0.1:6379/0")))
+SERVERS = servers.chosen or servers.resolve(
+    servers.from_environment(ServerSettings(broker="redis://127.0.0.1:6379/0"))
+)
 _servers = SERVERS.celery_settings()
 broker_url = _servers["broker_url"]
 broker_use_ssl = _servers["broker_use_ssl"]

@@ -41,6 +41,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
     signs: list[Sign]
     redis_silent_s: float = 0.0
+    redis_error: str = ""  # what it says instead of doing what it is asked
+    broker_error: str = ""  # why the broker, where that is another server, does not take messages
     trouble: tuple[str, str] | None = None
     working: bool = False  # something is to be done
     paused: bool = False
@@ -57,7 +59,11 @@ def judge(look: Look) -> list[Reason]:
     """All reasons, the most fundamental first; none: healthy."""
     if look.redis_silent_s > REDIS_S:
         text = f"Redis has not answered for {look.redis_silent_s:.0f} s"
+        if look.redis_error:
+            text = f"Redis has refused to work for {look.redis_silent_s:.0f} s: {look.redis_error}"
         return [Reason(code="redis", text=text), *_by_degree(look)]
+    if look.broker_error:
+        return [Reason(code="broker", text=look.broker_error), *_by_degree(look)]
     found = [reason for sign in look.signs if sign.role != alive.SECONDARY for reason in _of_role(sign)]
     found += _of_secondary(look)
     if not found and look.working and not look.paused and look.unmoved_s > STALLED_S:

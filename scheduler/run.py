@@ -9,6 +9,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import redis
+from kombu.exceptions import OperationalError
+
+from replication.addresses import shown
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
@@ -22,7 +26,7 @@ from scheduler.status import Status, log_failures
 from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
 from scheduler.vigil import Vigil
-from tasks.app import use
+from tasks.app import servers, use
 from tasks.canvas import publish_signature, retry_signature, tick_signature
 from tasks.context import Context
 from tasks.ledger import Ledger, connect
@@ -31,6 +35,8 @@ from tasks.servers import of_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from celery import Signature
 
     from replication.progress import Brick
     from replication.session import Session, SessionDir
@@ -55,6 +61,14 @@ def _write_private(path: Path, text: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(text)
+
+
+def _send(signature: Signature) -> None:
+    """Send what beat sends as well, before long: a broker that is away does not end the run."""
+    try:
+        signature.apply_async()
+    except OperationalError as error:
+        log.debug("not sent: %s", error)
 
 
 _POWERS = {
@@ -107,19 +121,19 @@ class Run:
 
     def run(self) -> int:
         began = time.time_ns()
-        with self._signals(), self._servers() as servers:
+        with self._signals(), self._servers() as found:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
-            os.environ.update(servers.environment())
+            os.environ.update(found.environment())
             ours = (
                 f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
             )
             os.environ.setdefault("SEAMARK_FLEET", ours)
             os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
-            _write_private(self.place.servers, servers.to_json())
-            use(servers)
+            _write_private(self.place.servers, found.to_json())
+            use(found)
             ctx = Context(self.place, self.session)
             # A Redis that hangs is to be told of, and must not hang whoever tells.
-            ctx.ledger = Ledger(connect(servers, _REDIS_S), self.session.instance)
+            ctx.ledger = Ledger(connect(found, _REDIS_S), self.session.instance)
             StatusFile(self.place).starting()
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
@@ -131,12 +145,19 @@ class Run:
                 if self.session.adopt and hello["index"] == "new":
                     ctx.progress.forget_secondary()
                 _say_what_cannot_be_kept(self.session, hello)
-                self._epoch = take_over(ctx, hello.get("epoch", 0) + 1)
+                self._epoch = self._take_over(ctx, hello.get("epoch", 0) + 1)
                 self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
-                self._start(servers)
+                self._start(found)
                 return self._watch(ctx, Status(ctx, began))
             finally:
                 self._stop(ctx, idle=self._finished or not self._started)
+
+    def _take_over(self, ctx: Context, at_least: int) -> int:
+        """``take_over``; a Redis that has gone since it was checked is a TemporaryError."""
+        try:
+            return take_over(ctx, at_least)
+        except redis.RedisError as error:
+            raise TemporaryError(f"redis {shown(servers().redis_url)}: {error}") from None
 
     # ---- starting and ending
 
@@ -163,10 +184,10 @@ class Run:
         with self.redis:
             yield of_url(self.redis.url)
 
-    def _start(self, servers: Servers) -> None:
+    def _start(self, found: Servers) -> None:
         session = self.session
         self._started = True
-        tick_signature(session.name).apply_async()
+        _send(tick_signature(session.name))
         if session.change_detector != "scan":
             must = session.change_detector == "fanotify"
             self.supervisor.add(services.agent_service(self.place, session, must_record=must))
@@ -176,7 +197,7 @@ class Run:
         self.supervisor.add(services.data_worker(session), after_s=_DATA_AFTER_S)
         self.supervisor.add(services.beat_service(session), after_s=_BEAT_AFTER_S)
         if self.options.flower_port is not None:
-            self.supervisor.add(services.flower_service(self.options.flower_port, servers))
+            self.supervisor.add(services.flower_service(self.options.flower_port, found))
             log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
 
     def _stop(self, ctx: Context, *, idle: bool) -> None:
@@ -233,7 +254,7 @@ class Run:
         self._redis_watch.look(self.redis.pid if self.redis is not None else None)
         if self.redis is not None and self.redis.ensure():
             log.warning("Redis had ended and was started again: work resumes from the mark")
-            tick_signature(self.session.name).apply_async()
+            _send(tick_signature(self.session.name))
 
     def _need_recorder(self) -> None:
         """With --change-detector fanotify there is no falling back to scanning. Raises SeamarkError."""
@@ -256,6 +277,13 @@ class Run:
             raise unmounted(self.session)
 
     def _done(self, ctx: Context) -> bool:
+        """Whether the run has nothing left to do; not while Redis is away."""
+        try:
+            return self._all_there(ctx)
+        except redis.RedisError:
+            return False
+
+    def _all_there(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
         brick = ctx.progress.brick()
         if not brick.complete or brick.crawl is not None:
@@ -279,7 +307,7 @@ class Run:
         if ctx.ledger.published() >= self._final:
             return True
         if ctx.ledger.once_in(1, "publish"):
-            publish_signature(self.session.name, brick.epoch).apply_async()
+            _send(publish_signature(self.session.name, brick.epoch))
         return False
 
     def _on_the_move(self, ctx: Context) -> bool:
@@ -290,7 +318,7 @@ class Run:
         if time.monotonic() > self._follow_until:
             return False
         if ctx.ledger.once_in(1, "follow"):
-            retry_signature(self.session.name).apply_async()
+            _send(retry_signature(self.session.name))
         return True
 
     def _finish(self, ctx: Context, status: Status) -> int:

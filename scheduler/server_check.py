@@ -35,13 +35,19 @@ def check_broker(url: str, timeout: float = TIMEOUT_S) -> None:
 
 def check_servers(servers: Servers, timeout: float = TIMEOUT_S) -> None:
     """Ask each server. Raises TemporaryError, ServerError, UsageError."""
-    if not servers.broker_is_redis:
-        check_amqp(servers, timeout)
-    elif not servers.are_one:
-        with _words("broker", servers.broker, timeout):
-            _check_redis(servers.broker_client(timeout))
+    if not servers.are_one:
+        check_broker_of(servers, timeout)
     with _words("broker" if servers.are_one else "redis", servers.redis_url, timeout):
         _check_redis(servers.client(timeout))
+
+
+def check_broker_of(servers: Servers, timeout: float = TIMEOUT_S) -> None:
+    """Ask the broker. Raises TemporaryError, ServerError, UsageError."""
+    if not servers.broker_is_redis:
+        _check_amqp(servers, timeout)
+        return
+    with _words("broker", servers.broker, timeout):
+        _check_redis(servers.broker_client(timeout))
 
 
 def _check_redis(client: redis.Redis) -> None:
@@ -58,7 +64,7 @@ def _check_redis(client: redis.Redis) -> None:
             )
 
 
-def check_amqp(servers: Servers, timeout: float = TIMEOUT_S) -> None:
+def _check_amqp(servers: Servers, timeout: float = TIMEOUT_S) -> None:
     """Whether RabbitMQ lets us in. Raises TemporaryError, ServerError."""
     from amqp.exceptions import AccessRefused, NotAllowed
     from kombu.connection import Connection
@@ -107,7 +113,8 @@ def _words(what: str, url: str, timeout: float) -> Iterator[None]:
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise ServerError(f"{name}: {error}") from None
+        wanted = any(words in str(error) for words in ("HELLO must be called", "Authentication required"))
+        raise ServerError(f"{name}: {'it wants a password' if wanted else error}") from None
     except MasterNotFoundError as error:
         raise TemporaryError(f"{name}: {error}") from None
     except redis.ConnectionError as error:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from replication.errors import SeamarkError
 from scheduler.procfs import Stillness, children, stopped
+from scheduler.server_check import check_broker_of
 from tasks import alive
+from tasks.app import servers
 
 if TYPE_CHECKING:
     from scheduler.supervisor import Service
@@ -23,7 +26,15 @@ AGENT, REDIS = "agent", "redis"
 SILENT_S = 15.0  # beat asks every 5 s, and the agent's position moves on as often
 _ASKED_S = 7.0  # silent for so long, beat or a worker may not have asked the others
 _IN_REDIS = (alive.BEAT, alive.CONTROL, alive.DATA, alive.SECONDARY)
+_WATCH = "watch"  # the one who looks
+_BROKER_S = 2.0  # for an answer of the broker
 START_S = 30.0  # a role that was just started has this long to give its first sign
+
+
+def _is_silence(error: redis.RedisError) -> bool:
+    """Whether there is no answer, rather than one that refuses."""
+    refused = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError) and not isinstance(error, refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +63,15 @@ class Signs:
         self._last: dict[str, tuple[object, float]] = {}
         self._stillness: dict[str, Stillness] = {}
         self.redis_silent_since: float | None = None
+        self.redis_error = ""  # what it says instead of doing what it is asked
+        self.broker_error = ""
+        self._broker_due = 0.0
 
     def look(self, services: list[Service], now: float) -> list[Sign]:
         """The roles that are expected to be there. ``now``: time.monotonic()."""
         heard = self._heard(now)
         roles = {service.name: service for service in services if not service.finished}
-        if self.redis_silent_since is not None:
+        if self.redis_silent_since is not None or self._broker_is_away(roles, now):
             self._excuse(_IN_REDIS, now)
         found = []
         # Who is asked after whoever asks: nobody owes a sign that was not asked for.
@@ -79,6 +93,22 @@ class Signs:
             found.append(Sign(role=alive.SECONDARY, pid=0, silent_s=now - at, seen=seen))
         return found
 
+    def _broker_is_away(self, roles: dict[str, Service], now: float) -> bool:
+        """Whether it is the broker that keeps roles silent. It is asked when beat, which sends all the time, is silent."""
+        if servers().are_one or alive.BEAT not in roles:
+            return False
+        _, at = self._last.get(alive.BEAT, (None, 0.0))
+        if not self.broker_error and now - max(at, roles[alive.BEAT].not_before) < _ASKED_S:
+            return False
+        if now >= self._broker_due:
+            self._broker_due = now + _ASKED_S
+            try:
+                check_broker_of(servers(), _BROKER_S)
+                self.broker_error = ""
+            except SeamarkError as error:
+                self.broker_error = error.message
+        return bool(self.broker_error)
+
     def _excuse(self, roles: tuple[str, ...], now: float) -> None:
         """These cannot be judged at the moment: they have all their time from now on."""
         for role in roles:
@@ -87,10 +117,14 @@ class Signs:
     def _heard(self, now: float) -> dict[str, object]:
         heard: dict[str, object] = {}
         try:
+            self._ctx.ledger.sign(
+                _WATCH
+            )  # a replica, or one that is full, answers as long as nothing is written
             heard.update(self._ctx.ledger.signs())
-            self.redis_silent_since = None
-        except redis.RedisError:
+            self.redis_silent_since, self.redis_error = None, ""
+        except redis.RedisError as error:
             self.redis_silent_since = self.redis_silent_since or now
+            self.redis_error = "" if _is_silence(error) else str(error)
         if self._ctx.place.detector() != "scan":
             last = self._ctx.store.last_closed()
             heard[AGENT] = (last.number, last.end_ns) if last is not None else None

@@ -111,6 +111,8 @@ class Vigil:
         return Look(
             signs=signs,
             redis_silent_s=now - silent_since if silent_since is not None else 0.0,
+            redis_error=self._signs.redis_error,
+            broker_error=self._signs.broker_error,
             trouble=ctx.trouble() if silent_since is None else None,
             working=snapshot.phase is Phase.RUNNING,
             paused=ctx.resting() is not None,

@@ -93,6 +93,11 @@ class Ledger:
         self._script(keys=[self.prefix], args=["begin", epoch, 0, ""], client=pipe)
         pipe.execute()
 
+    def erase(self) -> None:
+        """Forget everything: the session is deleted."""
+        for key in self.redis.scan_iter(match=self.prefix + "*", count=1000):
+            self.redis.delete(key)
+
     def fence(self) -> int | None:
         """The epoch that is served; None when the ledger is gone, or may be an older state of itself."""
         served, _, _ = self._script(keys=[self.prefix], args=["fence", "", 0, ""])

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP, Queues
+from celery.worker.consumer import Consumer
 from kombu.entity import Queue
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ _UNUSED_MS = 24 * 3600 * 1000
 _LONGEST_MS = (
     7 * 24 * 3600 * 1000
 )  # until a message that is not acknowledged is taken for abandoned; 30 min by default
+
+# Celery makes 28 queues for tasks with a countdown, of which there are none here: each costs RabbitMQ memory and a start.
+_DELAYED = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
+Consumer.Blueprint.default_steps = [step for step in Consumer.Blueprint.default_steps if step != _DELAYED]
 
 
 class FleetQueues(Queues):

@@ -33,6 +33,8 @@ _CONNECT_S, _ANSWER_S = 5.0, 30.0  # a server that is not there, and one that sa
 _SENTINEL_PORT = 26379
 _SET_IN = "SEAMARK_"
 
+chosen: Servers | None = None
+
 
 @dataclass(frozen=True)
 class Servers:
@@ -194,6 +196,12 @@ class Servers:
 def from_json(text: bytes) -> Servers:
     """What ``to_json`` wrote. Raises UsageError when a file of a password is gone by now."""
     return resolve(msgspec.json.decode(text, type=ServerSettings))
+
+
+def choose(servers: Servers | None) -> None:
+    """What a command line says, before Celery is loaded: celeryconfig.py then does not look at the environment."""
+    global chosen
+    chosen = servers
 
 
 def of_url(url: str) -> Servers:

@@ -7,7 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from replication.errors import SeamarkError
 from replication.remote.client import SecondaryError
@@ -151,6 +153,10 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
         log.warning("%s batch %d %s: %s", session, batch, unit, error.message)
     except SoftTimeLimitExceeded:
         raise
+    except (redis.RedisError, OperationalError) as error:
+        # The broker or Redis is away, or has a new master: nothing can be noted there now, and the ledger tells later.
+        work.outcome = f"given back: {error}"
+        log.warning("%s batch %d %s: the broker or Redis: %s", session, batch, unit, error)
     except Exception as error:
         # A bug, or a machine that misbehaves. The unit stays in the ledger, so nothing is lost by going on.
         work.outcome = f"failed: {type(error).__name__}: {error}"

@@ -41,6 +41,7 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
         _revoke(place, state)
     if reset_sync_time:
         _forget_mark(place)
+    _forget_on_servers(place)
     try:
         place.named_config.unlink(missing_ok=True)
         if place.path.exists():
@@ -60,6 +61,18 @@ def _revoke(place: SessionDir, state: SessionState | None) -> None:
     except SeamarkError as error:
         id_ = state.id if state is not None else "<its id>"
         click.echo(f"{error.message}; {keys.by_hand(id_)}", err=True)
+
+
+def _forget_on_servers(place: SessionDir) -> None:
+    """Remove its queues and keys from servers that are shared. What cannot be reached keeps them, which is said."""
+    if not place.servers.exists():
+        return
+    from scheduler.forget import forget_on_servers
+
+    try:
+        forget_on_servers(place)
+    except SeamarkError as error:
+        click.echo(f"its queues and keys stay where they are: {error.message}", err=True)
 
 
 def _forget_mark(place: SessionDir) -> None:

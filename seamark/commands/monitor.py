@@ -15,6 +15,7 @@ from seamark.commands.servers import configured, server_options
 from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
 from seamark.progress.display import Display
+from tasks.servers import choose
 
 METRICS_PORT = 9474
 
@@ -38,6 +39,7 @@ def monitor(
     """Keep all started sessions of this node running, until told to stop."""
     servers = configured(broker, redis, read_servers(node_config(Path(state_dir))))
     setup_logging(Display(sys.stderr), os.path.join(state_dir, "logs", "monitor.log"))
+    choose(servers)
     # Celery and redis are loaded only here: usage errors are quick
     from scheduler.monitor import Monitor, MonitorOptions
     from scheduler.server_check import check_servers

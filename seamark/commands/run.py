@@ -17,6 +17,7 @@ from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.commands.servers import configured, server_options
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
+from tasks.servers import choose
 
 FLOWER_PORT = 5555
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
@@ -119,6 +120,7 @@ def run(**words: Any) -> int:
         try:
             silent = options.progress is False and not options.log_json
             setup_logging(display, None if options.dry_run else run_log(options), silent=silent)
+            choose(options.servers)
             # What takes long to load is loaded only here: usage errors are quick
             from scheduler.opening import run as run_session
             from scheduler.server_check import check_servers
