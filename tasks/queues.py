@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery import signals
 from celery.app.amqp import AMQP, Queues
-from celery.worker.consumer import Consumer
 from kombu.entity import Queue
 
 if TYPE_CHECKING:
@@ -22,9 +22,16 @@ _LONGEST_MS = (
     7 * 24 * 3600 * 1000
 )  # until a message that is not acknowledged is taken for abandoned; 30 min by default
 
-# Celery makes 28 queues for tasks with a countdown, of which there are none here: each costs RabbitMQ memory and a start.
 _DELAYED = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
-Consumer.Blueprint.default_steps = [step for step in Consumer.Blueprint.default_steps if step != _DELAYED]
+
+
+@signals.celeryd_init.connect
+def _without_delays(**_: object) -> None:
+    """Celery makes 28 queues on RabbitMQ for tasks with a countdown; there are none here, and each costs memory."""
+    from celery.worker.consumer import Consumer
+
+    steps = Consumer.Blueprint.default_steps
+    Consumer.Blueprint.default_steps = [step for step in steps if step != _DELAYED]
 
 
 class FleetQueues(Queues):

@@ -283,3 +283,36 @@ def test_what_fails_is_not_left_alone_for_longer_than_was_set(progress):
     with sqlite3.connect(progress._db.execute("PRAGMA database_list").fetchone()[2]) as db:
         (due_ns,) = db.execute("SELECT next_ns FROM failure").fetchone()
     assert 0 < due_ns - time.time_ns() <= 30 * 10**9
+
+
+def test_reports_of_a_batch_are_taken_once(progress):
+    """A ledger that went back shows a batch again that was taken: what it resolved has failed anew since."""
+    epoch = crawled(progress)
+    bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
+    progress.take(epoch, 1, [bad], [], 1)
+    progress.take(epoch, 2, [], [bad.key], 1)
+    assert progress.failure_count() == 0
+    progress.take(epoch, 3, [bad], [], 1)
+    progress.take(epoch, 2, [], [bad.key], 1)
+    assert progress.failure_count() == 1
+    assert progress.taken(epoch) == 3
+
+
+def test_reports_of_an_older_epoch_are_not_taken(progress):
+    old = crawled(progress)
+    bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
+    new = progress.new_epoch(0)
+    progress.take(new, 1, [bad], [], 1)
+    progress.take(old, 7, [], [bad.key], 1)
+    assert progress.failure_count() == 1
+    assert (progress.taken(old), progress.taken(new)) == (0, 1)
+
+
+def test_the_ledger_gets_the_division_of_a_crawl_unit_that_is_durable(progress):
+    """Done, and killed before the ledger knew: the twin divides what is left in another way."""
+    epoch = progress.new_epoch(0)
+    progress.begin_crawl(epoch, "c", 0, 1, 0, {"C:0": "[]", "C:0x": "not below it"})
+    first = {"C:0.0": "a", "C:0.1": "b"}
+    assert progress.crawled("c", "C:0", first) == first
+    assert progress.crawled("c", "C:0.1", {"C:0.1.0": "below b"}) == {"C:0.1.0": "below b"}
+    assert progress.crawled("c", "C:0", {"C:0.0": "b"}) == {"C:0.0": "a", "C:0.1.0": "below b"}

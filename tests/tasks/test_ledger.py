@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from replication.failures import Failure
 from tasks.ledger import Ledger, OutOfOrder, StaleFence, connect
+from tests.servers import RedisServer, wait_until
 
 EPOCH = 7
 
@@ -167,3 +168,81 @@ def test_manifest_comes_back_as_it_was(ledger):
     ledger.open(EPOCH, 1, manifest, {"C:0": json.dumps([["00", "b\udcff"]])})
     assert ledger.batch(1).manifest == manifest
     assert json.loads(ledger.payload(1, "C:0")) == [["00", "b\udcff"]]
+
+
+# ---- a Redis that has forgotten its last writes
+
+
+def test_a_replica_that_takes_over_serves_nobody(tmp_path):
+    """It may lack the newest writes, here the settling of a unit, and nothing in the ledger would tell."""
+    with (
+        RedisServer(tmp_path) as master,
+        RedisServer(tmp_path, f"replicaof 127.0.0.1 {master.port}") as replica,
+    ):
+        ledger = Ledger(connect(f"redis://127.0.0.1:{master.port}"), "s1")
+        ledger.begin_epoch(EPOCH)
+        ledger.open(EPOCH, 1, {}, {"E:1:0": "{}"})
+        wait_until(lambda: replica.client().exists(ledger.prefix + "units:1"), "the replica has it")
+        replica.client().replicaof("no", "one")
+        ledger.settle(EPOCH, 1, "E:1:0")
+        assert ledger.fence() == EPOCH
+
+        after = Ledger(connect(f"redis://127.0.0.1:{replica.port}"), "s1")
+        assert after.payload(1, "E:1:0") == b"{}"
+        assert after.fence() is None
+        for call in (
+            lambda: after.standing(EPOCH),
+            lambda: after.settle(EPOCH, 1, "E:1:0"),
+            lambda: after.open(EPOCH, 2, {}, {}),
+        ):
+            with pytest.raises(StaleFence):
+                call()
+        after.begin_epoch(EPOCH + 1)
+        assert after.open(EPOCH + 1, 1, {}, {"E:1:0": "{}"}).opened == 1
+
+
+def test_a_redis_restarted_from_its_disk_serves_nobody(tmp_path):
+    with RedisServer(tmp_path) as server:
+        ledger = Ledger(connect(f"redis://127.0.0.1:{server.port}"), "s1")
+        ledger.begin_epoch(EPOCH)
+        ledger.open(EPOCH, 1, {}, {"E:1:0": "{}"})
+        server.client().save()
+        ledger.settle(EPOCH, 1, "E:1:0")
+        server.kill()
+        server.start()
+        wait_until(lambda: ledger.payload(1, "E:1:0") == b"{}", "it has what it saved")
+        assert ledger.fence() is None
+
+
+def test_another_unit_of_the_same_name_is_left_alone(ledger):
+    """After the ledger went back by hand, on a Redis that never stopped: a task of before is still running."""
+    ledger.open(EPOCH, 1, {}, {"E:1:0": "{}"})
+    saved = {key: ledger.redis.dump(key) for key in ledger.redis.keys(ledger.prefix + "*")}
+    ledger.settle(EPOCH, 1, "E:1:0", found={"D:stream:0": b"a and b"})
+    _, token = ledger.payload_and_token(1, "D:stream:0")
+    ledger.redis.flushall()
+    for key, dumped in saved.items():
+        ledger.redis.restore(key, 0, dumped)
+    ledger.settle(EPOCH, 1, "E:1:0", found={"D:stream:0": b"only c: a and b are on their way"})
+    assert not ledger.settle(EPOCH, 1, "D:stream:0", token=token).done
+    content, token = ledger.payload_and_token(1, "D:stream:0")
+    assert content == b"only c: a and b are on their way"
+    assert ledger.settle(EPOCH, 1, "D:stream:0", token=token).front == 1
+
+
+@pytest.mark.parametrize("lost", ["units:1", "batch:1", "failures:1"])
+def test_a_redis_that_evicts_ends_the_epoch(ledger, lost):
+    bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
+    ledger.open(EPOCH, 1, {}, {"E:1:0": "{}", "E:2:0": "{}"})
+    ledger.settle(EPOCH, 1, "E:1:0", failures=[bad])
+    ledger.redis.delete(ledger.prefix + lost)
+    with pytest.raises(StaleFence):
+        ledger.settle(EPOCH, 1, "E:2:0")
+    assert ledger.fence() is None
+
+
+def test_a_deleted_session_leaves_no_key(ledger):
+    ledger.open(EPOCH, 1, {}, {"E:1:0": "{}"})
+    ledger.sign("beat")
+    ledger.erase()
+    assert ledger.redis.keys("*") == []
