@@ -59,7 +59,7 @@ def lengths(names: Iterable[str]) -> dict[str, int]:
     def length(name: str, channel: Any) -> int:
         return int(channel.queue_declare(name, passive=True).message_count)
 
-    with app.pool.acquire(block=True) as connection:
+    with app.connection_for_read() as connection:
         return {name: _on_a_channel(connection, partial(length, name)) or 0 for name in names}
 
 
@@ -73,7 +73,7 @@ def remove(names: Iterable[str]) -> None:
             queue.declare()  # it deletes only bindings that it knows of
         queue.delete()
 
-    with app.pool.acquire(block=True) as connection:
+    with app.connection_for_write() as connection:
         for name in names:
             _on_a_channel(connection, partial(delete, name))
 

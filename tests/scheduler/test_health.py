@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from replication.failures import Failure
 from replication.session import SessionDir
+from replication.settings import ServerSettings
 from scheduler.health import CRASHES, REDIS_S, STALLED_S, Look, Reason, judge
 from scheduler.procfs import Stillness, born, is_there, stopped
 from scheduler.signs import SILENT_S, START_S, Sign, Signs
@@ -22,6 +23,8 @@ from scheduler.supervisor import Service
 from scheduler.vigil import Clock
 from tasks import alive
 from tasks.ledger import Ledger, connect
+from tasks.servers import Servers
+from tests.servers import free_port
 
 ROLES = (alive.BEAT, alive.CONTROL, alive.DATA, "agent", alive.SECONDARY)
 
@@ -48,6 +51,8 @@ FAILURE = Failure(
 )
 WRONG = {
     "redis": {"redis_silent_s": REDIS_S + 1},
+    "redis ": {"redis_silent_s": REDIS_S + 1, "redis_error": "You can't write against a read only replica."},
+    "broker": {"broker_error": "broker amqp://mq//: Connection refused"},
     **{role.replace(" ", "-"): {"signs": [sign(role, SILENT_S + 1)]} for role in ROLES},
     "beat ": {"signs": [sign(alive.BEAT, deaths=CRASHES, why="exit code 1")]},
     "agent ": {"signs": [sign("agent", START_S + 1, seen=False)]},
@@ -174,6 +179,33 @@ def test_a_redis_that_hangs_is_noticed_and_nobody_else_is_blamed(redis_server):
     time.sleep(0.6)
     assert silent(signs.look(SERVICES, 41.0)) == set()
     assert signs.redis_silent_since is None
+
+
+def test_a_redis_that_only_answers_is_not_taken_for_one_that_works(redis_server):
+    """A replica shows what it has, and refuses what is new: as the old master does after a failover."""
+    signs = Signs(FakeContext(redis_server.url))
+    signs.look(SERVICES, 0.0)
+    with redis_server.client() as client:
+        client.replicaof("127.0.0.1", "1")
+        try:
+            assert silent(signs.look(SERVICES, 40.0)) == set()
+            assert signs.redis_silent_since == 40.0
+            assert "read only replica" in signs.redis_error
+        finally:
+            client.replicaof("no", "one")
+    signs.look(SERVICES, 41.0)
+    assert signs.redis_silent_since is None
+    assert signs.redis_error == ""
+
+
+def test_a_broker_that_is_away_is_said_to_be_and_excuses_the_roles(redis_server, monkeypatch):
+    elsewhere = Servers(ServerSettings(), f"amqp://u:s3cret@127.0.0.1:{free_port()}//", redis_server.url)
+    monkeypatch.setattr("scheduler.signs.servers", lambda: elsewhere)
+    signs = Signs(FakeContext(redis_server.url))
+    for now in (0.0, 10.0, 20.0, 60.0):
+        assert silent(signs.look(SERVICES, now)) == set()
+    assert "refused" in signs.broker_error
+    assert "s3cret" not in signs.broker_error
 
 
 def test_a_new_epoch_forgets_no_sign(redis_server):

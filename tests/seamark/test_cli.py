@@ -14,7 +14,9 @@ import types
 import pytest
 
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
-from replication.session import default_state_dir
+from replication.session import default_state_dir, node_config
+from replication.session_file import read_servers
+from replication.settings import SettingsError
 from scheduler.options import RunOptions
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from seamark.cli import main
@@ -318,3 +320,51 @@ def test_every_exit_code_is_documented():
     text = (ROOT / "docs" / "exit-codes.md").read_text()
     for code in ExitCode:
         assert f"| {int(code)} | {code.name.lower().replace('_', ' ')} |" in text
+
+
+# ---- broker and Redis of the node
+
+
+@pytest.fixture
+def node_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEAMARK_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SEAMARK_CONFIG_DIR", str(tmp_path / "config"))
+    return node_config(tmp_path / "state")
+
+
+def test_a_password_is_not_taken_from_a_command_line(node_file, capsys):
+    assert main(["config", "all", "set", "broker", "redis://:s3cret@host/0"]) == 2
+    err = capsys.readouterr().err
+    assert "broker_password_file" in err
+    assert "s3cret" not in err
+    assert not node_file.exists()
+
+
+def test_a_password_in_the_nodes_file_is_not_shown(node_file, capsys):
+    node_file.parent.mkdir(parents=True)
+    node_file.write_text('redis = "redis://:s3cret@host/0"\n')
+    assert main(["config", "all", "get", "redis"]) == 0
+    assert main(["config", "all", "--explain"]) == 0
+    said = capsys.readouterr().out
+    assert "redis://:…@host/0" in said
+    assert "s3cret" not in said
+
+
+def test_a_nodes_file_with_a_password_is_for_us_alone(node_file):
+    node_file.parent.mkdir(parents=True)
+    node_file.write_text('broker = "redis://:s3cret@host/0"\n')
+    node_file.chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600") as caught:
+        read_servers(node_file)
+    assert "s3cret" not in caught.value.message
+    node_file.chmod(0o600)
+    assert read_servers(node_file).broker == "redis://:s3cret@host/0"
+
+
+def test_a_file_of_settings_that_we_make_is_ours_alone(node_file):
+    assert main(["config", "all", "set", "tls.check_hostname", "false"]) == 0
+    assert node_file.stat().st_mode & 0o777 == 0o600
+    node_file.chmod(0o640)
+    assert main(["config", "all", "set", "sentinel.master", "ours"]) == 0
+    assert node_file.stat().st_mode & 0o777 == 0o640
+    assert read_servers(node_file).sentinel.master == "ours"
