@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tests.redis_server"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("seamark")
+settings.load_profile("seamark")
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
@@ -38,6 +45,14 @@ def need(*tools: str) -> None:
     absent = [tool for tool in tools if shutil.which(tool, path=path) is None]
     if absent:
         missing(f"not installed: {', '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def in_memory():
+    """Makes directories where a sync costs nothing, for tests of many examples."""
+    shared = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=shared if os.path.isdir(shared) else None) as base:
+        yield lambda: Path(tempfile.mkdtemp(dir=base))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ objects = st.builds(
 groups = st.lists(st.lists(places | objects, max_size=5), max_size=4)
 
 counter = itertools.count()
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def expected(written: list[list[Place]]) -> list[Record]:

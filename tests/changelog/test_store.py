@@ -190,7 +190,7 @@ def test_a_lost_boot_skips_numbers_by_a_gap(store: ChangelogStore) -> None:
     assert again.add(some(), 9, 9).number == new[0].number + 1
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 8 * ENTRY_SIZE - 1), bit=st.integers(0, 7))
 def test_no_entry_of_the_index_is_lost_silently(tmp_path: Path, at: int, bit: int) -> None:
     """Whichever byte of the index changes: every position is still there, as itself or within a gap."""

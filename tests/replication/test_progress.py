@@ -130,10 +130,10 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps)
-def test_mark_is_monotone_and_below_front_and_new_failures(tmp_path_factory, actions):
-    progress = Progress(tmp_path_factory.mktemp("p") / "progress.sqlite")
+def test_mark_is_monotone_and_below_front_and_new_failures(in_memory, actions):
+    progress = Progress(in_memory() / "progress.sqlite")
     epoch = crawled(progress, time_ns=0)
     before = progress.brick()
     for kind, one, two in actions:
@@ -160,9 +160,9 @@ def test_mark_is_monotone_and_below_front_and_new_failures(tmp_path_factory, act
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_name_of_any_bytes_can_fail_be_skipped_and_come_through(tmp_path_factory, name, skipped):
-    progress = Progress(tmp_path_factory.mktemp("p") / "progress.sqlite")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_name_of_any_bytes_can_fail_be_skipped_and_come_through(in_memory, name, skipped):
+    progress = Progress(in_memory() / "progress.sqlite")
     path = os.fsdecode(name)
     failed = Failure(step="entry", gfid=None, path=path, code="io", error=f"cannot read {path}")
     progress.record([failed], [])

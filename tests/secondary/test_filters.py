@@ -84,7 +84,7 @@ def by_us(root, filters, path=b""):
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=rules)
 @example(texts=["- *.o"])
 @example(texts=["+ */", "+ *.o", "- *"])

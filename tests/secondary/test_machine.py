@@ -415,6 +415,6 @@ assert FOREVER
 
 Machine = Tree.TestCase
 Machine.settings = settings(
-    max_examples=int(os.environ.get("SEAMARK_EXAMPLES", "12")), stateful_step_count=20, deadline=None,
+    max_examples=int(os.environ.get("SEAMARK_EXAMPLES", "12")), stateful_step_count=20,
     suppress_health_check=list(HealthCheck), print_blob=True,
 )  # fmt: skip

@@ -180,7 +180,7 @@ def _run(examples, steps):
     run_state_machine_as_test(
         Replication,
         settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, print_blob=True,
+            max_examples=examples, stateful_step_count=steps, print_blob=True,
             suppress_health_check=list(HealthCheck), phases=[Phase.generate],
         ),
     )  # fmt: skip

@@ -158,7 +158,7 @@ def test_ledger_against_a_model(redis_server):
     LedgerMachine.server = redis_server
     machine = LedgerMachine.TestCase
     machine.settings = settings(
-        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=40, stateful_step_count=25, suppress_health_check=list(HealthCheck)
     )
     machine().runTest()
 

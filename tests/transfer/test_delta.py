@@ -61,7 +61,7 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits, st.randoms(use_true_random=False), st.booleans())
 def test_any_change_converges(session, edits, draw: random.Random, compress):
     path = session.primary.root / "big"

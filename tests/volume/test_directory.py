@@ -131,7 +131,7 @@ def test_a_digest_changes_with_any_name_or_version(volume):
 
 
 @given(st.sets(NAMES, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_digest_is_the_same_on_both_sides_whatever_the_names(names):
     with tempfile.TemporaryDirectory() as base:
         root = os.fsencode(base) + b"/root"
