@@ -13,7 +13,7 @@ from hypothesis import settings
 pytest_plugins = ["tests.redis_server"]
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("seamark")
+settings.register_profile("seamark", deadline=None)
 settings.load_profile("seamark")
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}

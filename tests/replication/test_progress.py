@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from replication.errors import ExitCode
 from replication.failures import Failure
 from replication.frontier import decode_dirs, encode_dirs
-from replication.progress import Progress, ProgressError
+from replication.progress import Progress
+from replication.progress_file import ProgressError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -151,7 +151,7 @@ def test_a_broker_that_lets_us_not_in_is_an_error(tmp_path, monkeypatch):
         deadline = time.monotonic() + 10
         while not os.path.exists(server.socket_path) and time.monotonic() < deadline:
             time.sleep(0.01)
-        with pytest.raises(ServerError, match="(?i)auth"):
+        with pytest.raises(ServerError, match="wants a password"):
             check_broker(server.url)
     finally:
         server.stop()
