@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from replication.errors import LockedError, SeamarkError
 from replication.remote.client import SecondaryError
 from replication.remote.look import looking, ssh_options
@@ -40,7 +42,7 @@ def check_pair(
     try:
         check_other_sessions(place.name, Path(state_dir), session.id)
         check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
-        check_primary(session)
+        session = msgspec.structs.replace(session, root=check_primary(session))
         has = primary_has(session.primary)
     except SeamarkError as error:
         yield fail("primary", error, fatal=True)

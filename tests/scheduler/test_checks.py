@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
+import msgspec
 import pytest
 
+from replication.remote.look import claim
+from replication.session import Session, SessionDir, SessionState, pair_id
+from replication.settings import SessionConfig
+from replication.volume.identity import identify_fd
 from scheduler.checks import room
 from scheduler.checks.features import check_features, check_programs, check_rights
 from scheduler.checks.outcome import Level
@@ -56,6 +62,29 @@ def test_created_it_keeps_the_host_key_that_was_accepted(node, shared_ssh_server
     known = (node.state / "sessions" / "s" / "known_hosts").read_text()
     assert known.split()[2] == (shared_ssh_server.directory / "host_key.pub").read_text().split()[1]
     assert not (node.base / "copy").exists()
+
+
+def test_a_secondary_that_this_pair_has_filled_is_its_own_on_any_node(node):
+    """Its state here was lost, or another node sees the same primary: nothing is to be adopted."""
+    primary, copy = str(node.base / "p"), node.base / "copy"
+    fd = os.open(primary, os.O_RDONLY)
+    volume = identify_fd(fd)[0].hex()
+    os.close(fd)
+    config, state = (
+        SessionConfig(primary=primary, secondary=str(copy)),
+        SessionState(id=pair_id(primary, str(copy))),
+    )
+    session = Session.of("first", config, msgspec.structs.replace(state, root=volume))
+    copy.mkdir()
+    claim(SessionDir(node.base / "another state", "first"), session, epoch=1, takes=0)
+    assert json.loads((copy / ".seamark" / "owner").read_text())["holder"] == session.instance
+    node.ok("create", "s", primary, copy)
+    (node.base / "p").rename(node.base / "elsewhere")
+    (node.base / "p").mkdir()  # another volume under the same paths
+    node.ok("delete", "s")
+    done = node.command("create", "s", primary, copy)
+    assert done.returncode == 8, done
+    assert "a copy of another volume" in done.stderr
 
 
 def test_each_step_of_the_way_can_fail(node, shared_ssh_server, tmp_path):
