@@ -7,7 +7,6 @@ method is one transaction.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -89,6 +88,20 @@ class Progress:
         with self._write() as db:
             db.execute("UPDATE brick SET epoch = max(epoch + 1, ?)", (at_least,))
             return int(db.execute("SELECT epoch FROM brick").fetchone()[0])
+
+    def superseded(self) -> None:
+        """Another holder was at work: until it is known how far, all versions are doubted, and everything is compared."""
+        with self._write() as db:
+            db.execute("DELETE FROM frontier")
+            db.execute("UPDATE brick SET crawl = NULL, crawl_swept = 0, complete = 0, front_ns = 1")
+            checkpoints.crawl_dropped(db)
+
+    def inherit(self, stime_ns: int, since_ns: int) -> None:
+        """The mark of who was at work before: it was true. Versions of what changed since ``since_ns`` are doubted;
+        0: none are.
+        """
+        with self._write() as db:
+            db.execute("UPDATE brick SET stime_ns = max(stime_ns, ?), front_ns = ?", (stime_ns, since_ns))
 
     # ---- the front and the mark
 

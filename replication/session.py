@@ -44,11 +44,16 @@ class Desired(StrEnum):
     STOPPED = "stopped"
 
 
+def new_instance() -> str:
+    """What tells the state of a session on this node from that on any other."""
+    return uuid.uuid4().hex[:12]
+
+
 class SessionState(Struct, frozen=True, kw_only=True):
     """What has to be remembered of a session, beside its progress."""
 
     id: str  # by which the secondary knows it
-    instance: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex[:12])  # by which a broker does
+    instance: str = msgspec.field(default_factory=new_instance)  # by which a broker does
     root: str = ""  # identity of the primary's root when it was last replicated
     adopt: bool = False  # take over what is there, until the next start
     desired: Desired = Desired.CREATED
@@ -223,6 +228,11 @@ def config_dir_of(state_dir: Path) -> Path:
 def node_config(state_dir: Path) -> Path:
     """The file with what concerns all sessions of this node."""
     return config_dir_of(state_dir) / "seamark.toml"
+
+
+def node_name() -> str:
+    """What this node is called: SEAMARK_NODE, else the name of its host."""
+    return os.environ.get("SEAMARK_HOST") or os.environ.get("SEAMARK_NODE") or os.uname().nodename
 
 
 def session_names(state_dir: Path) -> list[str]:

@@ -84,7 +84,7 @@ class Crawler:
 
     def _hybrid_wanted(self) -> str | None:
         if not self.brick.complete:
-            return "no mark yet"
+            return "what is there is not known any more" if self.brick.front_ns else "no mark yet"
         if self.ctx.progress.crawl_filters() != self._filters():
             return "the filters changed"
         if self._scanning():
@@ -126,8 +126,9 @@ class Crawler:
         self._refuse_emptied()
         crawl = uuid.uuid4().hex
         root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
-        # Records before a gap may have given a version to content whose change lies in it.
-        since = self.brick.front_ns if gap else _NEVER
+        # Records before a gap may have given a version to content whose change lies in it; so may another holder's.
+        lost = not self.brick.complete and self.brick.front_ns > 0
+        since = self.brick.front_ns if gap or lost else _NEVER
         if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root, self._filters()):
             return "somebody else is at work"
         log.info("%s: hybrid crawl begins: %s", self.name, why)

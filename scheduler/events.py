@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replication.errors import SeamarkError
+from replication.session import node_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,7 @@ class Kind(StrEnum):
     """What happened. Never changes meaning."""
 
     ACTIVE = "active"
+    PASSIVE = "passive"
     FAULTY = "faulty"
     PAUSED = "paused"
     STOPPED = "stopped"
@@ -87,7 +89,7 @@ class EventBook:
         return self._read().state
 
     def state(self, kind: Kind, reason: str = "") -> None:
-        """What the session is now: active, faulty, paused or stopped."""
+        """What the session is now: active, passive, faulty, paused or stopped."""
         told = self._read()
         if told.state != kind:
             told.state = kind.value
@@ -172,7 +174,7 @@ class EventBook:
     def _tell(self, kind: Kind, **details: Any) -> None:
         event = {
             "message_type": "event", "id": uuid.uuid4().hex, "time": round(time.time(), 3), "event": kind.value,
-            "session": self._place.name, "node": os.uname().nodename, **details,
+            "session": self._place.name, "node": node_name(), **details,
         }  # fmt: skip
         # ASCII only: names that are not UTF-8 are lone surrogates here
         log.log(_LEVELS.get(kind, logging.INFO), "event %s", json.dumps(event))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import redis
@@ -10,6 +9,7 @@ from kombu.exceptions import OperationalError
 
 from replication.addresses import shown
 from replication.errors import TemporaryError
+from replication.session import node_name
 from scheduler.server_check import check_servers
 from tasks import queues
 from tasks.app import servers, use
@@ -49,7 +49,7 @@ def forget_on_servers(place: SessionDir) -> None:
 def _queues(name: str, instance: str) -> list[str]:
     """Those of a session that ran on this node; a fleet's own (SEAMARK_FLEET) serves others as well."""
     ours = f"{name}.{instance}"
-    node = f"{os.uname().nodename}.{ours}"
+    node = f"{node_name()}.{ours}"
     return [
         f"control.{node}",
         *(f"{engine}.{ours}" for engine in ENGINES),

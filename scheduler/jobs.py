@@ -19,6 +19,7 @@ from tasks.app import app
 from tasks.canvas import alive_queue, control_queue
 from tasks.context import context
 from tasks.ledger import StaleFence
+from tasks.unit import note_taken_over
 
 if TYPE_CHECKING:
     from celery import Task
@@ -130,9 +131,15 @@ def start_over(_task: Task[..., Any], session: str, epoch: int, why: str) -> str
 
 
 def _tick(ctx: Context) -> str:
+    epoch = -1
     try:
-        return Crawler(ctx).tick()
+        crawler = Crawler(ctx)
+        epoch = crawler.epoch
+        return crawler.tick()
     except (SeamarkError, SecondaryError) as error:
+        if getattr(error, "code", "") == "stale-epoch":
+            note_taken_over(ctx, epoch)
+            return f"stale: {error}"
         ctx.ledger.trouble(str(getattr(error, "code", "unreachable")), str(error))
         log.warning("%s: %s", ctx.session.name, error)
         return f"not now: {error}"

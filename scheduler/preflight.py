@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
 from replication.remote.client import SecondaryError
-from replication.remote.look import looking
+from replication.remote.look import claim, looking
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import identify_fd
 
@@ -30,6 +30,9 @@ _CODES = {
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
     "busy": ExitCode.TEMPORARY,
 }  # fmt: skip
+
+
+_TURN_S = 0.25
 
 
 def check_primary(session: Session) -> str:
@@ -57,12 +60,14 @@ def look_at_secondary(place: SessionDir, session: Session) -> InChild:
     return InChild(lambda: _hello(place, session))
 
 
-def check_secondary(session: Session, look: InChild, until: float = math.inf) -> dict[str, Any]:
+def check_secondary(
+    session: Session, look: InChild, until: float = math.inf, turn: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     """What the secondary says of itself: epoch, entries, free_bytes, …. Raises SeamarkError.
 
-    ``until``: time.monotonic() after which nobody waits for its answer any more.
+    ``until``: time.monotonic() after which nobody waits for its answer any more. ``turn`` is called meanwhile.
     """
-    hello = look.result(until)
+    hello = look.meanwhile(turn, until)
     where = f"secondary {session.secondary}"
     if not hello["fs"]["writable"]:
         raise TemporaryError(f"{where}: Read-only file system; mount it writable")
@@ -81,6 +86,20 @@ def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
             f"primary {session.primary} is empty, but its secondary holds {hello['entries']} names: is it mounted? "
             "If you emptied it on purpose, put any file into it and start again"
         )
+
+
+def claim_secondary(place: SessionDir, session: Session, epoch: int, takes: int) -> InChild:
+    """Begin to take the secondary over from another holder (remote/look.py)."""
+    return InChild(lambda: _claim(place, session, epoch, takes))
+
+
+def _claim(place: SessionDir, session: Session, epoch: int, takes: int) -> dict[str, Any]:
+    try:
+        return claim(place, session, epoch, takes)
+    except SecondaryError as error:
+        if error.code == "stale-epoch":
+            return {"refused": str(error)}
+        raise refused(session, error) from None
 
 
 def _hello(place: SessionDir, session: Session) -> dict[str, Any]:
@@ -142,6 +161,16 @@ class InChild:
             raise SeamarkError(answer["error"], ExitCode(answer["code"]))
         value: dict[str, Any] = answer["value"]
         return value
+
+    def meanwhile(self, turn: Callable[[], object], until: float = math.inf) -> dict[str, Any]:
+        """As ``result``, but calls ``turn`` a few times a second while it waits; whatever that raises ends the work."""
+        try:
+            while time.monotonic() < until and not select.select([self._read], [], [], _TURN_S)[0]:
+                turn()
+        except BaseException:
+            self.abandon()
+            raise
+        return self.result(until)
 
     def abandon(self) -> None:
         """Nobody wants to know any more; does nothing after ``result``."""

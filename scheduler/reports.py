@@ -20,7 +20,7 @@ from replication import checkpoints
 from replication.changelog.control import exchange
 from replication.errors import SeamarkError
 from replication.remote.target import parse_target
-from replication.session import Desired, SessionDir, known_session, session_names
+from replication.session import Desired, SessionDir, known_session, node_name, session_names
 from scheduler.health import CRASHES, Reason
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.procfs import is_there, stopped
@@ -29,7 +29,7 @@ from scheduler.status_file import Backlog, Report, last_report
 
 REPORT_S = 10.0  # a session's process reports each second: silent for so long, something is wrong with it
 _START_S = 60.0
-_AT_WORK = (Phase.RUNNING, Phase.IDLE)
+_AT_WORK = (Phase.RUNNING, Phase.IDLE, Phase.PASSIVE)
 _MONITOR_S = 2.0
 
 
@@ -93,6 +93,8 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     checkpoint: CheckpointReport | None = None
     counters: dict[str, int] = {}
+    active_node: str = ""  # who is at work, where several nodes may be
+    active_since: float | None = None
     pid: int | None = None
     age_s: float | None = None
 
@@ -148,10 +150,10 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
         return _with(known, Status.FAULTY, [Reason(code="damaged", text=error.message)])
     target = parse_target(config.secondary)
     known |= {
-        "primary_node": report.node if report is not None else os.uname().nodename,
+        "primary_node": report.node if report is not None else node_name(),
         "primary_volume": os.path.basename(config.primary.rstrip("/")) or "/",
         "primary_brick": config.primary, "secondary": config.secondary,
-        "secondary_user": target.user or "", "secondary_node": target.host or os.uname().nodename,
+        "secondary_user": target.user or "", "secondary_node": target.host or node_name(),
     }  # fmt: skip
     known["rpo_s"] = config.rpo
     desired = state.desired if state is not None else Desired.CREATED
@@ -193,6 +195,8 @@ def _last_known(report: Report, snapshot: ProgressSnapshot) -> dict[str, Any]:
         "lag_s": lag, "backlog": msgspec.structs.replace(report.backlog, age_s=lag),
         "rate_bytes_s": snapshot.rate_bytes_s, "rate_files_s": snapshot.files_s, "eta_s": snapshot.eta_s,
         "failures": snapshot.failures, "skipped": snapshot.skipped, "counters": report.counters, "pid": report.pid, "age_s": round(age, 1),
+        "active_node": report.active.node if report.active is not None else "",
+        "active_since": report.active.since if report.active is not None else None,
     }  # fmt: skip
 
 
@@ -201,6 +205,7 @@ def _not_running(
 ) -> SessionReport:
     """A session that nobody wants to run: it is neither healthy nor not."""
     known |= {"rate_bytes_s": 0.0, "rate_files_s": 0.0, "eta_s": None, "crawl_status": "N/A", "pid": None}
+    known |= {"active_node": "", "active_since": None}
     failed = report.failed if report is not None and snapshot.phase is Phase.FAILED else ""
     return SessionReport(**known, status=status, healthy=None, reason=failed)
 
@@ -269,11 +274,13 @@ def status_of(desired: Desired, snapshot: ProgressSnapshot, reasons: list[Reason
         return Status.PAUSED
     if snapshot.phase is Phase.STARTING or any(reason.code == "starting" for reason in reasons):
         return Status.INITIALIZING
-    return Status.ACTIVE
+    return Status.PASSIVE if snapshot.phase is Phase.PASSIVE else Status.ACTIVE
 
 
 def _with(known: dict[str, Any], status: Status, reasons: list[Reason]) -> SessionReport:
     first = reasons[0].text if reasons else ""
+    if status is Status.PASSIVE and known["active_node"]:
+        first = f"node {known['active_node']} is active"
     return SessionReport(**known, status=status, healthy=not reasons, reason=first, reasons=tuple(reasons))
 
 

@@ -16,12 +16,16 @@ from replication.addresses import shown
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
+from replication.session import node_name
+from replication.volume.storage import shared_kind
 from scheduler import services
-from scheduler.epoch import take_over
+from scheduler.epoch import begin
 from scheduler.heal import ProcessWatch
+from scheduler.lease import Lease
 from scheduler.logpipe import LogPipe
-from scheduler.preflight import check_not_emptied, check_secondary, unmounted
+from scheduler.preflight import check_not_emptied, check_secondary, look_at_secondary, unmounted
 from scheduler.snapshot import Phase
+from scheduler.standby import Standby, SteppedBack
 from scheduler.status import Status, log_failures
 from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from replication.session import Session, SessionDir
     from scheduler.opening import Opening
     from scheduler.options import RunOptions
+    from scheduler.preflight import InChild
     from scheduler.snapshot import ProgressSnapshot
     from tasks.servers import Servers
 
@@ -50,6 +55,7 @@ _FOLLOW_S = 60.0
 _TURN_S = 0.02
 _LOOK_EVERY_S = 0.25
 _REDIS_S = 2.0
+_LEASE_S = 1.0
 _AT_ONCE = 2  # asked to stop so often: what is under way is given back instead of waited for
 _SOON_S = 0.05  # between looks while progress is made
 _DATA_AFTER_S = 0.3
@@ -105,9 +111,9 @@ class Run:
         self.session = session
         self.update = update
         self.logs = LogPipe()
-        self.supervisor = Supervisor(
-            self.logs, str(place.path / "services.log"), str(place.path / "pids.json")
-        )
+        self.supervisor = self._supervisor()
+        self.standby: Standby | None = None  # where other nodes may run the session as well
+        self._first_look: InChild | None = opening.look
         self.redis = opening.redis
         self._redis_watch = ProcessWatch(
             "Redis", self.redis.answers if self.redis is not None else lambda: True
@@ -118,9 +124,13 @@ class Run:
         self._started = self._finished = False
         self._follow_until = 0.0
         self._epoch = 0
+        self._scans = False
+
+    def _supervisor(self) -> Supervisor:
+        path = self.place.path
+        return Supervisor(self.logs, str(path / "services.log"), str(path / "pids.json"))
 
     def run(self) -> int:
-        began = time.time_ns()
         with self._signals(), self._servers() as found:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ.update(found.environment())
@@ -128,7 +138,8 @@ class Run:
                 f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
             )
             os.environ.setdefault("SEAMARK_FLEET", ours)
-            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
+            node = os.environ["SEAMARK_HOST"] = node_name()
+            os.environ["SEAMARK_NODE"] = f"{node}.{ours}"
             _write_private(self.place.servers, found.to_json())
             use(found)
             ctx = Context(self.place, self.session)
@@ -136,26 +147,84 @@ class Run:
             ctx.ledger = Ledger(connect(found, _REDIS_S), self.session.instance)
             StatusFile(self.place).starting()
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
-            try:
-                if self.redis is not None:
-                    # It takes a moment to come up, and finds nothing to do in our own Redis before we begin.
-                    self.supervisor.add(services.control_worker(self.session))
-                hello = check_secondary(self.session, self.opening.look, self.opening.until)
-                check_not_emptied(self.session, hello)
-                if self.session.adopt and hello["index"] == "new":
-                    ctx.progress.forget_secondary()
-                _say_what_cannot_be_kept(self.session, hello)
-                self._epoch = self._take_over(ctx, hello.get("epoch", 0) + 1)
-                self.place.set_detector("scan" if self.session.change_detector == "scan" else "fanotify")
-                self._start(found)
-                return self._watch(ctx, Status(ctx, began))
-            finally:
-                self._stop(ctx, idle=self._finished or not self._started)
+            if self.redis is not None:
+                return self._work(ctx, found)
+            lease = Lease(connect(found, _LEASE_S), self.place, self.session, node)
+            self.standby = Standby(ctx, lease, self.update)
+            return self._take_turns(ctx, found, self.standby)
 
-    def _take_over(self, ctx: Context, at_least: int) -> int:
-        """``take_over``; a Redis that has gone since it was checked is a TemporaryError."""
+    def _take_turns(self, ctx: Context, found: Servers, standby: Standby) -> int:
+        """Work whenever no other node does. Raises SeamarkError."""
         try:
-            return take_over(ctx, at_least)
+            if not standby.take():
+                standby.check_own()
+                if self.options.once and standby.active is not None:
+                    raise LockedError(f"node {standby.active.node} runs session {self.session.name}")
+                self._look(ctx, lambda: None)  # what would keep this node from taking over is said now
+            while standby.wait(lambda: self.stopping or time.monotonic() > self.opening.until):
+                try:
+                    return self._work(ctx, found)
+                except SteppedBack as why:
+                    if self.options.once:
+                        raise LockedError(str(why)) from None
+                    log.warning("%s: %s; this node waits", self.session.name, why)
+            if not self.stopping:
+                raise TemporaryError(
+                    "Redis has not answered in time (--timeout); the next run goes on from there"
+                )
+            return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
+        finally:
+            standby.end()
+
+    def _work(self, ctx: Context, found: Servers) -> int:
+        """Begin, and go on until told to stop, or done. Raises SeamarkError, SteppedBack."""
+        began = time.time_ns()
+        self.supervisor, self._started = self._supervisor(), False
+        StatusFile(self.place).starting()
+        try:
+            if self.redis is not None:
+                # It takes a moment to come up, and finds nothing to do in our own Redis before we begin.
+                self.supervisor.add(services.control_worker(self.session))
+            hello = self._look(ctx, self._keep_lease)
+            self._epoch = self._begin(ctx, hello)
+            self._scans = self._only_scans()
+            self.place.set_detector("scan" if self._scans else "fanotify")
+            self._start(found)
+            return self._watch(ctx, Status(ctx, began))
+        except SteppedBack:
+            self._finished = True  # whatever is under way is refused by now
+            raise
+        finally:
+            self._stop(ctx, idle=self._finished or not self._started)
+            self._finished = False
+
+    def _look(self, ctx: Context, turn: Callable[[], object]) -> dict[str, Any]:
+        """What the secondary says of itself; ``turn`` is called meanwhile. Raises SeamarkError."""
+        look, self._first_look = self._first_look, None
+        look = look or look_at_secondary(self.place, self.session)
+        hello = check_secondary(self.session, look, self.opening.until, turn)
+        check_not_emptied(self.session, hello)
+        if self.session.adopt and hello["index"] == "new":
+            ctx.progress.forget_secondary()
+        _say_what_cannot_be_kept(self.session, hello)
+        return hello
+
+    def _only_scans(self) -> bool:
+        """Whether nothing is recorded: nobody wants it, or others may write where no recorder of this host sees it."""
+        session = self.session
+        if session.change_detector == "auto" and (kind := shared_kind(session.primary)):
+            log.info("%s is on %s, which other hosts may write to: scanning", session.primary, kind)
+            return True
+        return session.change_detector == "scan"
+
+    def _keep_lease(self) -> None:
+        if self.standby is not None:
+            self.standby.keep()
+
+    def _begin(self, ctx: Context, hello: dict[str, Any]) -> int:
+        """The run's epoch; a Redis that has gone since it was checked is a TemporaryError."""
+        try:
+            return begin(ctx, hello, self._keep_lease)
         except redis.RedisError as error:
             raise TemporaryError(f"redis {shown(servers().redis_url)}: {error}") from None
 
@@ -188,7 +257,7 @@ class Run:
         session = self.session
         self._started = True
         _send(tick_signature(session.name))
-        if session.change_detector != "scan":
+        if not self._scans:
             must = session.change_detector == "fanotify"
             self.supervisor.add(services.agent_service(self.place, session, must_record=must))
         if self.redis is None:
@@ -203,6 +272,8 @@ class Run:
     def _stop(self, ctx: Context, *, idle: bool) -> None:
         def keep_going() -> bool:
             self.logs.relay()
+            with contextlib.suppress(SteppedBack):
+                self._keep_lease()
             return self.stopping < _AT_ONCE
 
         self.supervisor.stop(keep_going, idle=idle)
@@ -213,11 +284,12 @@ class Run:
 
     def _watch(self, ctx: Context, status: Status) -> int:
         looked, again = 0.0, 0
-        vigil = Vigil(ctx, self.supervisor)
+        vigil = Vigil(ctx, self.supervisor, self.standby.active if self.standby is not None else None)
         while True:
             self.logs.wait(_TURN_S)
             self.logs.relay()
             self._keep_redis(ctx)
+            self._keep_lease()
             self.supervisor.watch()
             self._need_recorder()
             if ctx.progress.moved():
@@ -270,7 +342,7 @@ class Run:
         """A secondary that another run serves by now, or a side that has gone, ends this run."""
         trouble = ctx.trouble()
         if trouble is not None and trouble[0] == "taken-over":
-            raise LockedError(trouble[1])
+            raise SteppedBack(trouble[1]) if self.standby is not None else LockedError(trouble[1])
         if trouble is not None and trouble[0] == "primary-gone":
             raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
         if trouble is not None and trouble[0] == "unmounted":

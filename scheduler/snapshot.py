@@ -25,6 +25,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     RUNNING = "running"  # there is work
     IDLE = "idle"  # everything known is on the secondary; waiting for changes
+    PASSIVE = "passive"  # another node does it
     STOPPING = "stopping"
     FINISHED = "finished"  # the only phase which may say 100 %
     FAILED = "failed"

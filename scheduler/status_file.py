@@ -8,14 +8,15 @@ it still is.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from replication.changelog.store import boot_id
+from replication.session import node_name
 from scheduler.health import Reason
+from scheduler.lease import Holder
 from scheduler.procfs import me, uptime
 from scheduler.snapshot import Phase, ProgressSnapshot
 
@@ -53,6 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
     rpo_s: int | None = None
     failed: str = ""
+    active: Holder | None = None  # who is at work, where several nodes may be
 
     def age(self) -> float:
         """Seconds since it was written."""
@@ -86,7 +88,7 @@ class StatusFile:
             msgspec.structs.replace(reason, text=_clean(reason.text)) for reason in fields.get("reasons", ())
         )
         report = Report(
-            time=time.time(), uptime=uptime(), boot=self._boot, pid=pid, born=born, node=os.uname().nodename,
+            time=time.time(), uptime=uptime(), boot=self._boot, pid=pid, born=born, node=node_name(),
             snapshot=snapshot, **fields,
         )  # fmt: skip
         path = _path(self._place)

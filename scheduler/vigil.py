@@ -26,6 +26,7 @@ from scheduler.status_file import Backlog, StatusFile
 from scheduler.supervisor import LONG_ENOUGH_S
 
 if TYPE_CHECKING:
+    from scheduler.lease import Holder
     from scheduler.supervisor import Supervisor
     from tasks.context import Context
 
@@ -38,7 +39,8 @@ _ENDED = {Phase.STOPPING, Phase.FINISHED, Phase.FAILED}
 class Vigil:
     """The vigil over one session, in its own process."""
 
-    def __init__(self, ctx: Context, supervisor: Supervisor) -> None:
+    def __init__(self, ctx: Context, supervisor: Supervisor, active: Holder | None = None) -> None:
+        self._active = active
         self._ctx = ctx
         self._supervisor = supervisor
         self._file = StatusFile(ctx.place)
@@ -70,7 +72,7 @@ class Vigil:
         self._tell(snapshot, look, list(reasons))
         self._file.write(
             snapshot, detector=ctx.place.detector(), backlog=self._backlog(snapshot), reasons=reasons,
-            counters=counters, rpo_s=ctx.session.rpo,
+            counters=counters, rpo_s=ctx.session.rpo, active=self._active,
         )  # fmt: skip
 
     def _tell(self, snapshot: ProgressSnapshot, look: Look, reasons: list[Reason]) -> None:

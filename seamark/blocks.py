@@ -89,6 +89,11 @@ def _rows(report: SessionReport, *, detail: bool) -> Iterator[tuple[str, str]]:
     yield "ETA", text.duration(report.eta_s)
     if detail:
         yield from _detail(report)
+    if report.active_node and (detail or report.status == "Passive"):
+        since = (
+            "" if report.active_since is None else f", for {text.duration(time.time() - report.active_since)}"
+        )
+        yield "ACTIVE NODE", f"{report.active_node}{since}"
     yield "HEALTHY", healthy(report)
     if report.reasons and detail:
         for reason in report.reasons:

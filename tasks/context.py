@@ -199,6 +199,7 @@ class Context:
             adopt=self.session.adopt,
             filled=self.progress.has_filled(),
             filters=self.session.filters,
+            holder=self.session.instance,
         )
         began = time.monotonic()
         client.ping()
@@ -227,8 +228,10 @@ class Context:
         if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not now:
             return
         text = mark_text(brick)
+        client = self.secondary(epoch).client
+        client.call("mark", text=text)  # first: refused when another holder has taken over, who goes by it
         if store_mark(self.volume.root_fd, self.session.id, text):
-            self.secondary(epoch).client.call("mark", name=mark_name(self.session.id), text=text)
+            client.call("mark", name=mark_name(self.session.id), text=text)
         self.ledger.set_published(brick.stime_ns)
 
     def drop_connection(self) -> None:

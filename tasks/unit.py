@@ -106,6 +106,12 @@ class Unit:
         return True
 
 
+def note_taken_over(ctx: Context, epoch: int) -> None:
+    """The secondary refused an epoch: if it is ours still, somebody else's is served."""
+    if ctx.progress.brick().epoch == epoch:
+        ctx.ledger.trouble("taken-over", "the secondary is served by another run of this session by now")
+
+
 @contextmanager
 def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str) -> Iterator[Unit]:
     """Run one unit. Stale epochs end quietly; a lost link or a full secondary leaves the unit to the sweeper.
@@ -130,10 +136,7 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     except SecondaryError as error:
         if error.code == "stale-epoch":
             work.outcome = STALE
-            if ctx.progress.brick().epoch == epoch:
-                ctx.ledger.trouble(
-                    "taken-over", "the secondary is served by another run of this session by now"
-                )
+            note_taken_over(ctx, epoch)
         elif error.code == "crawl-closed" and (crawl := ctx.progress.brick().crawl) is not None:
             # Its index was replaced, or restored: the crawl that is open here is open there too.
             ctx.secondary(epoch).client.begin_crawl(crawl)

@@ -62,3 +62,19 @@ def looking(
         yield client, hello
     finally:
         link.close()
+
+
+def claim(place: SessionDir, session: Session, epoch: int, takes: int) -> dict[str, Any]:
+    """Take the secondary over from whoever has it with epoch ``takes``. Returns what it says from then on.
+
+    Raises SeamarkError, SecondaryError.
+    """
+    link = open_secondary(parse_target(session.secondary), ssh_options(place, session))
+    try:
+        return client_of(link).hello(
+            session=session.id, volume=session.root or session.id, epoch=epoch, adopt=session.adopt,
+            filled=has_filled(place.progress) and not session.adopt, filters=session.filters,
+            holder=session.instance, takes=takes,
+        )  # fmt: skip
+    finally:
+        link.close()

@@ -121,6 +121,8 @@ def end_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     with agent.transaction():
         if agent.index.meta.get("crawl") == str(request["crawl"]):
             agent.index.set_meta("crawl", None)
+            if request.get("rebuilt") and agent.index.meta.get("mark") is None:
+                agent.index.set_meta("mark", "{}")  # not known, but from here on changelogs may be applied
             if request.get("rebuilt") and agent.rebuilding:
                 agent.index.set_meta("state", "ok")
                 agent.index.db.execute(sql.DROP_INDEX_INO)
@@ -128,11 +130,14 @@ def end_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Keep the session's mark on the root, as the primary does on its own: it says how old this copy is."""
-    name = str(request["name"])
-    if not name.startswith("seamark.") or "/" in name:
+    """Keep the session's mark, for who takes over; with a name on the root as well, as the primary does on its own."""
+    name = str(request.get("name") or "")
+    if name and (not name.startswith("seamark.") or "/" in name):
         raise AgentError("protocol", "not a name of ours")
     with agent.transaction():
+        agent.index.set_meta("mark", str(request["text"]))
+        if not name:
+            return {"space": None}
         for space in ("trusted.", "user."):
             try:
                 os.setxattr(agent.tree.root_fd, space + name, str(request["text"]).encode())

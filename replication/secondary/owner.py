@@ -75,9 +75,10 @@ def hello(
     state = agent.index.meta.get("state", "ok")
     answer.update(
         index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
-        entries=entries, fs=_probe(agent), epoch=agent.index.meta.get("epoch", 0),
-        index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
+        entries=entries, fs=_probe(agent), index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
+        mark=agent.index.meta.get("mark"),
     )  # fmt: skip
+    answer["epoch"], answer["holder"] = _served(agent.index, owner if read_only else None)
     return agent, answer
 
 
@@ -127,13 +128,29 @@ def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[st
     if owner is not None:
         if owner.get("session") != request["session"]:
             raise AgentError("owned", "this belongs to session {}".format(owner.get("session")))
-        if request["epoch"] < owner.get("epoch", 0) and not request.get("read_only"):
-            raise AgentError("stale-epoch", "epoch {} has taken over".format(owner.get("epoch")))
+        if not request.get("read_only"):
+            _check_fence(owner.get("epoch", 0), owner.get("holder"), request)
         return
     if request.get("adopt"):
         return
     if _foreign(root_fd):
         raise AgentError("not-empty", "the directory is not empty, and not ours: adopt it, or choose another")
+
+
+def _check_fence(epoch: int, holder: Optional[str], request: Dict[str, Any]) -> None:
+    """One holder is served, and its newest epoch. Another one takes over from the epoch that it saw. Raises AgentError."""
+    if request["epoch"] < epoch:
+        raise AgentError("stale-epoch", "epoch {} has taken over".format(epoch))
+    if holder and holder != request.get("holder"):
+        if request.get("takes") != epoch or request["epoch"] == epoch:
+            raise AgentError("stale-epoch", "{} has taken over, with epoch {}".format(holder, epoch))
+
+
+def _served(index: Index, owner: Optional[Dict[str, Any]]) -> Tuple[int, Optional[str]]:
+    """The epoch that is served, and whose it is. The file goes before the index for a moment while it is taken over."""
+    kept = (index.meta.get("epoch", 0), index.meta.get("holder"))
+    told = ((owner or {}).get("epoch", 0), (owner or {}).get("holder"))
+    return told if told[0] > kept[0] else kept
 
 
 def _foreign(root_fd: int) -> bool:
@@ -297,17 +314,18 @@ def _take_over(
     agent: Agent, hidden_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any]
 ) -> None:
     index = agent.index
-    epoch = max(index.meta.get("epoch", 0), (owner or {}).get("epoch", 0))
-    if request["epoch"] < epoch:
-        raise AgentError("stale-epoch", "epoch {} has taken over".format(epoch))
+    _check_fence(*_served(index, owner), request)
     if request["epoch"] > index.meta.get("epoch", -1):
         index.set_meta("epoch", request["epoch"])
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
         sweep_units(agent)
+    if index.meta.get("holder") != request.get("holder"):
+        index.set_meta("holder", request.get("holder"))
     _after_boot(agent)
-    wanted = {"session": request["session"], "volume": request["volume"], "epoch": request["epoch"]}
+    wanted = {name: request[name] for name in ("session", "volume", "epoch")}
+    wanted["holder"] = request.get("holder")
     if owner != wanted:
         _write_owner(hidden_fd, wanted)
 

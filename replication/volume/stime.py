@@ -40,6 +40,22 @@ def store_mark(root_fd: int, session_id: str, text: str) -> bool:
     return False
 
 
+def marked_ns(text: str | None) -> int:
+    """The time that such a text gives; 0: none."""
+    try:
+        return int(json.loads(text or "")["stime_ns"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def read_mark(root: str, session_id: str) -> str | None:
+    """What the primary's root says; None: nothing."""
+    for space in SPACES:
+        with contextlib.suppress(OSError):
+            return os.getxattr(root, space + mark_name(session_id)).decode(errors="replace")
+    return None
+
+
 def forget_mark(root: str, session_id: str) -> None:
     """Take the mark off a root. Raises OSError when it is there and cannot be."""
     for space in SPACES:

@@ -317,3 +317,37 @@ def test_the_ledger_gets_the_division_of_a_crawl_unit_that_is_durable(progress):
     assert progress.crawled("c", "C:0", first) == first
     assert progress.crawled("c", "C:0.1", {"C:0.1.0": "below b"}) == {"C:0.1.0": "below b"}
     assert progress.crawled("c", "C:0", {"C:0.0": "b"}) == {"C:0.0": "a", "C:0.1.0": "below b"}
+
+
+# ---- another holder
+
+
+def test_what_another_holder_did_is_not_known_and_its_mark_counts(progress):
+    epoch = crawled(progress, 1000)
+    progress.advance(epoch, 7, 2000)
+    assert progress.begin_crawl(epoch, "d", 7, 2500, 0, {"C:0": "[]"})
+    progress.superseded()
+    brick = progress.brick()
+    assert (brick.complete, brick.crawl, brick.front_ns, brick.stime_ns) == (False, None, 1, 2000)
+    assert not progress.frontier()
+    progress.inherit(5000, 4000)
+    brick = progress.brick()
+    assert (brick.front_ns, brick.stime_ns) == (4000, 5000)
+    # Nothing moves it until all was compared, and then never back.
+    epoch = progress.new_epoch(0)
+    progress.advance(epoch, 9, 9000)
+    assert progress.brick().stime_ns == 5000
+    assert progress.begin_crawl(epoch, "e", 9, 4500, 4000, {"C:0": "[]"})
+    progress.record([failure()], [], progress.brick().stime_ns + 1)
+    progress.crawled("e", "C:0", {})
+    progress.end_crawl(epoch, "e")
+    assert progress.brick().stime_ns == 5000
+    progress.record([], [failure().key])
+    assert progress.brick().stime_ns == 9000
+
+
+def test_an_older_mark_of_another_holder_moves_nothing_back(progress):
+    crawled(progress, 1000)
+    progress.superseded()
+    progress.inherit(500, 400)
+    assert progress.brick().stime_ns == 1000

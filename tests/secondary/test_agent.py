@@ -103,6 +103,45 @@ def test_an_older_epoch_is_refused_at_hello_and_while_it_works(trees):
     new.close()
 
 
+def test_an_epoch_of_another_holder_is_taken_over_only_by_who_saw_it(trees):
+    _, b = trees
+    a = Far(b, epoch=3, holder="a")
+    Far(b, epoch=3, holder="a").close()
+    refused("stale-epoch", b, epoch=3, holder="b")  # the same number is not the same holder
+    refused("stale-epoch", b, epoch=4, holder="b")
+    refused("stale-epoch", b, epoch=4)
+    refused("stale-epoch", b, epoch=3, holder="b", takes=3)
+    refused("stale-epoch", b, epoch=9, holder="b", takes=2)
+    onlooker = Far(b, epoch=0, read_only=True)
+    assert onlooker.hello["holder"] == "a"
+    a.client.call("mark", text="what a says")
+    new = Far(b, epoch=4, holder="b", takes=3)
+    assert new.hello["mark"] == "what a says"
+    with pytest.raises(SecondaryError) as caught:
+        a.client.call("mark", text="too late")
+    assert caught.value.code == "stale-epoch"
+    refused("stale-epoch", b, epoch=5, holder="a")  # it slept, and begins a new epoch by itself
+    shutil.rmtree(b / ".seamark" / "staging")
+    for path in (b / ".seamark").glob("index.sqlite*"):
+        path.unlink()
+    refused("stale-epoch", b, epoch=5, holder="a")  # known without the index as well
+    again = Far(b, epoch=5, holder="b")
+    assert (again.hello["epoch"], again.hello["holder"], again.hello["mark"]) == (5, "b", None)
+    for far in (a, onlooker, new, again):
+        far.close()
+
+
+def test_from_a_complete_crawl_on_there_is_a_mark(trees):
+    """So that who takes over knows whether changelogs may have been applied, even if the mark was never told."""
+    _, b = trees
+    with Far(b) as client:
+        client.begin_crawl("c")
+        client.end_crawl("c", rebuilt=True)
+    far = Far(b, epoch=0, read_only=True)
+    assert far.hello["mark"] == "{}"
+    far.close()
+
+
 def holds_the_lock(pid, root):
     """Whether a process is within a transaction. Source: proc(5), /proc/locks."""
     inode = (root / ".seamark" / "lock").stat().st_ino
