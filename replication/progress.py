@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, skips, taken
+from replication import checkpoints, failures, frontier, skips, taken
 from replication.checkpoints import Checkpoint
 from replication.errors import ExitCode, SeamarkError
 from replication.failures import Failure
@@ -50,11 +50,10 @@ CREATE TABLE IF NOT EXISTS brick (
     complete INTEGER NOT NULL        -- 1 once a hybrid crawl has ever finished
 );
 INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', 0);
--- The frontier of the open hybrid crawl: units of directories still to be looked at.
-CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
+_TABLES = _SCHEMA + "".join(part.SCHEMA for part in (frontier, failures, skips, checkpoints, taken))
 _VERSION = 6  # of the schema
 _EXTENDED = {0, 2, 3, 4, 5}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
@@ -116,10 +115,7 @@ class Progress:
                 if version not in _EXTENDED:
                     raise sqlite3.DatabaseError(f"it is of version {version}, not {_VERSION}")
                 db.execute("PRAGMA journal_mode=WAL")
-                db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} {taken.SCHEMA} "
-                    f"PRAGMA user_version={_VERSION}; COMMIT;"
-                )
+                db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={_VERSION}; COMMIT;")
             except sqlite3.OperationalError as error:
                 db.close()
                 if "locked" not in str(error) or time.monotonic() > until:
@@ -235,20 +231,9 @@ class Progress:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
 
     def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> dict[str, str]:
-        """One unit of the crawl is done and discovered others: one durable step. What is left of it to be looked at.
-
-        A twin that comes later divides the rest in another way: the first one's division stands, for the ledger too.
-        """
+        """A unit of the crawl is done and found others: one durable step. What is left of it: a twin's division does not count."""
         with self._write() as db:
-            if not db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
-                return found
-            if db.execute("DELETE FROM frontier WHERE unit = ?", (unit,)).rowcount:
-                db.executemany("INSERT OR IGNORE INTO frontier VALUES (?, ?)", found.items())
-                return found
-            left = db.execute(
-                "SELECT unit, dirs FROM frontier WHERE substr(unit, 1, ?) = ?", (len(unit) + 1, unit + ".")
-            )
-            return dict(left)
+            return frontier.done(db, crawl, unit, found)
 
     def crawl_swept(self, crawl: str) -> None:
         """Every directory was looked at, and the data of what was found then is there."""
@@ -335,9 +320,8 @@ class Progress:
     # ---- failures
 
     def record(self, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int = 0) -> None:
-        """Add or renew failures, and drop those whose keys are resolved.
-
-        ``since_ns``: the earliest time at which what failed may have changed; the mark stays before it.
+        """Add or renew failures, and drop those whose keys are resolved. What failed may have changed since ``since_ns``
+        at the earliest: the mark stays before it.
         """
         with self._write() as db:
             failures.record(db, failed, resolved, since_ns)
@@ -350,7 +334,7 @@ class Progress:
         with self._write() as db:
             if taken.take(db, epoch, batch):
                 failures.record(db, failed, resolved, since_ns)
-                self._recompute_mark(db)
+            self._recompute_mark(db)
 
     def taken(self, epoch: int) -> int:
         """The last batch of this epoch whose reports were taken; 0: none."""
