@@ -19,6 +19,8 @@ from tests.servers import Certificates, RabbitMQ, RedisServer, free_port, tls_li
 from tests.system.test_faults import busy, kill_worker_child
 from tests.system.trees import many_small_files
 
+# The setting is the one of the Celery that we require.
+pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
 # As docs/operations.md has it, "Brokers".
 LEAST = (
     "~seamark:* ~control* ~alive.* ~stream* ~rsync* ~tar* ~_kombu.* ~unacked* ~celery* ~chord-* ~*.pidbox* "
