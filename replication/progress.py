@@ -7,6 +7,7 @@ method is one transaction.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, skips, taken
+from replication import checkpoints, failures, frontier, skips, taken
 from replication.checkpoints import Checkpoint
 from replication.failures import Failure
 from replication.progress_file import open_database
@@ -175,20 +176,9 @@ class Progress:
         return dict(self._db.execute("SELECT unit, dirs FROM frontier"))
 
     def crawled(self, crawl: str, unit: str, found: dict[str, str]) -> dict[str, str]:
-        """One unit of the crawl is done and discovered others: one durable step. What is left of it to be looked at.
-
-        A twin that comes later divides the rest in another way: the first one's division stands, for the ledger too.
-        """
+        """A unit of the crawl is done and found others: one durable step. What is left of it: a twin's division does not count."""
         with self._write() as db:
-            if not db.execute("SELECT 1 FROM brick WHERE crawl = ?", (crawl,)).fetchone():
-                return found
-            if db.execute("DELETE FROM frontier WHERE unit = ?", (unit,)).rowcount:
-                db.executemany("INSERT OR IGNORE INTO frontier VALUES (?, ?)", found.items())
-                return found
-            left = db.execute(
-                "SELECT unit, dirs FROM frontier WHERE substr(unit, 1, ?) = ?", (len(unit) + 1, unit + ".")
-            )
-            return dict(left)
+            return frontier.done(db, crawl, unit, found)
 
     def crawl_swept(self, crawl: str) -> None:
         """Every directory was looked at, and the data of what was found then is there."""
@@ -275,9 +265,8 @@ class Progress:
     # ---- failures
 
     def record(self, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int = 0) -> None:
-        """Add or renew failures, and drop those whose keys are resolved.
-
-        ``since_ns``: the earliest time at which what failed may have changed; the mark stays before it.
+        """Add or renew failures, and drop those whose keys are resolved. What failed may have changed since ``since_ns``
+        at the earliest: the mark stays before it.
         """
         with self._write() as db:
             failures.record(db, failed, resolved, since_ns)
@@ -290,7 +279,7 @@ class Progress:
         with self._write() as db:
             if taken.take(db, epoch, batch):
                 failures.record(db, failed, resolved, since_ns)
-                self._recompute_mark(db)
+            self._recompute_mark(db)
 
     def taken(self, epoch: int) -> int:
         """The last batch of this epoch whose reports were taken; 0: none."""

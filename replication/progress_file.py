@@ -6,7 +6,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, skips, taken
+from replication import checkpoints, failures, frontier, skips, taken
 from replication.errors import ExitCode, SeamarkError
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ CREATE TABLE IF NOT EXISTS brick (
     complete INTEGER NOT NULL        -- 1 once a hybrid crawl has ever finished
 );
 INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', 0);
--- The frontier of the open hybrid crawl: units of directories still to be looked at.
-CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) WITHOUT ROWID;
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_TABLES = f"{_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} {taken.SCHEMA}"
+_TABLES = _SCHEMA + "".join(part.SCHEMA for part in (frontier, failures, skips, checkpoints, taken))
 _VERSION = 6  # of the schema
 _EXTENDED = {0, 2, 3, 4, 5}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
