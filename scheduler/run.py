@@ -166,9 +166,12 @@ class Run:
         def asked(_number: int, _frame: Any) -> None:
             self.stopping += 1
 
-        before = {
-            number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        def asked_at_once(_number: int, _frame: Any) -> None:
+            self.stopping += _AT_ONCE
+
+        wanted = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), asked)
+        wanted[signal.SIGQUIT] = asked_at_once
+        before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
         try:
             yield
         finally:
