@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from replication.errors import UsageError
 from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
@@ -50,11 +51,23 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     accept_new_host_key: Annotated[
         bool, about("pin the key of a host that is not known yet, instead of refusing it")
     ] = False
+    options: Annotated[
+        tuple[str, ...],
+        about(
+            "options of ssh_config as Keyword=value: ProxyJump, Ciphers, BindAddress, ServerAliveInterval, IPQoS and such"
+        ),
+    ] = ()
     answer_timeout_s: Annotated[
         float,
         Meta(gt=0),
         about("seconds after which a far side that says nothing is taken for dead", restart=True),
     ] = 120.0
+
+    def __post_init__(self) -> None:
+        try:
+            check_options(self.options)
+        except ValueError as error:
+            raise ValueError(f"options: {error}") from None
 
 
 def _between(name: str, value: float, least: float, most: float) -> None:
@@ -83,6 +96,24 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             check_expression(self.at)
         _between("duration", self.duration, Duration(60), Duration(7 * 86400))
         zone(self.timezone)
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much each role writes to the session's log."""
+
+    agent: Annotated[LogLevel, about("how much the agent logs; debug: each segment")] = "info"
+    control: Annotated[LogLevel, about("how much the control worker logs; debug: each unit of work")] = "info"
+    data: Annotated[LogLevel, about("how much the data worker logs; debug: each unit of work")] = "info"
+    beat: Annotated[LogLevel, about("how much beat logs; debug: each job that it sends")] = "info"
+    secondary: Annotated[
+        LogLevel,
+        about(
+            "how much the secondary agent logs; debug: each request, with the time it took; else what it did not expect"
+        ),
+    ] = "info"
 
 
 class EventSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,6 +199,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     events: EventSettings = msgspec.field(default_factory=EventSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
 
     def __post_init__(self) -> None:
