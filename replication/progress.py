@@ -231,9 +231,11 @@ class Progress:
             db.execute("UPDATE brick SET gen = max(gen, ?)", (gen,))
 
     def changelog_lost(self) -> None:
-        """The changelog is shorter than what was applied of it: it is another one, and positions mean nothing."""
+        """The changelog is shorter than what was applied of it: positions mean nothing, nor where an open crawl began."""
         with self._write() as db:
-            db.execute("UPDATE brick SET front = 0, complete = 0")
+            db.execute("DELETE FROM frontier")
+            db.execute("UPDATE brick SET front = 0, complete = 0, crawl = NULL, crawl_swept = 0")
+            checkpoints.crawl_dropped(db)
             checkpoints.positions_lost(db)
 
     def expect_full_crawl(self) -> None:

@@ -102,10 +102,11 @@ class Crawler:
 
     def _changelog_lost(self) -> bool:
         """Whether positions that were applied do not exist any more; noted, if so."""
-        if self._scanning() or not self.brick.front:
+        known = max(self.brick.front, self.brick.crawl_position if self.brick.crawl is not None else 0)
+        if self._scanning() or not known:
             return False
         last = self.ctx.store.last_closed()
-        if last is None or last.number >= self.brick.front:
+        if last is None or last.number >= known:
             return False
         self.ctx.progress.changelog_lost()
         return True

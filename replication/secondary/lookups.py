@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from replication.secondary import layout, sql
+from replication.secondary import faults, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
@@ -133,6 +133,7 @@ def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     if not name.startswith("seamark.") or "/" in name:
         raise AgentError("protocol", "not a name of ours")
     with agent.transaction():
+        faults.point("mark")
         for space in ("trusted.", "user."):
             try:
                 os.setxattr(agent.tree.root_fd, space + name, str(request["text"]).encode())

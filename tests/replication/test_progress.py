@@ -48,6 +48,20 @@ def test_no_mark_before_the_first_crawl_is_complete(progress):
     assert progress.brick().stime_ns == 0
 
 
+def test_a_crawl_that_is_open_ends_with_its_changelog(progress):
+    epoch = crawled(progress)
+    assert progress.begin_crawl(epoch, "old", 500, 600, 0, {"C:0": "[]"})
+    progress.changelog_lost()
+    brick = progress.brick()
+    assert (brick.front, brick.complete, brick.crawl) == (0, False, None)
+    assert progress.frontier() == {}
+    progress.end_crawl(epoch, "old")  # a late twin
+    assert progress.brick().front == 0
+    assert progress.begin_crawl(epoch, "new", 7, 700, 0, {"C:0": "[]"})
+    progress.end_crawl(epoch, "new")
+    assert progress.brick().front == 7
+
+
 def test_epochs_only_grow(progress):
     assert progress.new_epoch(0) == 1
     assert progress.new_epoch(10) == 10
