@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from replication.errors import UsageError
-from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Duration, Size, Timetable
 from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
 from replication.transfer.choose import RSYNC_MIN_BYTES
@@ -168,6 +168,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "rules as rsync's, the first that matches decides: '- PATTERN' leaves out, '+ PATTERN' does not"
         ),
     ] = ()
+    max_delete: Annotated[
+        DeleteLimit,
+        about(
+            'names that may be deleted within delete_window: a number, "10%" of what is there, or "off"; what is more '
+            "stays on the secondary, and you are asked (seamark deletions)"
+        ),
+    ] = NO_DELETE_LIMIT
+    delete_window: Annotated[Duration, about("the time over which max_delete counts")] = Duration(600)
+    ignore_deletes: Annotated[
+        bool, about("what is deleted on the primary stays on the secondary; renames are carried out")
+    ] = False
     segment_interval: Annotated[
         Duration,
         about(
@@ -204,6 +215,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         Filters(self.filters)
+        _between("delete_window", self.delete_window, Duration(1), Duration(30 * 86400))
         _between("segment_interval", self.segment_interval, Duration(0.02), Duration(60))
         _between("changelog_limit", self.changelog_limit, Size(1 << 20), Size(1 << 50))
         _between("retry_longest", self.retry_longest, Duration(5), Duration(86400))
@@ -333,7 +345,7 @@ def parse(key: Key, text: str) -> Any:
     return text.strip() if isinstance(found, _QUANTITIES) else to_builtins(found)
 
 
-_QUANTITIES = (Duration, Size, Timetable)
+_QUANTITIES = (Duration, Size, Timetable, DeleteLimit)
 
 
 def _from_words(wanted: type[Any], value: Any) -> Any:

@@ -129,7 +129,9 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
     )  # fmt: skip
     state = SessionState(id=digest, adopt=options.adopt, desired=Desired.STARTED)
     if stored is not None:
-        state = msgspec.structs.replace(state, root=stored.root, instance=stored.instance)
+        state = msgspec.structs.replace(
+            state, root=stored.root, instance=stored.instance, deletes_allowed_ns=stored.deletes_allowed_ns
+        )
     return place, Session.of(place.name, config, state)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -135,6 +136,8 @@ class Run:
             # A Redis that hangs is to be told of, and must not hang whoever tells.
             ctx.ledger = Ledger(connect(found, _REDIS_S), self.session.instance)
             StatusFile(self.place).starting()
+            if self.options.once:  # what was asked before may have been agreed to: it is asked anew
+                ctx.progress.hold(replace(ctx.progress.held(), question=""))
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             try:
                 if self.redis is not None:
@@ -278,6 +281,10 @@ class Run:
             raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
         if trouble is not None and trouble[0] == "unmounted":
             raise unmounted(self.session)
+        if self.options.once and (question := ctx.progress.held().question):
+            raise SeamarkError(
+                f"{question}; to agree: seamark deletions {self.session.name} allow, and run it again"
+            )
 
     def _done(self, ctx: Context) -> bool:
         """Whether the run has nothing left to do; not while Redis is away."""
@@ -289,7 +296,7 @@ class Run:
     def _all_there(self, ctx: Context) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
         brick = ctx.progress.brick()
-        if not brick.complete or brick.crawl is not None:
+        if not brick.complete or brick.crawl is not None or self._deletes_wait(ctx):
             return False
         if self.place.detector() == "scan":
             return (
@@ -303,6 +310,10 @@ class Run:
             except (AgentRefused, AgentUnreachable):
                 return False
         return brick.front >= self._target and not self._on_the_move(ctx) and self._published(ctx, brick)
+
+    def _deletes_wait(self, ctx: Context) -> bool:
+        """Whether the secondary holds deletions until it is certain that they are none of a rename."""
+        return ctx.progress.held().any and not ctx.session.ignore_deletes
 
     def _published(self, ctx: Context, brick: Brick) -> bool:
         """Whether the mark of the moment when all was done is on both roots; a task is asked to write it there."""

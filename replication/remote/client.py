@@ -267,11 +267,13 @@ class SecondaryClient:
         final: bool = True,
         content: Sequence[tuple[str, dict[str, str], bytes]] = (),
         compress: bool = False,
+        deletes: dict[str, Any] | None = None,
     ) -> Future[Observed]:
         """Send observations; the future gives an Observed.
 
         ``after``: the position that was sent before this one (by default the one before it).
         ``limbo_until``: the stamp for `purge`. ``content``: gfid, xattrs and bytes of files as observed.
+        ``deletes``: the rule of deletions (secondary/held.py), if there is one.
         """
         args: dict[str, Any] = {
             "position": position, "crawl": crawl, "limbo_until": limbo_until, "final": final,
@@ -279,6 +281,8 @@ class SecondaryClient:
         }  # fmt: skip
         if after is not None:
             args["after"] = after
+        if deletes is not None:
+            args["deletes"] = deletes
         payload = b"".join(row[2] for row in content)
         if content:
             args["content"] = [row[:2] for row in content]
@@ -379,12 +383,8 @@ class SecondaryClient:
         """Delete what is in limbo with a stamp of at most ``upto``; how many objects it were."""
         return int(self.call("purge", upto=upto).header["removed"])
 
-    def limbo_left(self, upto: int) -> int:
-        """purge, and how many objects are in limbo still."""
-        return int(self.call("purge", upto=upto).header["left"])
-
     def sync(self) -> dict[str, Any]:
-        """Make all that was applied durable. Gives boot_id, free_bytes, gen, limbo (objects)."""
+        """Make all that was applied durable. Gives boot_id, free_bytes, gen, limbo (objects), held, since."""
         return self.call("sync").header
 
     def stat(self) -> dict[str, Any]:

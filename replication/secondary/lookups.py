@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from replication.secondary import faults, layout, sql
+from replication.secondary import faults, held, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
@@ -160,7 +160,8 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return {
         "boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
-        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0],
+        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0], "since": held.since(agent),
+        "held": agent.index.holds(),
     }  # fmt: skip
 
 

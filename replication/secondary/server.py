@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import blocks, inplace, limbo, lookups, owner, survey, transfers, whole
+from replication.secondary import blocks, held, inplace, limbo, lookups, owner, survey, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
@@ -49,6 +49,7 @@ OPERATIONS: Dict[str, Operation] = {
     "begin_crawl": _plain(lookups.begin_crawl),
     "end_crawl": _plain(lookups.end_crawl),
     "purge": _plain(limbo.purge),
+    "held": _plain(held.held),
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
 }

@@ -89,6 +89,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         ("schedule.duration", " 2h ", "2h"),
         ("filters", "- *.o\n+ a, b", ["- *.o", "+ a, b"]),
         ("filters", "['- *.o']", ["- *.o"]),
+        ("max-delete", "10%", "10%"),
         (
             "ssh.options",
             "ProxyJump=a@b:22,c\nciphers = aes128-gcm@openssh.com",
@@ -110,6 +111,7 @@ def test_words_become_values(name, text, value):
         ("ssh.port", "0"),
         ("sync_method", ""),
         ("filters", "[x"),
+        ("max_delete", "many"),
         ("log.beat", "loud"),
         ("bandwidth", ""),
     ],
