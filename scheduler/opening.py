@@ -119,6 +119,7 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
     before = stored if stored is not None else SessionConfig(primary=primary, secondary=secondary)
     config = SessionConfig(
         **{name: getattr(before, name) for name in SessionConfig.__struct_fields__}
+        | options.settings
         | {
             "sync_method": options.sync_method, "jobs": options.jobs, "change_detector": options.change_detector,
             "ssh": msgspec.structs.replace(
