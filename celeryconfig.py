@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replication.settings import ServerSettings
+from replication.server_settings import ServerSettings
 from tasks import servers
 
 # Where the queues are, and the results. `seamark run` and `monitor` say it to their own workers; others are told by

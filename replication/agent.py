@@ -167,9 +167,7 @@ class Agent:
         store = Path(self.config.directory)
         if store.stat().st_dev != os.stat(self.config.root).st_dev:
             return store / "quiet"
-        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/nonexistent")
-        key = os.fsencode(store.resolve()).hex()[-120:]
-        return Path(runtime) / f"seamark-quiet-{key}"
+        return _token_elsewhere(store)
 
     def _kept_token(self) -> str | None:
         path = self._token_path()
@@ -364,6 +362,17 @@ class Agent:
             "size": self._store.size(),
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
         }
+
+
+def _token_elsewhere(store: Path) -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/nonexistent")
+    key = os.fsencode(store.resolve()).hex()[-120:]
+    return Path(runtime) / f"seamark-quiet-{key}"
+
+
+def forget_quiet(store: Path) -> None:
+    """A changelog is removed for good: so is what proves that nothing changed since. Raises OSError."""
+    _token_elsewhere(store).unlink(missing_ok=True)
 
 
 def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:

@@ -78,12 +78,13 @@ class Observer:
         thin: bool = False,
         compress: bool = False,
         filters: Filters = EVERYTHING,
+        deletes: dict[str, Any] | None = None,
     ) -> None:
         """``since_ns``: versions of files that changed later are not taken for what they say.
 
         ``not_before``: what vanishes is stamped with this time at least, whatever the clock says.
         ``failing``: keys of failures; those that turn out to be none any more are among the findings.
-        ``carry``: small files that the secondary will want are sent along at once.
+        ``carry``: small files that the secondary will want are sent along at once. ``deletes``: see submit_observe.
         """
         self._failing = failing
         self._volume = volume
@@ -100,6 +101,7 @@ class Observer:
         self._carry = carry
         self._compress = compress
         self._filters = filters
+        self._deletes = deletes
         self._send_at = _THIN_CONTENT_BYTES if thin else _CONTENT_BYTES
         self._content: list[tuple[str, dict[str, str], bytes]] = []
         self._content_bytes = 0
@@ -242,6 +244,7 @@ class Observer:
         future = self._client.submit_observe(
             self._listings, position=self._position, after=self._after, crawl=self._crawl,
             limbo_until=max(time.time_ns(), self._not_before), content=self._content, compress=self._compress,
+            deletes=self._deletes,
         )  # fmt: skip
         self._told = True
         self._sent.append(_Sent(future, self._listings, self._number, self._paths, self._where))

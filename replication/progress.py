@@ -12,12 +12,13 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, frontier, skips, taken
+from replication import checkpoints, deletes, failures, frontier, skips, taken
 from replication.checkpoints import Checkpoint
+from replication.deletes import Held
 from replication.failures import Failure
 from replication.progress_file import open_database
 from replication.secondary.untouched import NotClosed, Untouched
@@ -122,7 +123,8 @@ class Progress:
         # moves it back, because it was true when it was given.
         db.execute(
             "UPDATE brick SET stime_ns = max(stime_ns, "
-            "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns))) WHERE complete = 1"
+            "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns), "
+            "coalesce((SELECT since_ns - 1 FROM held), front_ns))) WHERE complete = 1"
         )
         checkpoints.reach(db)
 
@@ -228,15 +230,31 @@ class Progress:
                 "UPDATE brick SET index_id = '', gen = 0, boot = '', crawl = NULL, crawl_swept = 0, complete = 0"
             )
 
-    def synced(self, gen: int) -> None:
-        """The secondary's `sync` of this number is done."""
+    def synced(self, gen: int, *, held: bool = False, held_since_ns: int | None = None) -> None:
+        """The secondary's `sync` of this number is done. It holds deletions of that time, and later."""
         with self._write() as db:
             db.execute("UPDATE brick SET gen = max(gen, ?)", (gen,))
+            if held:
+                deletes.keep(db, replace(deletes.known(db), any=True, since_ns=held_since_ns))
+
+    def hold(self, held: Held) -> None:
+        """What the secondary holds of deletions."""
+        if held == self.held():
+            return
+        with self._write() as db:
+            deletes.keep(db, held)
+            self._recompute_mark(db)
+
+    def held(self) -> Held:
+        """Deletions that the secondary holds, when it was asked last."""
+        return deletes.known(self._db)
 
     def changelog_lost(self) -> None:
-        """The changelog is shorter than what was applied of it: it is another one, and positions mean nothing."""
+        """The changelog is shorter than what was applied of it: positions mean nothing, nor where an open crawl began."""
         with self._write() as db:
-            db.execute("UPDATE brick SET front = 0, complete = 0")
+            db.execute("DELETE FROM frontier")
+            db.execute("UPDATE brick SET front = 0, complete = 0, crawl = NULL, crawl_swept = 0")
+            checkpoints.crawl_dropped(db)
             checkpoints.positions_lost(db)
 
     def expect_full_crawl(self) -> None:

@@ -52,6 +52,50 @@ class Size(int):
         return repr(int(self))
 
 
+class DeleteLimit:
+    """How much may be deleted: "1000" names, or "10%" of all; "off": no limit, and falsy.
+
+    ``count`` or ``percent`` is None; without a limit both are.
+    """
+
+    __slots__ = ("count", "percent")
+
+    def __init__(self, count: int | None = None, percent: float | None = None) -> None:
+        self.count = count
+        self.percent = percent
+
+    @classmethod
+    def parse(cls, text: str | float) -> Self:
+        """Raises ValueError, with what would be right."""
+        words = str(text).strip()
+        if words.lower() == "off":
+            return cls()
+        found = _LIMIT.fullmatch(words)
+        if found is None or isinstance(text, bool) or (found[2] and float(found[1]) > 100):
+            raise ValueError(f'{text!r} will not do: give a number of names, a percentage ("10%"), or "off"')
+        if found[2]:
+            return cls(percent=float(found[1]))
+        if "." in found[1]:
+            raise ValueError(f"{text!r} will not do: names come whole")
+        return cls(int(found[1]))
+
+    def __bool__(self) -> bool:
+        return self.count is not None or self.percent is not None
+
+    def __str__(self) -> str:
+        if self.percent is not None:
+            return f"{self.percent:g}%"
+        return "off" if self.count is None else str(self.count)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DeleteLimit) and (self.count, self.percent) == (other.count, other.percent)
+
+    def __hash__(self) -> int:
+        return hash((self.count, self.percent))
+
+
+_LIMIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(%?)")
+NO_DELETE_LIMIT = DeleteLimit()
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MINUTES = 24 * 60
 _WEEK_MINUTES = 7 * _DAY_MINUTES

@@ -57,6 +57,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     root: str = ""  # identity of the primary's root when it was last replicated
     adopt: bool = False  # take over what is there, until the next start
     desired: Desired = Desired.CREATED
+    deletes_allowed_ns: int = 0  # a person agreed to what was gone from the primary by then
 
 
 class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,13 +68,15 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     instance: str
     root: str = ""
     adopt: bool = False
+    deletes_allowed_ns: int = 0
 
     @classmethod
     def of(cls, name: str, config: SessionConfig, state: SessionState) -> Self:
         settings = msgspec.structs.asdict(config)
         return cls(
-            name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt, **settings
-        )
+            name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt,
+            deletes_allowed_ns=state.deletes_allowed_ns, **settings,
+        )  # fmt: skip
 
 
 def pair_id(primary: str, secondary: str) -> str:
@@ -165,6 +168,7 @@ class SessionDir:
                 root=session.root,
                 adopt=session.adopt,
                 desired=Desired.STARTED,
+                deletes_allowed_ns=session.deletes_allowed_ns,
             )
         )
 

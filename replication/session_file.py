@@ -19,11 +19,10 @@ from msgspec import Struct
 
 from replication.addresses import has_password
 from replication.errors import ExitCode, SeamarkError
+from replication.server_settings import NodeSettings, ServerSettings
 from replication.settings import (
     FIXED,
     Key,
-    NodeSettings,
-    ServerSettings,
     SessionConfig,
     SettingsError,
     check,

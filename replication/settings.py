@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from replication.errors import UsageError
-from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Duration, Size, Timetable
+from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
@@ -50,11 +51,23 @@ class SshSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     accept_new_host_key: Annotated[
         bool, about("pin the key of a host that is not known yet, instead of refusing it")
     ] = False
+    options: Annotated[
+        tuple[str, ...],
+        about(
+            "options of ssh_config as Keyword=value: ProxyJump, Ciphers, BindAddress, ServerAliveInterval, IPQoS and such"
+        ),
+    ] = ()
     answer_timeout_s: Annotated[
         float,
         Meta(gt=0),
         about("seconds after which a far side that says nothing is taken for dead", restart=True),
     ] = 120.0
+
+    def __post_init__(self) -> None:
+        try:
+            check_options(self.options)
+        except ValueError as error:
+            raise ValueError(f"options: {error}") from None
 
 
 def _between(name: str, value: float, least: float, most: float) -> None:
@@ -83,6 +96,24 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             check_expression(self.at)
         _between("duration", self.duration, Duration(60), Duration(7 * 86400))
         zone(self.timezone)
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much each role writes to the session's log."""
+
+    agent: Annotated[LogLevel, about("how much the agent logs; debug: each segment")] = "info"
+    control: Annotated[LogLevel, about("how much the control worker logs; debug: each unit of work")] = "info"
+    data: Annotated[LogLevel, about("how much the data worker logs; debug: each unit of work")] = "info"
+    beat: Annotated[LogLevel, about("how much beat logs; debug: each job that it sends")] = "info"
+    secondary: Annotated[
+        LogLevel,
+        about(
+            "how much the secondary agent logs; debug: each request, with the time it took; else what it did not expect"
+        ),
+    ] = "info"
 
 
 class EventSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +168,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "rules as rsync's, the first that matches decides: '- PATTERN' leaves out, '+ PATTERN' does not"
         ),
     ] = ()
+    max_delete: Annotated[
+        DeleteLimit,
+        about(
+            'names that may be deleted within delete_window: a number, "10%" of what is there, or "off"; what is more '
+            "stays on the secondary, and you are asked (seamark deletions)"
+        ),
+    ] = NO_DELETE_LIMIT
+    delete_window: Annotated[Duration, about("the time over which max_delete counts")] = Duration(600)
+    ignore_deletes: Annotated[
+        bool, about("what is deleted on the primary stays on the secondary; renames are carried out")
+    ] = False
     segment_interval: Annotated[
         Duration,
         about(
@@ -168,10 +210,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     events: EventSettings = msgspec.field(default_factory=EventSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
 
     def __post_init__(self) -> None:
         Filters(self.filters)
+        _between("delete_window", self.delete_window, Duration(1), Duration(30 * 86400))
         _between("segment_interval", self.segment_interval, Duration(0.02), Duration(60))
         _between("changelog_limit", self.changelog_limit, Size(1 << 20), Size(1 << 50))
         _between("retry_longest", self.retry_longest, Duration(5), Duration(86400))
@@ -182,64 +226,6 @@ class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     primary: Annotated[str, about("absolute path of the directory that is replicated", restart=True)]
     secondary: Annotated[str, about("where to: an absolute path, or [user@]host:/path", restart=True)]
-
-
-class TlsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the servers of rediss://, amqps:// and of Sentinel over TLS are known, and we to them."""
-
-    ca: Annotated[
-        str | None, about("certificates by which servers are known; unset: the system's", restart=True)
-    ] = None
-    cert: Annotated[str | None, about("our own certificate, where a server asks for one", restart=True)] = (
-        None
-    )
-    key: Annotated[str | None, about("its private key", restart=True)] = None
-    check_hostname: Annotated[
-        bool, about("whether a server's certificate has to name the host that was asked for", restart=True)
-    ] = True
-
-
-class SentinelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For sentinel://HOST:26379;sentinel://HOST:26379 as broker or redis."""
-
-    master: Annotated[
-        str, about("the name by which the sentinels know the Redis that is meant", restart=True)
-    ] = "mymaster"
-    password_file: Annotated[
-        str | None, about("a file with the password of the sentinels themselves", restart=True)
-    ] = None
-    tls: Annotated[bool, about("whether sentinels and Redis speak TLS", restart=True)] = False
-
-
-class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the queues are, and where ledgers and results are. Each key is also read from the environment."""
-
-    broker: Annotated[
-        str | None,
-        about(
-            "where the queues are: redis://, rediss://, sentinel://, amqp:// or amqps://; unset: a Redis of its own",
-            restart=True,
-        ),
-    ] = None
-    broker_password_file: Annotated[str | None, about("a file with the broker's password", restart=True)] = (
-        None
-    )
-    redis: Annotated[
-        str | None,
-        about("the Redis of ledgers and results; unset: the broker, where that is a Redis", restart=True),
-    ] = None
-    redis_password_file: Annotated[str | None, about("a file with its password", restart=True)] = None
-    tls: TlsSettings = msgspec.field(default_factory=TlsSettings)
-    sentinel: SentinelSettings = msgspec.field(default_factory=SentinelSettings)
-
-
-class NodeSettings(ServerSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What concerns all sessions of a node."""
-
-    fleet_bandwidth: Annotated[
-        Timetable,
-        about("the most that all sessions and workers of this node's broker send a second together"),
-    ] = NO_LIMIT
 
 
 # Said by `create`; a session that replicated something else would be another session.
@@ -301,7 +287,7 @@ def parse(key: Key, text: str) -> Any:
     return text.strip() if isinstance(found, _QUANTITIES) else to_builtins(found)
 
 
-_QUANTITIES = (Duration, Size, Timetable)
+_QUANTITIES = (Duration, Size, Timetable, DeleteLimit)
 
 
 def _from_words(wanted: type[Any], value: Any) -> Any:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
 from replication.frontier import encode_dirs
-from replication.pace import LIMBO_MARGIN_NS
 from replication.transfer.item import FileItem
 from replication.volume.directory import VolumeError
 from replication.volume.identity import ROOT_GFID
@@ -25,6 +24,7 @@ from scheduler.batches import open_batch
 from scheduler.epoch import start_over
 from scheduler.retry import item_at, send_again
 from tasks.canvas import mark_signature
+from tasks.deletes import settle_deletes
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import data_units, send_metadata_now
 
@@ -41,6 +41,7 @@ _DIRTY_PAGE = 2000
 _DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
 _LIST_AGAIN_S = 600
+_HELD_EVERY_S = 2  # at least so long between looks whether what is held may go
 _NEVER = 2**63 - 1  # ns
 _GAP = "gap in the changelog"
 
@@ -68,6 +69,8 @@ class Crawler:
                 return start_over(self.ctx, self.epoch, "the ledger is an older state of itself")
             if standing.front > ledger.forgotten():
                 mark_signature(self.name, self.epoch, standing.front).apply_async()
+            if self._unsettled() and ledger.once_in(_HELD_EVERY_S, "held"):
+                settle_deletes(self.ctx, self.epoch)
             if self._changelog_lost():
                 return start_over(
                     self.ctx, self.epoch, "the changelog is another one: it is shorter than the mark"
@@ -102,10 +105,11 @@ class Crawler:
 
     def _changelog_lost(self) -> bool:
         """Whether positions that were applied do not exist any more; noted, if so."""
-        if self._scanning() or not self.brick.front:
+        known = max(self.brick.front, self.brick.crawl_position if self.brick.crawl is not None else 0)
+        if self._scanning() or not known:
             return False
         last = self.ctx.store.last_closed()
-        if last is None or last.number >= self.brick.front:
+        if last is None or last.number >= known:
             return False
         self.ctx.progress.changelog_lost()
         return True
@@ -259,14 +263,26 @@ class Crawler:
             return
         brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
         self.ctx.publish_mark(self.epoch, brick)
-        if not self.ctx.ledger.limbo():
+        if not self.ctx.ledger.limbo() and not self._waits():
             return
-        left = self.ctx.secondary(self.epoch).client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS)
+        left = settle_deletes(self.ctx, self.epoch)
         self.ctx.ledger.set_limbo(left)
+        left += self._waits()
         if left and self.ctx.ledger.once_in(1, "limbo barrier"):
             # It vanished after that position: have one closed after it. The agent tells when it has.
             with contextlib.suppress(AgentRefused, AgentUnreachable):
                 agent_call(self.ctx.place.changelog, "barrier")
+
+    def _unsettled(self) -> bool:
+        """Whether deletions are held, and it is to be asked what becomes of them."""
+        held = self.ctx.progress.held()
+        ignored = self.ctx.session.ignore_deletes and held.since_ns is None and not held.question
+        return held.any and not ignored
+
+    def _waits(self) -> bool:
+        """Whether deletions wait for the front to pass them, and not for a person."""
+        held = self.ctx.progress.held()
+        return held.any and not held.question and not self.ctx.session.ignore_deletes
 
     def _list_again(self) -> bool:
         """Have directories listed that the secondary had to make again, for somebody who could not list them.

@@ -47,9 +47,11 @@ class Kind(StrEnum):
     RPO_MET = "rpo-met"
     FAILURE_ADDED = "failure-added"
     FAILURE_RESOLVED = "failure-resolved"
+    DELETES_HELD = "deletes-held"
+    DELETES_RELEASED = "deletes-released"
 
 
-_LEVELS = {Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING}
+_LEVELS = {Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING, Kind.DELETES_HELD: logging.ERROR}  # fmt: skip
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -60,6 +62,7 @@ class Told(msgspec.Struct, kw_only=True):
     checkpoints: list[int] = []  # those that are waited for
     upto: int | None = None
     failures: list[str] = []
+    held: bool = False
 
 
 class Waiting(msgspec.Struct, kw_only=True):
@@ -147,6 +150,14 @@ class EventBook:
             self._tell(Kind.FAILURE_RESOLVED, reason=f"and {len(gone) - _AT_ONCE} more")
         told.failures = list(now)
         self._keep()
+
+    def held(self, question: str) -> None:
+        """What a person is asked before deletions are carried out; empty: nothing."""
+        told = self._read()
+        if told.held != bool(question):
+            told.held = bool(question)
+            self._tell(Kind.DELETES_HELD if question else Kind.DELETES_RELEASED, reason=question)
+            self._keep()
 
     # ---- what was told
 

@@ -44,6 +44,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     redis_error: str = ""  # what it says instead of doing what it is asked
     broker_error: str = ""  # why the broker, where that is another server, does not take messages
     trouble: tuple[str, str] | None = None
+    question: str = ""  # what a person is asked before deletions are carried out
     working: bool = False  # something is to be done
     paused: bool = False
     unmoved_s: float = 0.0  # for how long neither the mark nor any counter moved
@@ -66,6 +67,8 @@ def judge(look: Look) -> list[Reason]:
         return [Reason(code="broker", text=look.broker_error), *_by_degree(look)]
     found = [reason for sign in look.signs if sign.role != alive.SECONDARY for reason in _of_role(sign)]
     found += _of_secondary(look)
+    if look.question:
+        found.append(Reason(code="max-delete", text=look.question))
     if not found and look.working and not look.paused and look.unmoved_s > STALLED_S:
         text = f"there is work, but the mark has not moved and nothing was done for {look.unmoved_s:.0f} s"
         found.append(Reason(code="stalled", text=text))

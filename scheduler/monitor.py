@@ -234,8 +234,21 @@ class Monitor:
             self._look()
             return {}
         if op == "status":
-            return {"pid": os.getpid(), "sessions": {n: _told(s) for n, s in self._sessions.items()}}
+            ending = [name for service in self.supervisor.services if (name := _ending(service))]
+            sessions = {n: _told(s) for n, s in self._sessions.items()}
+            return {"pid": os.getpid(), "sessions": sessions, "ending": ending}
+        if op == "hurry":
+            self._look()
+            for service in self.supervisor.services:
+                if service.pid and _ending(service) == request["name"]:
+                    os.kill(service.pid, signal.SIGQUIT)
+            return {}
         raise ValueError(f"no such operation: {op}")
+
+
+def _ending(service: Service) -> str:
+    """The session whose process this is, while it ends for good; else empty."""
+    return service.name.removeprefix("session ") if service.retired else ""
 
 
 def _told(service: Service) -> dict[str, Any]:

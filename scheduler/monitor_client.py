@@ -16,7 +16,7 @@ def monitor_dir(state_dir: str) -> Path:
 
 
 def ask_monitor(state_dir: str, op: str, **args: Any) -> dict[str, Any] | None:
-    """Ask the running monitor: look, status. None when none is running."""
+    """Ask the running monitor: look, status, hurry. None when none is running."""
     try:
         return exchange(monitor_dir(state_dir), SOCKET, {"op": op, **args}, 10.0)
     except (OSError, ValueError):

@@ -119,6 +119,7 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
     before = stored if stored is not None else SessionConfig(primary=primary, secondary=secondary)
     config = SessionConfig(
         **{name: getattr(before, name) for name in SessionConfig.__struct_fields__}
+        | options.settings
         | {
             "sync_method": options.sync_method, "jobs": options.jobs, "change_detector": options.change_detector,
             "ssh": msgspec.structs.replace(
@@ -129,7 +130,9 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
     )  # fmt: skip
     state = SessionState(id=digest, adopt=options.adopt, desired=Desired.STARTED)
     if stored is not None:
-        state = msgspec.structs.replace(state, root=stored.root, instance=stored.instance)
+        state = msgspec.structs.replace(
+            state, root=stored.root, instance=stored.instance, deletes_allowed_ns=stored.deletes_allowed_ns
+        )
     return place, Session.of(place.name, config, state)
 
 

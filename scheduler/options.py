@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
 
 from replication.settings import ChangeDetector, SyncMethod
 
@@ -28,6 +28,7 @@ class RunOptions:
     ssh_port: int | None = None  # None: what ~/.ssh/config says, else 22
     identity: str | None = None  # absolute path of a private key
     change_detector: ChangeDetector = "auto"
+    settings: dict[str, Any] = field(default_factory=dict)  # that were given; others are as they were
     servers: Servers | None = None  # None: start a Redis of our own
     flower_port: int | None = None  # None: no Flower
     dry_run: bool = False

@@ -7,23 +7,24 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import redis
-from kombu.exceptions import OperationalError
 
 from replication.addresses import shown
-from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
 from replication.session import node_name
 from replication.volume.storage import shared_kind
 from scheduler import services
+from scheduler.completion import Completion
 from scheduler.epoch import begin
 from scheduler.heal import ProcessWatch
 from scheduler.lease import Lease
 from scheduler.logpipe import LogPipe
 from scheduler.preflight import check_not_emptied, check_secondary, look_at_secondary, unmounted
+from scheduler.send import send
 from scheduler.snapshot import Phase
 from scheduler.standby import Standby, SteppedBack
 from scheduler.status import Status, log_failures
@@ -31,7 +32,7 @@ from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
 from scheduler.vigil import Vigil
 from tasks.app import servers, use
-from tasks.canvas import publish_signature, retry_signature, tick_signature
+from tasks.canvas import tick_signature
 from tasks.context import Context
 from tasks.ledger import Ledger, connect
 from tasks.servers import of_url
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from celery import Signature
-
-    from replication.progress import Brick
     from replication.session import Session, SessionDir
     from scheduler.opening import Opening
     from scheduler.options import RunOptions
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
     from tasks.servers import Servers
 
 log = logging.getLogger("seamark.run")
-_FOLLOW_S = 60.0
 _TURN_S = 0.02
 _LOOK_EVERY_S = 0.25
 _REDIS_S = 2.0
@@ -67,14 +64,6 @@ def _write_private(path: Path, text: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(text)
-
-
-def _send(signature: Signature) -> None:
-    """Send what beat sends as well, before long: a broker that is away does not end the run."""
-    try:
-        signature.apply_async()
-    except OperationalError as error:
-        log.debug("not sent: %s", error)
 
 
 _POWERS = {
@@ -119,10 +108,7 @@ class Run:
             "Redis", self.redis.answers if self.redis is not None else lambda: True
         )
         self.stopping = 0
-        self._target: int | None = None
-        self._final = 0
         self._started = self._finished = False
-        self._follow_until = 0.0
         self._epoch = 0
         self._scans = False
 
@@ -146,6 +132,8 @@ class Run:
             # A Redis that hangs is to be told of, and must not hang whoever tells.
             ctx.ledger = Ledger(connect(found, _REDIS_S), self.session.instance)
             StatusFile(self.place).starting()
+            if self.options.once:  # what was asked before may have been agreed to: it is asked anew
+                ctx.progress.hold(replace(ctx.progress.held(), question=""))
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             if self.redis is not None:
                 return self._work(ctx, found)
@@ -235,9 +223,12 @@ class Run:
         def asked(_number: int, _frame: Any) -> None:
             self.stopping += 1
 
-        before = {
-            number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        def asked_at_once(_number: int, _frame: Any) -> None:
+            self.stopping += _AT_ONCE
+
+        wanted = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), asked)
+        wanted[signal.SIGQUIT] = asked_at_once
+        before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
         try:
             yield
         finally:
@@ -256,7 +247,7 @@ class Run:
     def _start(self, found: Servers) -> None:
         session = self.session
         self._started = True
-        _send(tick_signature(session.name))
+        send(tick_signature(session.name))
         if not self._scans:
             must = session.change_detector == "fanotify"
             self.supervisor.add(services.agent_service(self.place, session, must_record=must))
@@ -284,6 +275,7 @@ class Run:
 
     def _watch(self, ctx: Context, status: Status) -> int:
         looked, again = 0.0, 0
+        completion = Completion(ctx, self._epoch)
         vigil = Vigil(ctx, self.supervisor, self.standby.active if self.standby is not None else None)
         while True:
             self.logs.wait(_TURN_S)
@@ -305,7 +297,7 @@ class Run:
                 vigil.look(snapshot)
                 self.update(snapshot)
                 return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
-            if self.options.once and self._done(ctx):
+            if self.options.once and completion.reached():
                 code = self._finish(ctx, status)
                 vigil.look(status.snapshot)
                 return code
@@ -326,7 +318,7 @@ class Run:
         self._redis_watch.look(self.redis.pid if self.redis is not None else None)
         if self.redis is not None and self.redis.ensure():
             log.warning("Redis had ended and was started again: work resumes from the mark")
-            _send(tick_signature(self.session.name))
+            send(tick_signature(self.session.name))
 
     def _need_recorder(self) -> None:
         """With --change-detector fanotify there is no falling back to scanning. Raises SeamarkError."""
@@ -347,51 +339,10 @@ class Run:
             raise SeamarkError(f"{trouble[1]}; nothing was deleted on the secondary")
         if trouble is not None and trouble[0] == "unmounted":
             raise unmounted(self.session)
-
-    def _done(self, ctx: Context) -> bool:
-        """Whether the run has nothing left to do; not while Redis is away."""
-        try:
-            return self._all_there(ctx)
-        except redis.RedisError:
-            return False
-
-    def _all_there(self, ctx: Context) -> bool:
-        """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
-        brick = ctx.progress.brick()
-        if not brick.complete or brick.crawl is not None:
-            return False
-        if self.place.detector() == "scan":
-            return (
-                brick.crawl_ended >= self._epoch
-                and not self._on_the_move(ctx)
-                and self._published(ctx, brick)
+        if self.options.once and (question := ctx.progress.held().question):
+            raise SeamarkError(
+                f"{question}; to agree: seamark deletions {self.session.name} allow, and run it again"
             )
-        if self._target is None:
-            try:
-                self._target = int(agent_call(self.place.changelog, "barrier")["position"])
-            except (AgentRefused, AgentUnreachable):
-                return False
-        return brick.front >= self._target and not self._on_the_move(ctx) and self._published(ctx, brick)
-
-    def _published(self, ctx: Context, brick: Brick) -> bool:
-        """Whether the mark of the moment when all was done is on both roots; a task is asked to write it there."""
-        self._final = self._final or brick.stime_ns
-        if ctx.ledger.published() >= self._final:
-            return True
-        if ctx.ledger.once_in(1, "publish"):
-            _send(publish_signature(self.session.name, brick.epoch))
-        return False
-
-    def _on_the_move(self, ctx: Context) -> bool:
-        """Whether files that were renamed while they were to be read are still being followed, for a minute."""
-        if not any(failure.code == "moved" for failure in ctx.progress.failures()):
-            return False
-        self._follow_until = self._follow_until or time.monotonic() + _FOLLOW_S
-        if time.monotonic() > self._follow_until:
-            return False
-        if ctx.ledger.once_in(1, "follow"):
-            _send(retry_signature(self.session.name))
-        return True
 
     def _finish(self, ctx: Context, status: Status) -> int:
         self._finished = True

@@ -51,7 +51,12 @@ def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> 
         signal.set_wakeup_fd(written)
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
-        def tick(_segment: SegmentInfo | None = None) -> None:
+        alive.become(alive.AGENT)
+
+        def tick(segment: SegmentInfo | None = None) -> None:
+            context(session.name)  # which takes over how much is to be logged
+            if segment is not None:
+                log.debug("position %d: %s", segment.number, segment)
             try:
                 tick_signature(session.name).apply_async()
             except Exception as error:
@@ -87,6 +92,7 @@ def worker_service(
 
     def body() -> int:
         alive.become(f"worker {name}")
+        signals.heartbeat_sent.connect(lambda **_: context(session), weak=False)
         signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
         # A process of the pool that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that
         # ends does not note them any more, and waits for the process. What was not noted is done twice: harmless.
@@ -138,7 +144,13 @@ def beat_service(session: Session) -> Service:
     def body() -> int:
         alive.become(alive.BEAT)
         ledger = context(session.name).ledger
-        signals.after_task_publish.connect(lambda **_: alive.show(ledger), weak=False)
+
+        def sent(sender: str, **_: object) -> None:
+            alive.show(ledger)
+            context(session.name)
+            log.debug("sent %s", sender)
+
+        signals.after_task_publish.connect(sent, weak=False)
         app.conf.beat_schedule = beat_schedule([session.name])
         app.Beat(scheduler_cls="celery.beat:Scheduler", quiet=True, loglevel="WARNING").run()
         return 0

@@ -56,18 +56,20 @@ class Status:
         scanning = ctx.place.detector() == "scan"
         limbo = not scanning and ctx.ledger.limbo() > 0
         failures = ctx.progress.failure_count()
-        working = busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo
+        held = ctx.progress.held()
+        waits = held.any and (bool(held.question) or not ctx.session.ignore_deletes)
+        working = busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo or waits
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
             crawl=self._crawl(brick.crawl is not None or not brick.complete, pending[0].end_ns if pending else None),
-            state=state or ctx.resting() or (f"trouble: {trouble[1]}" if trouble else ""),
+            state=state or ctx.resting() or (f"trouble: {trouble[1]}" if trouble else held.question),
             scanned=counters.get("scanned", 0),
             entries_done=counters.get("entries", 0),
             files_done=files, files_total=total_files, bytes_done=size, bytes_total=total_bytes,
             bytes_sent=counters.get("bytes_sent", 0),
             rate_bytes_s=rate, files_s=files_rate,
             eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
-            lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0),
+            lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0 or waits),
             failures=failures,
             skipped=ctx.progress.skip_count(),
             stime=brick.stime_ns / 1e9 if brick.stime_ns else None,

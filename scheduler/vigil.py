@@ -89,6 +89,7 @@ class Vigil:
         self._events.lag(look.lag_s, look.rpo_s)
         self._events.checkpoints(self._ctx.progress.checkpoints())
         self._events.failures(self._ctx.progress.failures())
+        self._events.held(look.question)
 
     def _too_soon(self, status: Status) -> bool:
         """Whether another process told that it is faulty, and this one may yet die as that did."""
@@ -116,6 +117,7 @@ class Vigil:
             redis_error=self._signs.redis_error,
             broker_error=self._signs.broker_error,
             trouble=ctx.trouble() if silent_since is None else None,
+            question=ctx.progress.held().question,
             working=snapshot.phase is Phase.RUNNING,
             paused=ctx.resting() is not None,
             unmoved_s=self._unmoved(snapshot, counters, now),

@@ -17,6 +17,7 @@ from seamark.commands.completion import completion
 from seamark.commands.config import config, configcheck
 from seamark.commands.create import create
 from seamark.commands.delete import delete
+from seamark.commands.deletions import deletions
 from seamark.commands.doctor import doctor
 from seamark.commands.failures import failures
 from seamark.commands.install_units import install_units
@@ -42,7 +43,7 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
-    doctor, logs, failures, resync, monitor, install_units, changelog, completion, version,
+    doctor, logs, failures, resync, deletions, monitor, install_units, changelog, completion, version,
 ):  # fmt: skip
     cli.add_command(command)
 

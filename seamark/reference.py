@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from replication import settings
 from replication.errors import ExitCode
+from replication.server_settings import NodeSettings
 from seamark.cli import cli
 
 _CODES = {
@@ -79,7 +80,7 @@ def markdown() -> str:
     lines += [
         "Keys of `seamark config all`, and of `seamark.toml`.",
         "",
-        *_keys(settings.NodeSettings, "monitor"),
+        *_keys(NodeSettings, "monitor"),
     ]
     return "\n".join([*lines, ""])
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tasks.ledger import Ledger
 
 CONTROL, DATA, BEAT, SECONDARY = "worker control", "worker data", "beat", "secondary"
+AGENT = "agent"  # which gives no signs: its position moves on
 _EVERY_S = 1.0
 
 _role = ""
@@ -24,6 +25,11 @@ def become(role: str) -> None:
     """What this process, and those it forks, are from now on."""
     global _role
     _role = role
+
+
+def role() -> str:
+    """What this process is; empty: nothing in particular."""
+    return _role
 
 
 def show(ledger: Ledger) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from replication.secondary.filters import Filters
+from tasks.deletes import rule_of_deletes
 
 if TYPE_CHECKING:
     from replication.observer import Findings
@@ -18,6 +19,7 @@ class Carrying(TypedDict):
     thin: bool
     compress: bool
     filters: Filters
+    deletes: dict[str, Any] | None
 
 
 def carrying(work: Unit) -> Carrying:
@@ -26,6 +28,7 @@ def carrying(work: Unit) -> Carrying:
     carry = work.ctx.session.sync_method in ("auto", "stream")
     return {
         "carry": carry, "thin": connection.thin, "compress": connection.compress, "filters": work.ctx.filters,
+        "deletes": rule_of_deletes(work.ctx.session, work.since_ns),
     }  # fmt: skip
 
 

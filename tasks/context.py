@@ -20,6 +20,7 @@ import redis
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
 from replication.progress import Progress
+from replication.remote.command import close_shared_connection
 from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
@@ -28,6 +29,7 @@ from replication.session import Desired, Session, SessionDir, open_session
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from replication.windows import next_window, window_at, zone
+from tasks import levels
 from tasks.app import servers
 from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
@@ -74,6 +76,7 @@ class Context:
         self.target = parse_target(session.secondary)
         self.options = ssh_options(place, session)
         self.filters = Filters(session.filters)
+        levels.use(session.log)
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
         self.alive: Callable[[], object] = lambda: None  # the running task's sign of life
@@ -128,7 +131,14 @@ class Context:
         self._stamp = stamp
         with contextlib.suppress(SeamarkError):
             before, self.session = self.session, self.place.load()
-            self.options = ssh_options(self.place, self.session)
+            options, self.options = self.options, ssh_options(self.place, self.session)
+            if options != self.options:
+                self.drop_connection()
+                if options.extra != self.options.extra:  # rsync and tar share one of the system's ssh
+                    close_shared_connection(self.target, options)
+            levels.use(self.session.log)
+            if self.session.log.secondary != before.log.secondary:
+                self.drop_connection()
             if self.session.filters != before.filters:
                 self.filters = Filters(self.session.filters)
                 self.drop_connection()  # the far side has to know them too
@@ -200,6 +210,7 @@ class Context:
             filled=self.progress.has_filled(),
             filters=self.session.filters,
             holder=self.session.instance,
+            log=self.session.log.secondary,
         )
         began = time.monotonic()
         client.ping()

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
-from replication.pace import LIMBO_MARGIN_NS, scan_interval
+from replication.pace import scan_interval
 from replication.remote.client import SecondaryError
 from tasks.app import app
 from tasks.canvas import tick_signature
+from tasks.deletes import settle_deletes
 from tasks.ledger import StaleFence
 from tasks.unit import Unit, working
 
@@ -38,7 +39,6 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         done = [found for n in range(ledger.forgotten() + 1, front + 1) if (found := ledger.batch(n))]
         if not done:
             return "nothing to do"
-        connection = work.ctx.secondary(epoch)
         reports = {b.number: ledger.reports(b.number) for b in done}
         limbo = ledger.limbo()
         # A crawl that goes on after a restart may have its last unit behind it, and nothing of that was synced yet.
@@ -52,7 +52,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         ended = [_finish(work, each, *reports[each.number]) for each in done]
         brick = work.ctx.progress.brick()
         if limbo:
-            limbo = connection.client.limbo_left(brick.front_ns - LIMBO_MARGIN_NS)
+            limbo = settle_deletes(work.ctx, epoch)
         ledger.set_limbo(limbo)
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
@@ -89,8 +89,9 @@ def _sync(work: Unit) -> tuple[str, int]:
             work.start_over(str(error))
             raise StaleFence from None
         raise
-    work.ctx.progress.synced(answer["gen"])
-    return str(answer["boot_id"]), int(answer["limbo"])
+    work.ctx.progress.synced(answer["gen"], held=answer["held"], held_since_ns=answer["since"])
+    held = answer["held"] and not work.ctx.session.ignore_deletes
+    return str(answer["boot_id"]), int(answer["limbo"]) + held
 
 
 def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> bool:

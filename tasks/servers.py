@@ -19,7 +19,8 @@ import msgspec
 
 from replication.addresses import has_password, scheme, shown, with_password
 from replication.errors import UsageError
-from replication.settings import ServerSettings, keys, parse
+from replication.server_settings import ServerSettings
+from replication.settings import keys, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

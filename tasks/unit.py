@@ -165,3 +165,5 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
         work.outcome = f"failed: {type(error).__name__}: {error}"
         ctx.ledger.trouble("unexpected", f"{unit}: {type(error).__name__}: {error}")
         log.exception("%s batch %d %s: unexpected %s", session, batch, unit, type(error).__name__)
+    finally:
+        log.debug("%s batch %d %s: %s", session, batch, unit, work.outcome or "done")

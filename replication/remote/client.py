@@ -240,19 +240,19 @@ class SecondaryClient:
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
         dry: bool = False, filled: bool = False, filters: Sequence[str] = (), holder: str | None = None,
-        takes: int | None = None,
+        takes: int | None = None, log: str = "error",
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
         ``filters``: rules of what is left out. ``holder``: who asks; an epoch of somebody else's is taken over only
-        where ``takes`` says that one.
+        where ``takes`` says that one. ``log``: how much it says of what it does.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
             adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
-            holder=holder, takes=takes,
+            holder=holder, takes=takes, log=log,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
@@ -270,11 +270,13 @@ class SecondaryClient:
         final: bool = True,
         content: Sequence[tuple[str, dict[str, str], bytes]] = (),
         compress: bool = False,
+        deletes: dict[str, Any] | None = None,
     ) -> Future[Observed]:
         """Send observations; the future gives an Observed.
 
         ``after``: the position that was sent before this one (by default the one before it).
         ``limbo_until``: the stamp for `purge`. ``content``: gfid, xattrs and bytes of files as observed.
+        ``deletes``: the rule of deletions (secondary/held.py), if there is one.
         """
         args: dict[str, Any] = {
             "position": position, "crawl": crawl, "limbo_until": limbo_until, "final": final,
@@ -282,6 +284,8 @@ class SecondaryClient:
         }  # fmt: skip
         if after is not None:
             args["after"] = after
+        if deletes is not None:
+            args["deletes"] = deletes
         payload = b"".join(row[2] for row in content)
         if content:
             args["content"] = [row[:2] for row in content]
@@ -382,12 +386,8 @@ class SecondaryClient:
         """Delete what is in limbo with a stamp of at most ``upto``; how many objects it were."""
         return int(self.call("purge", upto=upto).header["removed"])
 
-    def limbo_left(self, upto: int) -> int:
-        """purge, and how many objects are in limbo still."""
-        return int(self.call("purge", upto=upto).header["left"])
-
     def sync(self) -> dict[str, Any]:
-        """Make all that was applied durable. Gives boot_id, free_bytes, gen, limbo (objects)."""
+        """Make all that was applied durable. Gives boot_id, free_bytes, gen, limbo (objects), held, since."""
         return self.call("sync").header
 
     def stat(self) -> dict[str, Any]:

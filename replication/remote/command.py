@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from replication.remote.endpoint import SshOptions, config_arguments, resolve
 from replication.remote.errors import RemoteError
+from replication.remote.ssh_words import as_arguments
 
 if TYPE_CHECKING:
     from replication.remote.target import Target
@@ -32,6 +33,8 @@ def ssh_command(target: Target, options: SshOptions) -> list[str]:
     """
     endpoint = resolve(target, options)
     command = ["ssh", *config_arguments(options), "-oBatchMode=yes", "-oStrictHostKeyChecking=yes"]
+    # ssh goes by what it is told first.
+    command += as_arguments(options.extra)
     command += [f"-oUserKnownHostsFile={' '.join(_config_word(path) for path in endpoint.known_hosts)}"]
     command += [f"-oConnectTimeout={max(1, int(options.connect_timeout_s))}"]
     # A shared connection that is frozen must go before rsync's own time is over, or the next rsync gets it again.
@@ -67,7 +70,7 @@ def control_path(target: Target, options: SshOptions) -> Path:
     """
     if options.run_dir is None:
         raise ValueError("no run directory, no shared connection")
-    told = f"{target.login}\0{options.port}\0{options.identity}\0{options.config_file}"
+    told = f"{target.login}\0{options.port}\0{options.identity}\0{options.config_file}\0{options.extra}"
     name = hashlib.blake2b(os.fsencode(told), digest_size=6).hexdigest()
     directory = options.run_dir.absolute()
     if len(os.fsencode(directory / name)) > _MAX_SOCKET_PATH:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from replication.errors import UsageError
 from replication.remote.errors import RemoteError, Unreachable
+from replication.remote.ssh_words import as_arguments, check_options
 from replication.remote.target import Target
 
 _DEFAULT_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
@@ -30,6 +31,7 @@ class SshOptions:
 
     ``known_hosts_file`` is the session's own, read beside the user's and the system's, and the one
     that accepted keys go to. ``config_file`` replaces ~/.ssh/config and /etc/ssh/ssh_config.
+    ``extra``: options of ssh_config, ``Keyword=value``, of those that ssh_words.py allows.
     ``run_dir`` holds the sockets of shared connections; without it every rsync makes its own.
     ``answer_timeout_s``: a far side that says nothing for so long while asked is taken for dead.
     ``gated``: ``identity`` is a key that starts our gate there (secondary/gate.py) and nothing else.
@@ -40,6 +42,7 @@ class SshOptions:
     identity: Path | None = None
     accept_new_host_key: bool = False
     config_file: Path | None = None
+    extra: tuple[str, ...] = ()
     known_hosts_file: Path | None = None
     run_dir: Path | None = None
     connect_timeout_s: float = 20.0
@@ -63,6 +66,7 @@ class Endpoint:
     agent_socket: str | None
     known_hosts: tuple[Path, ...]
     proxy_command: str | None
+    said: dict[str, str]  # the session's own options of ssh_config, with lists as ssh understands them
 
     def __str__(self) -> str:
         return self.hostname if self.port == 22 else f"{self.hostname} port {self.port}"
@@ -95,6 +99,7 @@ def resolve(target: Target, options: SshOptions) -> Endpoint:
         agent_socket=_agent_socket(agent),
         known_hosts=known_hosts_files(config, options),
         proxy_command=_proxy(config, options, tokens),
+        said={name: _one(config, name, value) for name, value in check_options(options.extra).items()},
     )
 
 
@@ -113,7 +118,7 @@ def known_hosts_files(config: dict[str, list[str]], options: SshOptions) -> tupl
 
 def _ssh_config(target: Target, options: SshOptions) -> dict[str, list[str]]:
     """``ssh -G`` as {lower-case keyword: values}; empty where there is no ssh (the defaults then hold)."""
-    command = ["ssh", "-G", *config_arguments(options)]
+    command = ["ssh", "-G", *config_arguments(options), *as_arguments(options.extra)]
     if options.port is not None:
         command += ["-p", str(options.port)]
     if target.user is not None:

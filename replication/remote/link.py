@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import threading
@@ -16,10 +17,14 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from replication.remote.errors import LinkLost, reason_of
+from replication.secondary.protocol import LOG_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger("seamark.secondary")
+_LOG_LINE = LOG_LINE.encode()
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "error": logging.ERROR}
 _READ_BUFFER = 1 << 20
 _STDERR_KEPT = 8192
 # How often a blocked read or write looks at the clock.
@@ -162,12 +167,21 @@ class Link:
 
         def run() -> None:
             with contextlib.suppress(Exception):
+                rest = b""
                 while part := read():
-                    self._stderr += part
-                    del self._stderr[:-_STDERR_KEPT]
+                    *lines, rest = (rest + part).split(b"\n")
+                    self._keep(b"".join(line + b"\n" for line in lines if not _logged(line)))
+                    if len(rest) > _STDERR_KEPT:
+                        self._keep(rest)
+                        rest = b""
+                self._keep(rest)
             self._stderr_done.set()
 
         threading.Thread(target=run, name="secondary-stderr", daemon=True).start()
+
+    def _keep(self, said: bytes) -> None:
+        self._stderr += said
+        del self._stderr[:-_STDERR_KEPT]
 
     def stderr_tail(self, wait_s: float = 0.0) -> str:
         """The last that the far side wrote to its standard error; waits so long for its end."""
@@ -187,6 +201,15 @@ class Link:
     def _finish(self, *, abandon: bool) -> None:
         with contextlib.suppress(Exception):
             self._end(abandon)
+
+
+def _logged(line: bytes) -> bool:
+    """Whether this is a line for the log, which it then is in."""
+    if not line.startswith(_LOG_LINE):
+        return False
+    level, _, text = line[len(_LOG_LINE) :].decode("utf-8", "replace").partition(" ")
+    log.log(_LEVELS.get(level, logging.WARNING), "%s", text[:2000])
+    return True
 
 
 def last_lines(text: str, limit: int = 500) -> str:

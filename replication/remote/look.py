@@ -29,6 +29,7 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
         accept_new_host_key=session.ssh.accept_new_host_key,
         known_hosts_file=place.known_hosts,
         run_dir=None if dry else place.ssh_run,
+        extra=session.ssh.options,
         answer_timeout_s=session.ssh.answer_timeout_s,
         gated=session.ssh.identity == str(place.key),
     )

@@ -27,6 +27,7 @@ from replication.remote.errors import (
 )
 from replication.remote.identities import candidates
 from replication.remote.known_hosts import Verdict, fingerprint, judge, known_keys, lookup_name, pin
+from replication.remote.ssh_words import open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,7 @@ def connect(target: Target, options: SshOptions) -> Connection:
         if proxy is not None:
             _end(proxy)
         raise
-    transport.set_keepalive(_KEEPALIVE_S)
+    transport.set_keepalive(int(endpoint.said.get("serveraliveinterval", _KEEPALIVE_S)))
     return Connection(transport, endpoint, proxy)
 
 
@@ -152,13 +153,14 @@ def _open_socket(
             )
         return ours, proxy
     where = f"{endpoint.hostname} port {endpoint.port}"
+    timeout_s = _connect_timeout(endpoint, options)
     try:
-        sock = socket.create_connection((endpoint.hostname, endpoint.port), options.connect_timeout_s)
+        sock = open_socket((endpoint.hostname, endpoint.port), timeout_s, endpoint.said)
     except socket.gaierror as error:
         raise Unreachable(f"the host name {endpoint.hostname} cannot be resolved: {error.strerror}") from None
     except TimeoutError:
         raise Unreachable(
-            f"{where} does not answer within {options.connect_timeout_s:g} s: is it up, is a firewall in between?"
+            f"{where} does not answer within {timeout_s:g} s: is it up, is a firewall in between?"
         ) from None
     except ConnectionRefusedError:
         raise Unreachable(
@@ -175,12 +177,12 @@ def _open_socket(
 
 def _negotiate(sock: socket.socket, endpoint: Endpoint, options: SshOptions) -> paramiko.Transport:
     transport = paramiko.Transport(sock, default_window_size=_WINDOW_BYTES)
-    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = (
-        options.connect_timeout_s
-    )
-    transport.channel_timeout = options.connect_timeout_s
+    timeout_s = _connect_timeout(endpoint, options)
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout_s
+    transport.channel_timeout = timeout_s
     security = transport.get_security_options()
     security.ciphers = _first(_FAST_CIPHERS, tuple(security.ciphers))
+    transport.use_compression(endpoint.said.get("compression") == "yes")
     # Ask for a key of a kind that we know: a host has several, and any other would look unknown.
     known = [
         key.type
@@ -188,8 +190,9 @@ def _negotiate(sock: socket.socket, endpoint: Endpoint, options: SshOptions) -> 
     ]
     wanted = tuple(name for kind in known for name in (_RSA if kind == "ssh-rsa" else (kind,)))
     security.key_types = _first(wanted, tuple(security.key_types))
+    _choose(security, endpoint)
     try:
-        transport.start_client(timeout=options.connect_timeout_s)
+        transport.start_client(timeout=timeout_s)
         # start_client returns silently when its time is over.
         transport.get_remote_server_key()
     except paramiko.ssh_exception.IncompatiblePeer as error:
@@ -201,6 +204,27 @@ def _negotiate(sock: socket.socket, endpoint: Endpoint, options: SshOptions) -> 
             f"{endpoint} does not answer as an ssh server: {reason_of(error)}; is this the right port (--ssh-port)?"
         ) from None
     return transport
+
+
+_CHOICES = {"ciphers": "ciphers", "macs": "digests", "kexalgorithms": "kex", "hostkeyalgorithms": "key_types"}
+
+
+def _choose(security: paramiko.transport.SecurityOptions, endpoint: Endpoint) -> None:
+    """Only the algorithms that the session's options name. Raises RemoteError where we have none of them."""
+    for name, ours in _CHOICES.items():
+        if name in endpoint.said:
+            possible = getattr(security, ours)
+            chosen = tuple(word for word in endpoint.said[name].split(",") if word in possible)
+            if not chosen:
+                raise RemoteError(
+                    f"ssh.options: of {name} {endpoint.said[name]} none can be used for the control connection; "
+                    f"possible are: {', '.join(possible)}"
+                )
+            setattr(security, ours, chosen)
+
+
+def _connect_timeout(endpoint: Endpoint, options: SshOptions) -> float:
+    return float(endpoint.said.get("connecttimeout", options.connect_timeout_s))
 
 
 def _log_in(transport: paramiko.Transport, endpoint: Endpoint, options: SshOptions) -> None:

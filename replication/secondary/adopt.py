@@ -85,6 +85,8 @@ def displace_unseen(agent: Agent, parent: Row) -> None:
 
 
 def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes], bool]) -> None:
+    if agent.leaves_others:
+        return
     others = []
     # A new descriptor, for the reason that list_directory gives; but not a million names at once.
     fresh = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)

@@ -34,6 +34,9 @@ class Agent:
         self.journal = Journal(self.tree.hidden_fd)
         self.epoch = 0
         self.read_only = False
+        self.leaves_others = (
+            False  # while the index is made anew: what the primary does not have stays in its place
+        )
         self.filters = EVERYTHING
         # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
         self.staging_name = staging
@@ -49,6 +52,10 @@ class Agent:
             layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
         )
         self.unit_locks: Dict[bytes, int] = {}  # what rsync or tar write to at the moment
+        self.census = (
+            float("-inf"),
+            0,
+        )  # when all objects were counted last, monotonic, and how many they were
         self.swept_s = float("-inf")  # when leftovers of transfers were last looked for, monotonic
         self._dirty_journal = False
 

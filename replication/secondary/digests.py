@@ -25,7 +25,8 @@ def digest_of(index: Index, directory: int) -> bytes:
     """Computed from the index, in memory for a few names."""
     digest = blake2b(digest_size=16)
     update, pack = digest.update, _VERSION.pack
-    for name, ino, ctime in index.db.execute(sql.VERSIONS, (directory,)):
+    versions = sql.VERSIONS_THERE if index.holds() else sql.VERSIONS
+    for name, ino, ctime in index.db.execute(versions, (directory,)):
         update(name + b"\0" + pack(ino, ctime))
     return digest.digest()
 

@@ -3,7 +3,8 @@
 Points: journal (written, nothing done yet), step (before each namespace step), linked (a file has another link,
 and its old name is still to be taken), over (before what stands at a name is replaced), lifted (a shadow was
 removed), place (before each file is placed), commit (all done, index not committed), committed (journal not
-cleared yet), staged (content written, before the transaction), purge (between the removal of two objects).
+cleared yet), staged (content written, before the transaction), purge (between the removal of two objects), mark
+(before the mark is written to the root).
 """
 
 from __future__ import annotations

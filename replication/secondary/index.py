@@ -196,6 +196,17 @@ class Index:
     def names_of(self, inode: int) -> List[Key]:
         return list(self.db.execute(sql.NAMES_OF, (inode,)))
 
+    def directories_among(self, ids: Sequence[int]) -> List[int]:
+        """Those of these inodes which are directories."""
+        return [i for (i,) in self._chunked(sql.DIRECTORIES_AMONG, ids)]
+
+    def holds(self) -> bool:
+        """Whether names stand here that the primary has no more (held.py)."""
+        try:
+            return self.db.execute(sql.ANY_HELD).fetchone() is not None
+        except sqlite3.OperationalError:  # an index from before there were any, which is only looked at
+            return False
+
     # ---- changing
 
     def take_ids(self, amount: int) -> int:

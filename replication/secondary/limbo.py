@@ -6,13 +6,15 @@ Also the mending of directories that somebody else took away.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Dict, Optional
 
-from replication.secondary import faults, sql
+from replication.secondary import faults, held, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import dress_directory
 from replication.secondary.namespace import limbo_name
+from replication.secondary.observe import take_away
 from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import list_directory
 from replication.secondary.tree import LostDirectory
@@ -21,8 +23,14 @@ _AT_ONCE = 1_000  # objects in one transaction: others wait for the lock meanwhi
 
 
 def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Remove what is stamped with at most ``upto``; foreign objects inside are displaced."""
+    """Remove what is stamped with at most ``upto``; foreign objects inside are displaced.
+
+    Before that, what was held goes to limbo as well, if it may (held.py).
+    """
     upto = int(request["upto"])
+    rule = held.Rule.of(request)
+    while _go_on_with_held(agent, rule, upto):
+        pass
     removed = 0
     while True:
         with agent.transaction():
@@ -30,13 +38,65 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             done = 0
             for row in rows:
                 faults.point("purge")
+                if row.is_dir and rule is not None and not _may_go(agent, row, rule):
+                    done += _set_aside(agent, row)
+                    continue
                 done += _remove_directory(agent, row, _AT_ONCE - done) if row.is_dir else _remove(agent, row)
                 if done >= _AT_ONCE:
                     break
             removed += done
         if not rows:
             left = agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0]
-            return {"removed": removed, "left": left}
+            return {
+                "removed": removed, "left": left, "since": held.since(agent), "held": agent.index.holds(),
+                "question": held.question(agent, rule, upto),
+            }  # fmt: skip
+
+
+def _go_on_with_held(agent: Agent, rule: Optional[held.Rule], upto: int) -> bool:
+    """Some of what was held goes to limbo. False: no more of it may."""
+    if not agent.index.holds() and not agent.index.meta.get("asked"):
+        return False
+    with agent.transaction():
+        names = held.due(agent, rule, upto, _AT_ONCE)
+        if names:
+            take_away(agent, names, upto)
+            held.release(agent, [key for key, _ in names])
+            agent.index.reset_digests({key[0] for key, _ in names})
+    return bool(names)
+
+
+def _may_go(agent: Agent, row: Row, rule: held.Rule) -> bool:
+    """Whether a directory in limbo is removed with all that it holds. One that another object replaced took its
+    content out of sight uncounted.
+    """
+    if (row.limbo or 0) <= rule.allowed_ns or not agent.index.entries_of(row.id, 1):
+        return True
+    if rule.ignore:
+        return False
+    found = agent.index.db.execute(sql.REMOVED, (row.id,)).fetchone()
+    if found is None or found[1]:
+        return True
+    room = held.limit(agent, rule) - held.already(agent, rule)
+    # The name itself is in use, and does not count.
+    amount = sum(held.weigh(agent, [((row.id, b""), row.id)], set(), room + 1)) - 1
+    if amount > room:
+        return False
+    agent.index.db.execute(sql.NOTE_REMOVED, (row.id, found[0], amount, time.time_ns()))
+    return True
+
+
+def _set_aside(agent: Agent, row: Row) -> int:
+    """A directory that may not be removed goes to displaced, whole, under the path that it had."""
+    found = agent.index.db.execute(sql.REMOVED, (row.id,)).fetchone()
+    path = found[0] if found is not None else b".seamark/limbo/" + limbo_name(row)
+    agent.namespace.displacer.displace_from(agent.tree.limbo_fd, limbo_name(row), path)
+    agent.tree.forget(row.id)
+    agent.tree.touched.pop(row.id, None)
+    agent.index.forget_below(row.id)
+    agent.index.drop((row.id,))
+    agent.index.db.execute(sql.BACK_BY_INODE, (row.id,))
+    return 1
 
 
 def _remove(agent: Agent, row: Row) -> int:

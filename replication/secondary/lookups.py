@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from replication.secondary import layout, sql
+from replication.secondary import faults, held, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
@@ -138,6 +138,7 @@ def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         agent.index.set_meta("mark", str(request["text"]))
         if not name:
             return {"space": None}
+        faults.point("mark")
         for space in ("trusted.", "user."):
             try:
                 os.setxattr(agent.tree.root_fd, space + name, str(request["text"]).encode())
@@ -164,7 +165,8 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return {
         "boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
-        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0],
+        "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0], "since": held.since(agent),
+        "held": agent.index.holds(),
     }  # fmt: skip
 
 

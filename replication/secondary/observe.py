@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
-from replication.secondary import adopt, excluded, sql
+from replication.secondary import adopt, excluded, held, parts, sql
 from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
 from replication.secondary.along import Content, place_new
@@ -40,14 +40,24 @@ def observe(agent: Agent, request: Dict[str, Any], content: Content) -> Dict[str
     listings = request.get("parsed")
     if listings is None:  # a second try, after a lost directory was mended, has them already
         listings = request["parsed"] = parse(request["listings"])
-    parts = dict(agent.parts)
+    before = dict(agent.parts)
     try:
         answer = _apply(agent, request, listings, content)
     except BaseException:
-        agent.parts = parts
+        agent.parts = before
         raise
     agent.healed.clear()
     return answer
+
+
+def take_away(agent: Agent, names: held.Gone, stamp: int) -> None:
+    """Remove names whose removal was held. Within a transaction."""
+    work = _Work(agent, stamp, {})
+    plan = Plan(work.index, work.rows, work.by_id)
+    for key, inode in names:
+        plan.absent(key, inode)
+    work.carry_out(plan)
+    work.finish()
 
 
 def _apply(
@@ -55,7 +65,7 @@ def _apply(
 ) -> Dict[str, Any]:
     with agent.transaction():
         admit(agent, request)
-        work = _Work(agent, int(request["limbo_until"]), content)
+        work = _Work(agent, int(request["limbo_until"]), content, held.Rule.of(request))
         work.apply(listings)
         if request.get("position") is not None:
             key = "applied" if request.get("final", True) else "current"
@@ -66,8 +76,11 @@ def _apply(
 class _Work:
     """One request under way."""
 
-    def __init__(self, agent: Agent, limbo_until: int, content: Content) -> None:
+    def __init__(
+        self, agent: Agent, limbo_until: int, content: Content, rule: Optional[held.Rule] = None
+    ) -> None:
         self.agent = agent
+        self._absent = held.Absences(agent, rule)
         self.index = agent.index
         self.limbo_until = limbo_until
         self._content = content
@@ -99,12 +112,17 @@ class _Work:
         self._load(listings)
         for listing in self._parents_first(listings):
             self._take(plan, listing)
-        self._carry_out(plan)
+        self._absent.sort_out(plan, self.limbo_until)
+        self.carry_out(plan)
         for row, listing in self._unseen:
             self._remove_unseen(row, listing)
         for g, (e, row, key) in self.observed.items():
             if g not in self.placed:
                 self._state(g, e, row, key)
+        self.finish()
+
+    def finish(self) -> None:
+        """What was changed meanwhile is saved."""
         self._save([], [])
         self.index.reset_digests(self.stale)
 
@@ -148,13 +166,13 @@ class _Work:
             adopt.adopt(self.agent, self.rows, parent, listing, self._new)
         known, all_known = self._known(parent, listing)
         rows, observed = self.rows, self.observed
-        present, absent = plan.present, plan.absent
+        present = plan.present
         for e in listing.entries:
             name = e[NAME]
             key = (pid, name)
             g = e[GFID]
             if g is None:
-                absent(key, known.get(name))
+                self._absent.add(plan, key, known.get(name))
                 continue
             row = rows.get(g)
             if row is None:
@@ -163,19 +181,21 @@ class _Work:
                 raise AgentError("protocol", "an inode changed its type", name.decode("utf-8", "replace"))
             observed[g] = (e, row, key)
             present(key, known.get(name), row, e)
+        if self._absent.holds:
+            held.present(self.agent, [(pid, e[NAME]) for e in listing.entries if e[GFID] is not None])
         for e in listing.own:
             observed[listing.parent] = (e, parent, None)
         if listing.complete and listing.last:
             if all_known:
                 listed = {e[NAME] for e in listing.entries}
                 gone = {name: current for name, current in known.items() if name not in listed}
-                for name, current in self._gone(pid, gone).items():
-                    absent((pid, name), current)
+                for name, current in self._really_gone(pid, gone).items():
+                    self._absent.add(plan, (pid, name), current)
                 self._listed(parent)
             else:
                 self._unseen.append((parent, listing))
 
-    def _gone(self, parent: int, names: Dict[bytes, int]) -> Dict[bytes, int]:
+    def _really_gone(self, parent: int, names: Dict[bytes, int]) -> Dict[bytes, int]:
         """Without those that the filters leave out."""
         observed = {row.id for _, row, _ in self.observed.values()} if self.agent.filters else ()
         return excluded.forget(self.agent, parent, names, observed)
@@ -205,22 +225,9 @@ class _Work:
         if not whole:
             known = self.index.entries(parent.id, [e[NAME] for e in listing.entries])
         if listing.part or not listing.last or (listing.complete and not whole):
-            self._note_seen(parent, listing)
+            parts.note_seen(self.agent, parent, listing)
             whole = False
         return known, whole and listing.complete
-
-    def _note_seen(self, parent: Row, listing: Listing) -> None:
-        """A listing in parts: what was seen waits in a table of this connection."""
-        db = self.index.db
-        expected = self.agent.parts.get(parent.gfid, 0)
-        if listing.part == 0:
-            db.execute(sql.FORGET_SEEN, (parent.id,))
-        elif listing.part != expected:
-            raise AgentError("out-of-order", "part {} of a listing after {}".format(listing.part, expected))
-        self.agent.parts[parent.gfid] = listing.part + 1
-        db.executemany(sql.ADD_SEEN, [(parent.id, e[NAME]) for e in listing.entries if e[GFID] is not None])
-        if listing.last:
-            del self.agent.parts[parent.gfid]
 
     def _remove_unseen(self, parent: Row, listing: Listing) -> None:
         """The last part came: names that no part had are gone. In portions, so that memory stays bounded."""
@@ -230,9 +237,11 @@ class _Work:
                 break
             before = set(self.rows)
             plan = Plan(self.index, self.rows, self.by_id)
-            for name, current in self._gone(parent.id, self.index.entries(parent.id, names)).items():
-                plan.absent((parent.id, name), current)
-            self._carry_out(plan)
+            for name, current in self._really_gone(parent.id, self.index.entries(parent.id, names)).items():
+                self._absent.add(plan, (parent.id, name), current)
+            stay = self._absent.sort_out(plan, self.limbo_until)
+            self.index.db.executemany(sql.ADD_SEEN, [(parent.id, name) for name in stay])
+            self.carry_out(plan)
             for gfid in [g for g in self.rows if g not in before]:
                 self.by_id.pop(self.rows.pop(gfid).id, None)
         if self.agent.rebuilding:
@@ -247,8 +256,10 @@ class _Work:
 
     # ---- carrying out
 
-    def _carry_out(self, plan: Plan) -> None:
+    def carry_out(self, plan: Plan) -> None:
+        """Do what a plan says, in the tree and in the index."""
         plan.make(self.limbo_until)
+        self._absent.note(plan)
         shadows = self.agent.namespace.shadows
         for bare in shadows.of(plan.bare()):
             shadows.lift(bare)
@@ -298,6 +309,7 @@ class _Work:
 
     def _save(self, add: List[Tuple[int, bytes, int]], drop: List[Key]) -> None:
         self.index.save(self.rows.values(), add, drop)
+        self._absent.dropped(drop)
 
     # ---- the state of each inode
 

@@ -14,6 +14,7 @@ import struct
 from typing import Any, BinaryIO, Dict, Optional, Tuple
 
 VERSION = 3
+LOG_LINE = "seamark-log: "  # begins a line on standard error that is for the log: level, text
 MAX_HEADER = 64 << 20  # bytes; a larger one is no frame of ours
 MAX_PAYLOAD = 256 << 20
 _LENGTHS = struct.Struct(">II")

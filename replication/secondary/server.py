@@ -7,16 +7,18 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import blocks, inplace, limbo, lookups, owner, survey, transfers, whole
+from replication.secondary import blocks, held, inplace, limbo, lookups, owner, survey, transfers, whole
 from replication.secondary.agent import Agent
 from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
 from replication.secondary.onlooker import Onlooker
-from replication.secondary.protocol import AgentError, agent_error, frame
+from replication.secondary.protocol import LOG_LINE, AgentError, agent_error, frame
 from replication.secondary.tree import LostDirectory
 
 Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
 
+_LEVELS = ("debug", "info", "warning", "error")
+_UNFORESEEN = ("protocol", "io")
 _HEALINGS = 1000  # lost directories mended for one request, before we say that somebody is at it
 
 
@@ -47,6 +49,7 @@ OPERATIONS: Dict[str, Operation] = {
     "begin_crawl": _plain(lookups.begin_crawl),
     "end_crawl": _plain(lookups.end_crawl),
     "purge": _plain(limbo.purge),
+    "held": _plain(held.held),
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
 }
@@ -60,6 +63,7 @@ class Server:
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
+        self._level = _LEVELS.index("error")
 
     def serve(self) -> int:
         """Until the stream ends. Returns the exit code."""
@@ -72,12 +76,31 @@ class Server:
                     return 1
                 if got is None:
                     return 0
-                self._send(self._answer(*got))
+                began = time.monotonic()
+                answer = self._answer(*got)
+                self._note(got[0].get("op"), answer, time.monotonic() - began)
+                self._send(answer)
         except BrokenPipeError:
             return 0
         finally:
             if self._agent is not None:
                 self._agent.close()
+
+    def _note(self, op: Any, answer: Dict[str, Any], took: float) -> None:
+        if not answer["ok"]:
+            level = "warning" if answer["error"] in _UNFORESEEN else "debug"
+            self._say(level, "{}: {} [{}]".format(op, answer["message"], answer["error"]))
+        elif self._level == 0:
+            self._say("debug", "{} took {:.1f} ms".format(op, took * 1000))
+
+    def _say(self, level: str, text: str) -> None:
+        """A line for the log of the primary's side, which takes it from standard error."""
+        if _LEVELS.index(level) >= self._level:
+            line = "{}{} {}\n".format(LOG_LINE, level, " ".join(text.split()))
+            try:
+                os.write(2, line.encode("utf-8", "backslashreplace"))
+            except OSError:
+                pass
 
     def _send(self, header: Dict[str, Any]) -> None:
         data = memoryview(frame(header))
@@ -114,6 +137,8 @@ class Server:
         if op == "hello":
             before, self._agent = self._agent, None
             self._agent, answer = owner.hello(self._root, request, before)
+            self._level = _LEVELS.index(str(request.get("log", "error")))
+            self._say("debug", "serves {} under epoch {}".format(os.fsdecode(self._root), request["epoch"]))
             return answer
         operation = OPERATIONS.get(op) if isinstance(op, str) else None
         if operation is None:

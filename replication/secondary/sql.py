@@ -15,7 +15,11 @@ inode   one row per gfid that is on the secondary, or wanted there.
         gen      number of the `sync` after which its content came: what a power cut may have undone
 entry   which inode a name in a directory is. A directory is the child of one entry at most.
 shadow  inode number of what stands at a name whose inode has no object yet: the old one, until then (shadows.py)
-meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced
+held    names that the primary has no more, and that stand here all the same (held.py): inode, when that was seen
+        (the stamp of limbo), and since when it may be so (NULL: deletions are ignored)
+removed what was taken away under a limit, to be counted: path, inode, names it stood for, when (ns)
+meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced,
+        asked (1: a person is asked whether what is held may go)
 """
 
 from __future__ import annotations
@@ -47,6 +51,14 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS shadow(
         parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS held(
+        parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL, stamp INTEGER NOT NULL, since INTEGER,
+        PRIMARY KEY(parent, name)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS removed(
+        path BLOB NOT NULL, inode INTEGER NOT NULL, amount INTEGER NOT NULL, at INTEGER NOT NULL,
+        PRIMARY KEY(path, inode)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS held_since ON held(since)",
+    "CREATE INDEX IF NOT EXISTS removed_inode ON removed(inode)",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
     "CREATE INDEX IF NOT EXISTS inode_dirty ON inode(id) WHERE dirty <> 0",
     "CREATE INDEX IF NOT EXISTS inode_unlisted ON inode(id) WHERE listed = 0 AND mode & 61440 = 16384",
@@ -134,6 +146,12 @@ NAMELESS = """SELECT hex(gfid) FROM inode WHERE limbo IS NULL AND id <> 1
 # name, pino, pctime of everything in a directory; what is dirty counts as of no version.
 VERSIONS = """SELECT entry.name, inode.pino, CASE WHEN inode.dirty THEN 0 ELSE max(inode.pctime, 0) END
     FROM entry JOIN inode ON inode.id = entry.inode WHERE entry.parent = ? ORDER BY entry.name"""
+# The same without names that are held: the primary does not have them.
+VERSIONS_THERE = VERSIONS.replace(
+    "ORDER BY",
+    """AND NOT EXISTS (SELECT 1 FROM held WHERE held.parent = entry.parent AND held.name = entry.name
+        AND held.inode = entry.inode) ORDER BY""",
+)
 UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
 SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 
@@ -146,6 +164,39 @@ DIGESTS_AFTER_POWER_CUT = "UPDATE inode SET digest = NULL WHERE digest IS NOT NU
 STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesce(sum(mode & 61440 = 16384), 0),
     coalesce(sum(dirty <> 0), 0), coalesce(sum(limbo IS NOT NULL), 0),
     coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
+
+ANY_HELD = "SELECT 1 FROM held LIMIT 1"
+# What was seen first stands; of a name that stands for something else by now, that.
+HOLD = """INSERT INTO held(parent, name, inode, stamp, since) VALUES(?, ?, ?, ?, ?)
+    ON CONFLICT(parent, name) DO UPDATE SET inode = excluded.inode,
+    stamp = CASE WHEN inode = excluded.inode THEN stamp ELSE excluded.stamp END,
+    since = CASE WHEN inode = excluded.inode AND excluded.since IS NOT NULL THEN coalesce(since, excluded.since)
+        ELSE excluded.since END"""
+IGNORE_HELD = "UPDATE held SET since = NULL WHERE since IS NOT NULL"
+RELEASE = "DELETE FROM held WHERE parent = ? AND name = ?"
+_STANDS = " JOIN entry ON entry.parent = held.parent AND entry.name = held.name AND entry.inode = held.inode "
+HELD = "SELECT held.parent, held.name, held.inode FROM held" + _STANDS + "WHERE held.stamp <= ? LIMIT ?"
+ALL_HELD = "SELECT held.parent, held.name, held.stamp, held.since FROM held" + _STANDS + "LIMIT ?"
+HELD_SINCE = "SELECT min(since) FROM held WHERE since IS NOT NULL"
+COUNT_HELD = (
+    "WITH RECURSIVE sub(id) AS (SELECT held.inode FROM held"
+    + _STANDS
+    + """WHERE held.stamp <= ? UNION SELECT entry.inode FROM sub JOIN entry ON entry.parent = sub.id)
+    SELECT count(*) FROM (SELECT 1 FROM sub LIMIT ?)"""
+)
+DROP_STALE_HELD = """DELETE FROM held WHERE NOT EXISTS (SELECT 1 FROM entry
+    WHERE entry.parent = held.parent AND entry.name = held.name AND entry.inode = held.inode)"""
+WANT_NOTHING = "UPDATE inode SET dirty = 0, pctime = 0 WHERE id = ? AND dirty <> 0"
+ANY_REMOVED = "SELECT 1 FROM removed LIMIT 1"
+NOTE_REMOVED = "INSERT OR REPLACE INTO removed(inode, path, amount, at) VALUES(?, ?, ?, ?)"
+COUNT_REMOVED = "SELECT coalesce(sum(amount), 0) FROM removed"
+FORGET_REMOVED = """DELETE FROM removed WHERE at <= ? AND (amount > 0
+    OR NOT EXISTS (SELECT 1 FROM inode WHERE inode.id = removed.inode))"""
+BACK_IN_PATH = "DELETE FROM removed WHERE path = ? AND amount > 0"
+BACK_BY_INODE = "DELETE FROM removed WHERE inode = ?"
+REMOVED = "SELECT path, amount FROM removed WHERE inode = ? ORDER BY amount LIMIT 1"
+COUNT_INODES = "SELECT count(*) FROM inode"
+DIRECTORIES_AMONG = "SELECT id FROM inode WHERE id IN ({}) AND mode & 61440 = 16384".format(_MARKS)
 COUNT_ENTRIES = "SELECT count(*) FROM entry"
 # While rebuilding: whose object stands here?
 INDEX_INO = "CREATE INDEX IF NOT EXISTS inode_ino ON inode(ino)"

@@ -12,7 +12,7 @@ from replication import checkpoints
 from replication.errors import NotFoundError, TemporaryError, UsageError
 from replication.quantities import Duration
 from replication.session import known_session
-from seamark.commands.shared import session_argument, state_dir_option
+from seamark.commands.shared import Quantity, session_argument, state_dir_option
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 @session_argument
 @click.argument("what", metavar="now|TIME|wait|list")
 @click.option(
-    "--timeout", metavar="D", help="With wait: how long, as 90, 90s, 5m, 2h or 1d. [default: for ever]"
+    "--timeout",
+    type=Quantity(Duration),
+    metavar="D",
+    help="With wait: how long, as 90, 90s, 5m, 2h or 1d. [default: for ever]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @state_dir_option
-def checkpoint(name: str, what: str, timeout: str | None, as_json: bool, state_dir: str) -> None:
+def checkpoint(name: str, what: str, timeout: Duration | None, as_json: bool, state_dir: str) -> None:
     """Ask of session NAME whether all that changed until now, or until TIME, is on the secondary.
 
     TIME is ISO 8601 (2026-11-25T12:30), local unless it names a zone. wait waits for the one asked for last,
@@ -45,7 +48,7 @@ def checkpoint(name: str, what: str, timeout: str | None, as_json: bool, state_d
         asked = checkpoints.read(place.progress)
         if not asked:
             raise NotFoundError(f"session {name} has no checkpoint: seamark checkpoint {name} now")
-        reached = checkpointing.wait(place, asked[-1].id, None if timeout is None else _seconds(timeout))
+        reached = checkpointing.wait(place, asked[-1].id, timeout)
         if reached is None:
             raise TemporaryError(
                 f"checkpoint {asked[-1].id} of session {name} was not reached within {timeout}"
@@ -55,13 +58,6 @@ def checkpoint(name: str, what: str, timeout: str | None, as_json: bool, state_d
         time_ns = checkpointing.parse_time(what)
         place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         click.echo(_line(checkpointing.ask(place, time_ns), as_json=as_json))
-
-
-def _seconds(words: str) -> float:
-    try:
-        return Duration.parse(words)
-    except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from None
 
 
 def _line(found: Checkpoint, *, as_json: bool) -> str:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from replication import session_file, settings
 from replication.addresses import shown
 from replication.errors import NotFoundError, SeamarkError, UsageError
+from replication.server_settings import NodeSettings
 from replication.session import SessionDir, node_config, session_names
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.servers import refuse_password
@@ -36,9 +37,7 @@ def _file(state_dir: str, name: str) -> _File:
     if name == ALL:
         path = node_config(Path(state_dir))
         restart = "when the monitor is started again" if running is not None else ""
-        return _File(
-            path, settings.NodeSettings, settings.NodeSettings, session_file.read_node(path), restart
-        )
+        return _File(path, NodeSettings, NodeSettings, session_file.read_node(path), restart)
     place = named_session(state_dir, name)
     again = f"when the session is started again: seamark stop {name}; seamark start {name}"
     restart = again if name in (running or {}).get("sessions", {}) else ""

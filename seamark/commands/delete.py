@@ -41,9 +41,12 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
         _revoke(place, state)
     if reset_sync_time:
         _forget_mark(place)
+    from replication.agent import forget_quiet  # all of the recorder comes with it
+
     _forget_on_servers(place)
     try:
         place.named_config.unlink(missing_ok=True)
+        forget_quiet(place.changelog)
         if place.path.exists():
             shutil.rmtree(place.path)
     except OSError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
-from replication.errors import UsageError
+from replication.errors import TemporaryError, UsageError
 from replication.session import Desired, SessionDir, SessionState
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import named_session, session_argument, state_dir_option
 
+_NOW_S = 60.0
 _RUNNING = (Desired.STARTED, Desired.PAUSED)
 
 
@@ -27,11 +30,23 @@ def start(name: str, state_dir: str) -> None:
 
 @click.command(no_args_is_help=True)
 @session_argument
+@click.option(
+    "--now", is_flag=True, help="Do not wait for what is under way: it is done again after the next start."
+)
 @state_dir_option
-def stop(name: str, state_dir: str) -> None:
+def stop(name: str, now: bool, state_dir: str) -> None:
     """Stop session NAME: what is under way is finished or given back, and nothing is recorded any more."""
-    place, _ = _running(state_dir, name)
-    _want(place, state_dir, Desired.STOPPED)
+    if not (now and _is_ending(state_dir, name)):
+        place, _ = _running(state_dir, name)
+        _want(place, state_dir, Desired.STOPPED)
+    if now:
+        ask_monitor(state_dir, "hurry", name=name)
+        until = time.monotonic() + _NOW_S
+        while _is_ending(state_dir, name):
+            if time.monotonic() > until:
+                raise TemporaryError(f"session {name} has not ended within {_NOW_S:.0f} s")
+            time.sleep(0.1)
+        click.echo("nothing of it runs any more")
 
 
 @click.command(no_args_is_help=True)
@@ -64,6 +79,11 @@ def _running(state_dir: str, name: str) -> tuple[SessionDir, SessionState]:
     if state is None or state.desired not in _RUNNING:
         raise UsageError(f"session {name} is {state.desired if state else 'created'}, not started")
     return place, state
+
+
+def _is_ending(state_dir: str, name: str) -> bool:
+    """Whether the monitor is ending the session's process."""
+    return name in (ask_monitor(state_dir, "status") or {}).get("ending", ())
 
 
 _SAID = {Desired.STARTED: "started", Desired.PAUSED: "paused", Desired.STOPPED: "stopped"}

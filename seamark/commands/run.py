@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import Any
 
 import click
 
 from replication.errors import ExitCode, SeamarkError, UsageError
+from replication.quantities import DeleteLimit, Duration, Timetable
 from replication.remote.target import parse_target
+from replication.secondary.filters import Filters
 from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.commands.servers import configured, server_options
+from seamark.commands.shared import Quantity
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 from tasks.servers import choose
 
 FLOWER_PORT = 5555
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m, h or d, as a float of seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = _DURATION.fullmatch(value)
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is not a time above zero: give seconds, or a number with s, m, h or d")
-        return float(found[1]) * _UNITS[found[2]]
 
 
 class FlowerCommand(click.Command):
@@ -50,6 +36,40 @@ class FlowerCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+class RunCommand(FlowerCommand):
+    """`--include` and `--exclude` are rules as `--filter` gives them: what counts is the order of all."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        found: list[str] = []
+        words = iter(args)
+        for word in words:
+            option, equals, value = word.partition("=")
+            if option in _RULES and (equals or (value := next(words, ""))):
+                found.append(f"--filter={_RULES[option]} {value}")
+            else:
+                found.append(word)
+            if word == "--":
+                found += words
+        args[:] = found
+        return super().parse_args(ctx, args)
+
+
+_RULES = {"--include": "+", "--exclude": "-"}
+
+
+class Rule(click.ParamType[str]):
+    """A filter rule."""
+
+    name = "rule"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> str:
+        try:
+            Filters([value])
+        except ValueError as error:
+            self.fail(str(error))
+        return str(value)
+
+
 flower_option = click.option(
     "--flower",
     "flower_port",
@@ -61,14 +81,14 @@ flower_option = click.option(
 )
 
 
-@click.command(cls=FlowerCommand, no_args_is_help=True)
+@click.command(cls=RunCommand, no_args_is_help=True)
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary", type=str)
 @click.option("--once", is_flag=True, help="End when all that existed at the start is on the secondary.")
 @click.option(
     "--timeout",
     "timeout_s",
-    type=Duration(),
+    type=Quantity(Duration, above_zero=True),
     metavar="DURATION",
     help="With --once: end with exit code 5 when it takes longer (90, 30m, 2h); the next run goes on from there.",
 )
@@ -86,6 +106,30 @@ flower_option = click.option(
     show_default=True,
     metavar="N",
     help="Data tasks at the same time.",
+)
+@click.option(
+    "--bwlimit",
+    "bandwidth",
+    type=Quantity(Timetable),
+    metavar="RATE",
+    help='The most that is sent a second: 10M, "08:00,1M 19:00,off", off. Like the next five, kept for later runs.',
+)
+@click.option("--compress/--no-compress", default=None, help="Compress content on its way, or never.")
+@click.option(
+    "--filter",
+    "filters",
+    type=Rule(),
+    multiple=True,
+    metavar="RULE",
+    help="'- PATTERN' leaves out, '+ PATTERN' does not, as rsync's; the first that matches decides.",
+)
+@click.option("--include", metavar="PATTERN", expose_value=False, help="--filter '+ PATTERN'.")
+@click.option("--exclude", metavar="PATTERN", expose_value=False, help="--filter '- PATTERN'.")
+@click.option(
+    "--max-delete",
+    type=Quantity(DeleteLimit),
+    metavar="N",
+    help="When more names than that (or than 10%) are gone from the primary, delete nothing, and ask; off: no limit.",
 )
 @click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
 @click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
@@ -139,9 +183,18 @@ def run(**words: Any) -> int:
 
 
 def _options(
-    primary: str, secondary: str, state_dir: str | None, identity: str | None, broker: str | None,
-    redis: str | None, **rest: Any,
-) -> RunOptions:  # fmt: skip
+    primary: str,
+    secondary: str,
+    state_dir: str | None,
+    identity: str | None,
+    broker: str | None,
+    redis: str | None,
+    bandwidth: Timetable | None,
+    compress: bool | None,
+    filters: tuple[str, ...],
+    max_delete: DeleteLimit | None,
+    **rest: Any,
+) -> RunOptions:
     """The command line as RunOptions. Raises UsageError for what can be seen to be wrong by itself."""
     if rest["timeout_s"] is not None and not rest["once"]:
         raise UsageError("--timeout is for --once: a run without it ends when it is told to")
@@ -164,5 +217,15 @@ def _options(
         state_dir=state_dir,
         identity=None if identity is None else os.path.abspath(identity),
         servers=configured(broker, redis),
+        settings={
+            name: value
+            for name, value in (
+                ("bandwidth", bandwidth),
+                ("compression", None if compress is None else "on" if compress else "off"),
+                ("filters", filters or None),
+                ("max_delete", max_delete),
+            )
+            if value is not None
+        },
         **rest,
     )

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from replication.addresses import has_password
 from replication.errors import UsageError
-from replication.settings import ServerSettings
+from replication.server_settings import ServerSettings
 from tasks.servers import from_environment, resolve
 
 if TYPE_CHECKING:

@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 ALL = "all"  # in the place of a session's name: what concerns all of them
 
 
+class Quantity(click.ParamType[Any]):
+    """A quantity of replication.quantities, as settings have it too; ``above_zero``: nothing is not enough."""
+
+    def __init__(self, kind: type[Any], *, above_zero: bool = False) -> None:
+        self.name = kind.__name__.lower()
+        self._kind = kind
+        self._above_zero = above_zero
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
+        if isinstance(value, self._kind):
+            return value
+        try:
+            found = self._kind.parse(value)
+        except ValueError as error:
+            self.fail(str(error))
+        if self._above_zero and not found:
+            self.fail(f"{value!r} is not above zero")
+        return found
+
+
 def complete_session(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of sessions that begin like this, for a shell."""
     state_dir = Path(ctx.params.get("state_dir") or default_state_dir())

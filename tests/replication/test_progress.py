@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from replication.deletes import Held
 from replication.errors import ExitCode
 from replication.failures import Failure
 from replication.frontier import decode_dirs, encode_dirs
@@ -46,6 +47,38 @@ def test_no_mark_before_the_first_crawl_is_complete(progress):
     epoch = progress.new_epoch(0)
     progress.advance(epoch, 3, 300)
     assert progress.brick().stime_ns == 0
+
+
+def test_mark_stops_before_deletions_that_are_held(progress):
+    epoch = crawled(progress)
+    progress.synced(1, held=True, held_since_ns=250)
+    assert progress.advance(epoch, 3, 300).stime_ns == 249
+    progress.hold(Held(any=True, since_ns=270, question="?"))
+    assert progress.brick().stime_ns == 269
+    progress.synced(2, held=True, held_since_ns=270)
+    assert progress.held().question == "?"
+    progress.hold(Held(any=True))  # ignored: they hold nothing
+    assert progress.brick().stime_ns == 300
+    progress.hold(Held())
+    assert progress.held() == Held()
+    asked = {"count": 2_000, "most": 5, "names": ["caf\udce9", "b"]}
+    progress.hold(Held.of({"held": True, "since": 400, "question": asked}))
+    assert "2000 names are gone" in progress.held().question
+    assert "caf\\udce9, b, …" in progress.held().question
+
+
+def test_a_crawl_that_is_open_ends_with_its_changelog(progress):
+    epoch = crawled(progress)
+    assert progress.begin_crawl(epoch, "old", 500, 600, 0, {"C:0": "[]"})
+    progress.changelog_lost()
+    brick = progress.brick()
+    assert (brick.front, brick.complete, brick.crawl) == (0, False, None)
+    assert progress.frontier() == {}
+    progress.end_crawl(epoch, "old")  # a late twin
+    assert progress.brick().front == 0
+    assert progress.begin_crawl(epoch, "new", 7, 700, 0, {"C:0": "[]"})
+    progress.end_crawl(epoch, "new")
+    assert progress.brick().front == 7
 
 
 def test_epochs_only_grow(progress):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.quantities import NO_LIMIT, Duration, Size, Timetable
+from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Duration, Size, Timetable
 from replication.windows import check_expression, next_window, window_at, zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -137,3 +137,16 @@ def test_what_cron_would_not_understand_is_refused():
     for text in ("Mars/Olympus", "../etc/passwd", "\0"):
         with pytest.raises(ValueError, match="no time zone"):
             zone(text)
+
+
+def test_a_limit_of_deletions_is_a_number_or_a_percentage():
+    assert DeleteLimit.parse("1000").count == DeleteLimit.parse(1000).count == 1000
+    assert DeleteLimit.parse("2.5 %").percent == 2.5
+    assert DeleteLimit.parse("off") == NO_DELETE_LIMIT
+    assert not NO_DELETE_LIMIT
+    assert DeleteLimit.parse("0")
+    for text in ("0", "1000", "10%", "2.5%", "off"):
+        assert str(DeleteLimit.parse(text)) == text
+    for text in ("", "-1", "101%", "1.5", "many", "10 %%"):
+        with pytest.raises(ValueError, match="will not do"):
+            DeleteLimit.parse(text)

@@ -41,6 +41,14 @@ def test_every_key_is_explained_and_its_default_is_a_value():
         ("primary = '/a'\nsecondary = 'x'\nbandwidth = 'fast'", "bandwidth: 'fast' will not do: give a rate"),
         ("primary = '/a'\nsecondary = 'x'\nfilters = ['* x']", "'* x' is no rule"),
         (
+            "primary = '/a'\nsecondary = 'x'\n[ssh]\noptions = ['ProxyCommand=x']",
+            "ProxyCommand may not be set here",
+        ),
+        (
+            "primary = '/a'\nsecondary = 'x'\n[ssh]\noptions = ['ProxyJump=-oProxyCommand=x']",
+            "will not do for ProxyJump",
+        ),
+        (
             "primary = '/a'\nsecondary = 'x'\n[schedule]\nat = 'noon'",
             "schedule: 'noon' will not do: give a cron",
         ),
@@ -81,6 +89,13 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         ("schedule.duration", " 2h ", "2h"),
         ("filters", "- *.o\n+ a, b", ["- *.o", "+ a, b"]),
         ("filters", "['- *.o']", ["- *.o"]),
+        ("max-delete", "10%", "10%"),
+        (
+            "ssh.options",
+            "ProxyJump=a@b:22,c\nciphers = aes128-gcm@openssh.com",
+            ["ProxyJump=a@b:22,c", "ciphers = aes128-gcm@openssh.com"],
+        ),
+        ("log.agent", "debug", "debug"),
     ],
 )
 def test_words_become_values(name, text, value):
@@ -96,6 +111,8 @@ def test_words_become_values(name, text, value):
         ("ssh.port", "0"),
         ("sync_method", ""),
         ("filters", "[x"),
+        ("max_delete", "many"),
+        ("log.beat", "loud"),
         ("bandwidth", ""),
     ],
 )

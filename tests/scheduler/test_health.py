@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.failures import Failure
+from replication.server_settings import ServerSettings
 from replication.session import SessionDir
-from replication.settings import ServerSettings
 from scheduler.health import CRASHES, REDIS_S, STALLED_S, Look, Reason, judge
 from scheduler.procfs import Stillness, born, is_there, stopped
 from scheduler.signs import SILENT_S, START_S, Sign, Signs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from replication.errors import ExitCode, SeamarkError
-from replication.settings import ServerSettings, TlsSettings
+from replication.server_settings import ServerSettings, TlsSettings
 from scheduler.server_check import check_servers
 from tasks.servers import resolve
 from tests.servers import Certificates, RedisServer, free_port, tls_lines, wait_until

@@ -14,6 +14,7 @@ import types
 import pytest
 
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
+from replication.quantities import DeleteLimit, Timetable
 from replication.session import default_state_dir, node_config
 from replication.session_file import read_servers
 from replication.settings import SettingsError
@@ -68,9 +69,10 @@ def test_every_option_of_run_arrives(asked, tmp_path):
     words = (
         f"run /srv/photos backup@host:/srv/photos --once --sync-method rsync --jobs 7 --ssh-port 2222 --identity {key} "
         f"--change-detector scan --state-dir {tmp_path}/s --broker redis://127.0.0.1/1 --flower 5556 --dry-run -P "
-        "--log-json --accept-new-host-key --adopt --name photos --timeout 1.5h"
+        "--log-json --accept-new-host-key --adopt --name photos --timeout 1.5h --max-delete 10% --compress "
+        "--include keep.o --bwlimit 10M --exclude=*.o"
     )
-    assert main(words.split()) == 0
+    assert main([*words.split(), "--filter", "- /cache/"]) == 0
     assert asked.options == RunOptions(
         primary=b"/srv/photos",
         secondary="backup@host:/srv/photos",
@@ -81,6 +83,12 @@ def test_every_option_of_run_arrives(asked, tmp_path):
         ssh_port=2222,
         identity=str(key),
         change_detector="scan",
+        settings={
+            "bandwidth": Timetable.parse("10M"),
+            "compression": "on",
+            "filters": ("+ keep.o", "- *.o", "- /cache/"),
+            "max_delete": DeleteLimit.parse("10%"),
+        },
         state_dir=f"{tmp_path}/s",
         servers=of_url("redis://127.0.0.1/1"),
         flower_port=5556,
@@ -109,6 +117,16 @@ def test_durations_that_are_none_are_refused(asked, capsys, words):
     assert main(["run", "/a", "/b", *words.split()]) == 2
     assert asked.options is None
     assert "timeout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--bwlimit fast", "--max-delete 101%", "--filter x", "--exclude", "--include=", "--max-delete -1"],
+)
+def test_settings_that_will_not_do_are_refused(asked, capsys, words):
+    assert main(["run", "/a", "/b", *words.split()]) == 2
+    assert asked.options is None
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_not_asked_for_is_the_default(asked, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from replication.addresses import has_password, shown
 from replication.errors import UsageError
-from replication.settings import SentinelSettings, ServerSettings, TlsSettings
+from replication.server_settings import SentinelSettings, ServerSettings, TlsSettings
 from tasks.servers import from_environment, from_json, of_url, resolve
 
 
