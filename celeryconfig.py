@@ -55,6 +55,19 @@ task_create_missing_queues = True
 task_track_started = True  # Flower shows what runs, not only what ended
 worker_send_task_events = True
 task_send_sent_event = True
+# What beat asks again and again shows in Flower only as noise, which would crowd out the work that there is.
+task_annotations = {
+    f"scheduler.jobs.{job}": {"send_events": False}
+    for job in (
+        "crawl_tick",
+        "sweep",
+        "retry_failures",
+        "resync",
+        "check_checkpoints",
+        "answer",
+        "ask_secondary",
+    )
+}
 worker_hijack_root_logger = False
 worker_proc_alive_timeout = 30
 worker_max_tasks_per_child = 5000  # a slow leak in a library cannot grow for years

@@ -7,15 +7,17 @@ has skipped is moved to a table of its own (skips.py), and holds nothing any mor
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replication import columns, skips
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable
+    from pathlib import Path
 
 SCHEMA = """
 -- What could not be replicated, until it is. first_ns bounds the mark. Text is a BLOB where it is no UTF-8.
@@ -88,6 +90,15 @@ def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable
 
 def oldest(db: sqlite3.Connection, limit: int) -> list[Failure]:
     return _failures(db.execute(f"SELECT {_COLUMNS} FROM failure ORDER BY first_ns LIMIT ?", (limit,)))
+
+
+def read(path: Path, limit: int) -> list[Failure]:
+    """The oldest of a progress database, whoever else uses it; none where there is no such thing."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+            return oldest(db, limit)
+    except sqlite3.Error:
+        return []
 
 
 def _failures(rows: Iterable[tuple[object, ...]]) -> list[Failure]:

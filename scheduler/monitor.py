@@ -55,6 +55,7 @@ class MonitorOptions:
     keep_log: Callable[[str], None]
     servers: Servers | None = None  # None: a Redis of our own, for all sessions
     flower_port: int | None = None
+    flower_address: str = "127.0.0.1"
     metrics_port: int | None = None
 
 
@@ -95,7 +96,7 @@ class Monitor:
                     services.metrics_service(self.options.state_dir, self.options.metrics_port)
                 )
             if self.options.flower_port is not None:
-                self.supervisor.add(services.flower_service(self.options.flower_port, self.servers))
+                self.supervisor.add(services.flower_service(self.options, self.servers))
             self._watch(
                 selector, server, FleetSettings(node_config(Path(self.options.state_dir)), self.servers)
             )

@@ -31,6 +31,7 @@ class RunOptions:
     settings: dict[str, Any] = field(default_factory=dict)  # that were given; others are as they were
     servers: Servers | None = None  # None: start a Redis of our own
     flower_port: int | None = None  # None: no Flower
+    flower_address: str = "127.0.0.1"
     dry_run: bool = False
     progress: bool | None = None  # None: when standard error is a terminal
     log_json: bool = False

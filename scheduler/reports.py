@@ -146,9 +146,9 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
         known |= _last_known(report, snapshot)
     try:
         config, state = place.load_config(), place.state()
+        target = parse_target(config.secondary)
     except SeamarkError as error:
         return _with(known, Status.FAULTY, [Reason(code="damaged", text=error.message)])
-    target = parse_target(config.secondary)
     known |= {
         "primary_node": report.node if report is not None else node_name(),
         "primary_volume": os.path.basename(config.primary.rstrip("/")) or "/",

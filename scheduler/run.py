@@ -257,8 +257,7 @@ class Run:
         self.supervisor.add(services.data_worker(session), after_s=_DATA_AFTER_S)
         self.supervisor.add(services.beat_service(session), after_s=_BEAT_AFTER_S)
         if self.options.flower_port is not None:
-            self.supervisor.add(services.flower_service(self.options.flower_port, found))
-            log.info("Flower: http://127.0.0.1:%d", self.options.flower_port)
+            self.supervisor.add(services.flower_service(self.options, found))
 
     def _stop(self, ctx: Context, *, idle: bool) -> None:
         def keep_going() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ from tasks.context import context
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
     from replication.session import Session, SessionDir
+    from scheduler.monitor import MonitorOptions
+    from scheduler.options import RunOptions
     from tasks.servers import Servers
 
 log = logging.getLogger("seamark.services")
@@ -185,14 +188,24 @@ def metrics_service(state_dir: str, port: int) -> Service:
     return Service("metrics", body, droppable=True)
 
 
-def flower_service(port: int, servers: Servers) -> Service:
-    """Flower, on loopback only."""
+def flower_service(options: RunOptions | MonitorOptions, servers: Servers) -> Service:
+    """Flower, on loopback unless told otherwise; a program of its own (seamark/commands/flower.py)."""
+    address, port = options.flower_address, options.flower_port or 0
+    words = ["--state-dir", options.state_dir, "--address", address, "--port", str(port)]
+    if getattr(options, "metrics_port", None) is not None:
+        words.append("--no-session-metrics")  # the monitor answers for them
 
     def body() -> int:
-        arguments = [
-            sys.executable, "-m", "celery", "-A", "tasks.app", "flower",
-            "--address=127.0.0.1", f"--port={port}", "--logging=warning",
-        ]  # fmt: skip
-        os.execve(sys.executable, arguments, {**os.environ, **servers.environment()})
+        host, family = (f"[{address}]", socket.AF_INET6) if ":" in address else (address, socket.AF_INET)
+        arguments = [sys.executable, "-m", "seamark", "flower", *words]
+        try:
+            socket.create_server((address, port), family=family).close()
+            log.info(
+                "Flower: http://%s:%s/sessions (user seamark; seamark flower --show-password)", host, port
+            )
+            os.execve(sys.executable, arguments, {**os.environ, **servers.environment()})
+        except OSError as error:  # what it says itself stands in services.log only
+            log.error("Flower cannot listen on %s:%s: %s", host, port, error.strerror)
+        return 1
 
     return Service("flower", body)

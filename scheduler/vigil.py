@@ -18,6 +18,7 @@ from replication.session import Desired
 from scheduler.events import EventBook, Kind
 from scheduler.heal import Healer
 from scheduler.health import Look, Reason, judge
+from scheduler.history import History
 from scheduler.procfs import uptime
 from scheduler.reports import Status, status_of
 from scheduler.signs import Sign, Signs
@@ -45,6 +46,7 @@ class Vigil:
         self._supervisor = supervisor
         self._file = StatusFile(ctx.place)
         self._events = EventBook(ctx.place)
+        self._history = History(ctx.place)
         self._spoke = False
         self._began = time.monotonic()
         self._signs = Signs(ctx)
@@ -70,10 +72,12 @@ class Vigil:
         reasons = tuple(self._dated(judge(look)))
         self._healer.heal(look.signs)
         self._tell(snapshot, look, list(reasons))
+        backlog = self._backlog(snapshot)
         self._file.write(
-            snapshot, detector=ctx.place.detector(), backlog=self._backlog(snapshot), reasons=reasons,
+            snapshot, detector=ctx.place.detector(), backlog=backlog, reasons=reasons,
             counters=counters, rpo_s=ctx.session.rpo, active=self._active,
         )  # fmt: skip
+        self._history.note(counters, snapshot.lag_s, ctx.session.rpo, backlog.bytes, snapshot.failures)
 
     def _tell(self, snapshot: ProgressSnapshot, look: Look, reasons: list[Reason]) -> None:
         """Events for what changed."""

@@ -20,6 +20,7 @@ from seamark.commands.delete import delete
 from seamark.commands.deletions import deletions
 from seamark.commands.doctor import doctor
 from seamark.commands.failures import failures
+from seamark.commands.flower import flower
 from seamark.commands.install_units import install_units
 from seamark.commands.life import pause, resume, start, stop
 from seamark.commands.list import list_sessions
@@ -43,7 +44,7 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
-    doctor, logs, failures, resync, deletions, monitor, install_units, changelog, completion, version,
+    doctor, logs, failures, resync, deletions, monitor, flower, install_units, changelog, completion, version,
 ):  # fmt: skip
     cli.add_command(command)
 

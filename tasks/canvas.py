@@ -43,8 +43,11 @@ def alive_queue(worker: str) -> str:
 
 
 def _sign(task: str, queue: str, says: str, **kwargs: Any) -> Signature:
+    # What Flower shows, and finds by each of it: kwargs:session=photos kwargs:batch=3
+    about: dict[str, Any] = {key: kwargs[key] for key in ("session", "batch", "unit") if key in kwargs}
+    about |= {"about": says} if says else {}
     made: Signature = signature(
-        task, kwargs=kwargs, immutable=True, queue=queue, kwargsrepr=says, argsrepr=""
+        task, kwargs=kwargs, immutable=True, queue=queue, kwargsrepr=repr(about), argsrepr=""
     )
     return made
 
@@ -53,42 +56,38 @@ def unit_signature(session: str, epoch: int, batch: int, unit: str, says: str = 
     """What runs one unit. ``says`` is shown to people in Flower. Raises ValueError on an unknown unit."""
     kind, _, rest = unit.partition(":")
     where = {"session": session, "epoch": epoch, "batch": batch, "unit": unit}
-    text = f"{session} batch {batch} {unit} {says}".rstrip()
     if kind == "E":
         made: Signature = chain(
-            _sign("tasks.entry.sync_entries", control_queue(), text, **where),
-            _sign("tasks.metadata.sync_metadata", control_queue(), text, **where),
+            _sign("tasks.entry.sync_entries", control_queue(), says, **where),
+            _sign("tasks.metadata.sync_metadata", control_queue(), says, **where),
         )
         return made
     if kind == "C":
-        return _sign("tasks.crawl.crawl_subtree", control_queue(), text, **where)
+        return _sign("tasks.crawl.crawl_subtree", control_queue(), says, **where)
     engine = rest.partition(":")[0]
     if kind in ("D", "R") and engine in ENGINES:
-        return _sign(f"tasks.data.sync_by_{engine}", data_queue(engine), text, **where)
+        return _sign(f"tasks.data.sync_by_{engine}", data_queue(engine), says, **where)
     raise ValueError(unit)
 
 
 def mark_signature(session: str, epoch: int, batch: int) -> Signature:
-    return _sign(
-        "tasks.mark.update_stime", control_queue(), f"{session} batch {batch}",
-        session=session, epoch=epoch, batch=batch,
-    )  # fmt: skip
+    return _sign("tasks.mark.update_stime", control_queue(), "", session=session, epoch=epoch, batch=batch)
 
 
 def publish_signature(session: str, epoch: int) -> Signature:
     """What writes the mark to both roots."""
-    return _sign("tasks.mark.publish_stime", control_queue(), session, session=session, epoch=epoch)
+    return _sign("tasks.mark.publish_stime", control_queue(), "", session=session, epoch=epoch)
 
 
 def tick_signature(session: str) -> Signature:
     """The crawl tick: looks what there is to do next."""
-    made = _sign("scheduler.jobs.crawl_tick", control_queue(), session, session=session)
+    made = _sign("scheduler.jobs.crawl_tick", control_queue(), "", session=session)
     return made.set(expires=30)
 
 
 def retry_signature(session: str) -> Signature:
     """What tries again everything that failed, whatever its back-off says."""
-    return _sign("scheduler.jobs.retry_failures", control_queue(), session, session=session, at_once=True)
+    return _sign("scheduler.jobs.retry_failures", control_queue(), "", session=session, at_once=True)
 
 
 def start_over_signature(session: str, epoch: int, why: str) -> Signature:
@@ -96,7 +95,7 @@ def start_over_signature(session: str, epoch: int, why: str) -> Signature:
     return _sign(
         "scheduler.jobs.start_over",
         control_queue(),
-        f"{session}: {why}",
+        why,
         session=session,
         epoch=epoch,
         why=why,

@@ -56,8 +56,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             scanned=findings.names, **counts(findings, found=False),
             entries=sum(findings.counts.values()) + findings.files + len(findings.needs),
         )  # fmt: skip
+        done = ", ".join(f"{count} {what}" for what, count in findings.counts.items() if count)
         work.outcome = (
-            f"{findings.names} names, {findings.counts}, {findings.files} files went along, "
+            f"{findings.names} names, {done or 'none changed'}, {findings.files} files went along, "
             f"{len(findings.needs)} need data"
         )
     return work.outcome

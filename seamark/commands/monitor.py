@@ -10,7 +10,7 @@ import click
 
 from replication.session import node_config
 from replication.session_file import read_servers
-from seamark.commands.run import FlowerCommand, flower_option
+from seamark.commands.run import FlowerCommand, address_option, flower_option
 from seamark.commands.servers import configured, server_options
 from seamark.commands.shared import state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
@@ -23,6 +23,7 @@ METRICS_PORT = 9474
 @click.command(cls=FlowerCommand)
 @server_options
 @flower_option
+@address_option("--flower-address")
 @click.option(
     "--metrics",
     "metrics_port",
@@ -34,7 +35,12 @@ METRICS_PORT = 9474
 )
 @state_dir_option
 def monitor(
-    broker: str | None, redis: str | None, flower_port: int | None, metrics_port: int | None, state_dir: str
+    broker: str | None,
+    redis: str | None,
+    flower_port: int | None,
+    flower_address: str,
+    metrics_port: int | None,
+    state_dir: str,
 ) -> int:
     """Keep all started sessions of this node running, until told to stop."""
     servers = configured(broker, redis, read_servers(node_config(Path(state_dir))))
@@ -56,6 +62,7 @@ def monitor(
             keep_log=keep_log,
             servers=servers,
             flower_port=flower_port,
+            flower_address=flower_address,
             metrics_port=metrics_port,
         )
     ).run()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,9 @@ from seamark.commands.shared import Quantity
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 from tasks.servers import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FLOWER_PORT = 5555
 
@@ -70,6 +74,13 @@ class Rule(click.ParamType[str]):
         return str(value)
 
 
+def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not an IP address: 127.0.0.1, ::1, 0.0.0.0 …") from None
+
+
 flower_option = click.option(
     "--flower",
     "flower_port",
@@ -77,8 +88,21 @@ flower_option = click.option(
     flag_value=FLOWER_PORT,
     type=click.IntRange(1, 65535),
     metavar="[PORT]",
-    help=f"Show the tasks on http://127.0.0.1:PORT (without PORT: {FLOWER_PORT}).",
+    help=f"Show sessions and tasks on http://127.0.0.1:PORT, behind a password (without PORT: {FLOWER_PORT}).",
 )
+
+
+def address_option(name: str) -> Callable[..., Any]:
+    """Where Flower listens."""
+    return click.option(
+        name,
+        "flower_address",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="ADDRESS",
+        callback=_address,
+        help="Where Flower listens. It speaks HTTP: beyond this host put TLS before it.",
+    )
 
 
 @click.command(cls=RunCommand, no_args_is_help=True)
@@ -152,6 +176,7 @@ flower_option = click.option(
 )
 @server_options
 @flower_option
+@address_option("--flower-address")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
 @click.option(
     "-P", "--progress/--no-progress", default=None, help="Show how far it is (--no-progress: only warnings)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -182,26 +183,36 @@ def test_a_broker_that_is_away_is_temporary(place):
     ended(place.once("--broker", "redis://127.0.0.1:1/0"), 5, "127.0.0.1")
 
 
-def test_flower_answers_on_loopback(place):
-    pytest.importorskip("flower")
+def test_flower_asks_for_a_password(place):
     many_small_files(place.primary, 20, 2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with place.run("--flower", str(port)) as run:
         run.wait_idle()
-        run.wait_for(lambda: answers(port), "Flower", 40)
+        run.wait_for(lambda: flower_says(port) == 401, "Flower", 40)
+        password = (place.state / "flower" / "password").read_text().strip()
+        assert flower_says(port, password) == 200
         assert run.stop() == 0
-    assert not answers(port)
+    assert flower_says(port) is None
     said(run)
 
 
-def answers(port):
+def flower_says(port, password=None):
+    """The status of its answer; None while there is none."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/sessions")
+    if password is not None:
+        asked.add_header(
+            "Authorization", "Basic " + base64.b64encode(f"seamark:{password}".encode()).decode()
+        )
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
-            return page.status == 200
+        with urllib.request.urlopen(asked, timeout=20) as page:
+            return page.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except OSError:
-        return False
+        return None
 
 
 # ---- dry runs
