@@ -7,10 +7,7 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import sqlite3
-import stat
-import subprocess
 import time
 from typing import Any, Dict, Optional, Tuple, Union
 
@@ -23,7 +20,7 @@ from replication.secondary.metadata import Powers
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
 from replication.secondary.syscalls import free_bytes
-from replication.secondary.tree import Tree
+from replication.secondary.trial import probe, program_version
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
@@ -75,7 +72,7 @@ def hello(
     state = agent.index.meta.get("state", "ok")
     answer.update(
         index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
-        entries=entries, fs=_probe(agent), index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
+        entries=entries, fs=probe(agent), index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
         mark=agent.index.meta.get("mark"),
     )  # fmt: skip
     answer["epoch"], answer["holder"] = _served(agent.index, owner if read_only else None)
@@ -341,61 +338,3 @@ def _after_boot(agent: Agent) -> None:
         drop_transfers(agent.tree.staging_fd)
     if before != now:
         index.set_meta("boot", now)
-
-
-def _probe(agent: Agent) -> Dict[str, Any]:
-    """What can be kept here, found out by trying in our staging directory."""
-    fd = os.open(b"probe", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
-    powers = agent.powers
-    try:
-        powers.xattr = _can(lambda: os.setxattr(fd, "user.seamark.probe", b"1"))
-        powers.trusted = _can(lambda: os.setxattr(fd, "trusted.seamark.probe", b"1"))
-        other = 65534 if powers.uid != 65534 else 65533
-        powers.chown = _can(lambda: os.fchown(fd, other, other))
-        acl = _can(lambda: _same_acl(fd))
-        powers.mknod = _can(
-            lambda: os.mknod(b"probe.dev", stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=agent.staging_fd)
-        )
-        for name in (b"probe", b"probe.dev"):
-            if _exists(agent.staging_fd, name):
-                os.unlink(name, dir_fd=agent.staging_fd)
-    finally:
-        os.close(fd)
-    return {
-        "writable": True, "xattr": powers.xattr, "trusted": powers.trusted, "mknod": powers.mknod,
-        "chown": powers.chown, "acl": acl, "magic": _type_of(agent.tree),
-    }  # fmt: skip
-
-
-def _same_acl(fd: int) -> None:
-    try:
-        os.getxattr(fd, "system.posix_acl_access")
-    except OSError as error:
-        if error.errno != errno.ENODATA:
-            raise
-
-
-def _can(attempt: Any) -> bool:
-    try:
-        attempt()
-        return True
-    except OSError:
-        return False
-
-
-def _type_of(tree: Tree) -> int:
-    return tree.device
-
-
-def program_version(program: str) -> Optional[str]:
-    """First line of ``program --version``; None when it is not here."""
-    if shutil.which(program) is None:
-        return None
-    try:
-        done = subprocess.run(
-            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return lines[0].strip() if lines else None

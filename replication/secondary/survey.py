@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import replication.secondary
 from replication.secondary import layout
-from replication.secondary.owner import program_version
 from replication.secondary.syscalls import free_bytes
+from replication.secondary.trial import program_version
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
