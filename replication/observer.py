@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from concurrent.futures import Future
 
-    from replication.remote.client import Reply, SecondaryClient
+    from replication.remote.answers import Reply
+    from replication.remote.client import SecondaryClient
     from replication.volume.directory import DirectoryVolume
 
 PART_NAMES = 2000  # names in one request: bounds memory at both ends, and the secondary's transaction

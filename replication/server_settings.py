@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from replication.quantities import NO_LIMIT, Timetable
-from replication.settings import about
+from replication.setting_tables import about
 
 
 class TlsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from replication.errors import UsageError
 from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Duration, Size, Timetable
 from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
+from replication.setting_tables import LogSettings, about
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
 
@@ -27,11 +28,6 @@ Kind = TypeVar("Kind", bound=Struct)
 
 class SettingsError(UsageError):
     """A setting that is not known, or a value that it cannot have. Nothing was changed."""
-
-
-def about(meaning: str, *, restart: bool = False) -> Meta:
-    """What a key means, for people. ``restart``: it counts only when the session is started again."""
-    return Meta(description=meaning, extra={"restart": restart})
 
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -96,24 +92,6 @@ class ScheduleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             check_expression(self.at)
         _between("duration", self.duration, Duration(60), Duration(7 * 86400))
         zone(self.timezone)
-
-
-LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much each role writes to the session's log."""
-
-    agent: Annotated[LogLevel, about("how much the agent logs; debug: each segment")] = "info"
-    control: Annotated[LogLevel, about("how much the control worker logs; debug: each unit of work")] = "info"
-    data: Annotated[LogLevel, about("how much the data worker logs; debug: each unit of work")] = "info"
-    beat: Annotated[LogLevel, about("how much beat logs; debug: each job that it sends")] = "info"
-    secondary: Annotated[
-        LogLevel,
-        about(
-            "how much the secondary agent logs; debug: each request, with the time it took; else what it did not expect"
-        ),
-    ] = "info"
 
 
 class EventSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

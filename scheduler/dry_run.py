@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import ExitCode
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.look import looking
 from replication.secondary.filters import Filters
 from replication.volume.directory import DirectoryVolume, VanishedError

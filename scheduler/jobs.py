@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery.schedules import schedule
 
 from replication.errors import SeamarkError
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from scheduler.crawl import Crawler
 from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending

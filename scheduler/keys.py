@@ -10,7 +10,7 @@ import msgspec
 
 from replication.errors import SeamarkError, UsageError
 from replication.remote import pem
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
 from scheduler.checks.outcome import Outcome, good

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.look import claim, looking
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import identify_fd

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from celery import Task
 
-    from replication.remote.client import Reply
+    from replication.remote.answers import Reply
 
     Dirs = list[tuple[bytes, bytes]]
 

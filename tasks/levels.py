@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks import alive
 
 if TYPE_CHECKING:
-    from replication.settings import LogSettings
+    from replication.setting_tables import LogSettings
 
 _OURS = ("seamark", "replication", "scheduler", "tasks")
 # The secondary agent says itself what is worth a line (secondary/server.py).

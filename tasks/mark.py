@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
 from replication.pace import scan_interval
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from tasks.app import app
 from tasks.canvas import tick_signature
 from tasks.deletes import settle_deletes

@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from replication.errors import SeamarkError
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from tasks import alive
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature

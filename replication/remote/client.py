@@ -10,13 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from replication.errors import ExitCode, SeamarkError
+from replication.errors import SeamarkError
 from replication.observation import Listing
+from replication.remote.answers import Observed, Reply, SecondaryError
 from replication.remote.encoding import encode_listing
-from replication.remote.errors import LinkLost, RemoteError
+from replication.remote.errors import LinkLost
 from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 
@@ -24,74 +24,6 @@ PROTOCOL = 3
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-
-__all__ = ["PROTOCOL", "LinkLost", "Observed", "Reply", "SecondaryClient", "SecondaryError", "encode_listing"]
-
-_TEMPORARY = {"no-space", "io", "stale-epoch", "out-of-order", "crawl-closed"}
-
-
-class SecondaryError(RemoteError):
-    """The secondary agent refused or failed; ``code`` is one of the protocol's, ``path`` where it happened."""
-
-    def __init__(self, code: str, message: str, path: str | None = None) -> None:
-        where = f" ({path})" if path else ""
-        super().__init__(f"secondary: {message}{where} [{code}]")
-        self.code = code
-        self.reason = message
-        self.path = path
-        if code in _TEMPORARY:
-            self.exit_code = ExitCode.TEMPORARY
-        elif code == "owned":
-            self.exit_code = ExitCode.LOCKED
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer: its header, and a payload (of which the operations of today have none)."""
-
-    header: dict[str, Any]
-    payload: bytes = b""
-
-
-_Gfids = list[str]
-_Needs = list[tuple[str, str]]
-_Errors = list[tuple[str, str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the secondary makes of observations. gfids in hex, as they travel.
-
-    ``need``: (gfid, "new" | "data" | "compare"); ``meta``: gfids whose metadata is wanted; ``list``:
-    directories to be listed completely; ``unknown``: parents whose names were not applied;
-    ``errors``: (gfid, code, message).
-    """
-
-    need: _Needs
-    meta: _Gfids
-    list: _Gfids
-    unknown: _Gfids
-    errors: _Errors
-    counts: dict[str, int] = field(default_factory=dict)
-    rebuilding: bool = False
-    ticket: int = 0  # of this look: goes back with the content that it makes somebody read
-    empty: frozenset[str] = frozenset()  # those of ``list`` of which nothing is known there
-    content: tuple[int, int] = (0, 0)  # files and bytes that came with the look and were wanted
-
-    @classmethod
-    def of(cls, header: dict[str, Any]) -> Observed:
-        return cls(
-            [(gfid, how) for gfid, how in header["need"]],
-            header["meta"],
-            header["list"],
-            header["unknown"],
-            [(e[0], e[1], f"{e[3]}: {e[2]}" if len(e) > 3 and e[3] else e[2]) for e in header["errors"]],
-            header["counts"],
-            header["rebuilding"],
-            header["ticket"],
-            frozenset(header["empty"]),
-            tuple(header.get("content", (0, 0))),
-        )
 
 
 class SecondaryClient:
@@ -246,13 +178,12 @@ class SecondaryClient:
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
-        ``filters``: rules of what is left out. ``holder``: who asks; an epoch of somebody else's is taken over only
-        where ``takes`` says that one. ``log``: how much it says of what it does.
+        ``filters``: what is left out. ``log``: how much it says of what it does. ``holder``: who asks; an epoch of
+        somebody else's is taken over only where ``takes`` says that one.
         """
         return self.call(
-            "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
-            adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
-            holder=holder, takes=takes, log=log,
+            "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch, adopt=adopt, create=create,
+            read_only=read_only, dry=dry, filled=filled, filters=filters, holder=holder, takes=takes, log=log,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.errors import AgentFailed
 from replication.transfer.item import FileItem, ItemResult
 from replication.transfer.stream import BUSY_S, meta_row

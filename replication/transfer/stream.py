@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.transfer.delta import Shifted, send_blocks
 from replication.transfer.item import FileItem, ItemResult
 from replication.volume.directory import VanishedError, settled

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replication.errors import LockedError, SeamarkError
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
 from replication.session import SessionDir, session_names

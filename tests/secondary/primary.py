@@ -10,7 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from replication.observation import Change, Entry, Inode, Listing
-from replication.remote.client import SecondaryClient, encode_listing
+from replication.remote.client import SecondaryClient
+from replication.remote.encoding import encode_listing
 from replication.volume.content import read_observed
 from replication.volume.directory import settled
 from replication.volume.identity import ROOT_GFID, identify

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from replication.observation import Change, Entry, Inode, Listing
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from replication.volume.identity import ROOT_GFID
 from tests.secondary.primary import REPOSITORY, Far, Primary, differences

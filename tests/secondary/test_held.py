@@ -218,7 +218,7 @@ def test_held_is_held_after_a_crash_and_without_the_rule_it_goes(tmp_path, guard
         again.sound()
 
 
-@pytest.mark.parametrize("fault", ["journal:1", "step:1", "step:4", "commit:1", "committed:1", "purge:3"])
+@pytest.mark.parametrize("fault", ["journal:1", "step:1", "step:4", "commit:2", "committed:2", "purge:3"])
 def test_killed_while_what_was_held_is_removed(guarded, fault):
     guarded.rule = limited(most=3)
     shutil.rmtree(guarded.a / "d0")
@@ -354,7 +354,7 @@ def test_a_lost_index_is_made_anew_around_what_is_ignored(tmp_path):
 
 
 def test_a_rule_that_says_nothing_is_refused(guarded):
-    from replication.remote.client import SecondaryError
+    from replication.remote.answers import SecondaryError
 
     with pytest.raises(SecondaryError, match="rule of deletions"):
         guarded.client.begin_crawl("c")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from replication.observation import Change, Listing
-from replication.remote.client import SecondaryError
+from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from replication.volume.content import SMALL, read_observed
 from replication.volume.directory import DirectoryVolume
