@@ -87,14 +87,17 @@ def ratio(ours: Series, peer: Series) -> str:
 
 
 def arguments(description: str | None, runs: int = 5) -> argparse.ArgumentParser:
-    """The options that all programs have."""
+    """The options that all programs have. ``description`` ends with the names of the rows: "Rows: one, two."."""
+    rows = (description or "").rpartition("Rows: ")[2].strip().rstrip(".").split(", ")
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=runs, help="turns of each side (default %(default)s)")
     parser.add_argument(
         "--base", help="directory to work in: on the file system to try (default: a new one in TMPDIR)"
     )
     parser.add_argument("--json", help="write the figures to this file")
-    parser.add_argument("--only", action="append", help="only this row; may be given more than once")
+    parser.add_argument(
+        "--only", action="append", choices=rows, help="only this row; may be given more than once"
+    )
     return parser
 
 

@@ -7,6 +7,7 @@ second has passed, says by ticks that time moved on, and answers on its socket.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import threading
@@ -45,13 +46,15 @@ _IDLE_POLL_S = 0.2
 _FIRST_TICK_S = 1.0
 _RETRY_S = 1.0
 _KEEP_RECORDS = 1_000_000  # while nothing can be written
+_FIRST = 1 / 3  # of the time for which a segment stays open: one after a quiet time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
     """``root`` is the volume, ``directory`` the changelog's. ``detector``: auto (or fanotify), filesystem or
     directories. auto takes one mark on the file system where that is possible, else one on each directory.
-    A segment is closed ``close_after_ms`` after its first event, or with ``max_records`` in it.
+    A segment is closed ``close_after_ms`` after its first event (a third of that, where the one before was closed
+    as long ago: what comes after a quiet time waits for nothing else), or with ``max_records`` in it.
     """
 
     root: str
@@ -98,6 +101,7 @@ class Agent:
         self._store = ChangelogStore(config.directory, max_bytes=config.max_bytes, on_alarm=on_alarm)
         self._recorder: Recorder
         self._opened_at: float | None = None  # time.monotonic() of the open segment's first event
+        self._closed_at = -math.inf  # of the last one's end
         self._opened_ns = 0
         self._complete_ns = 0  # everything that happened until then was taken in
         self._unwritten: list[Place] = []
@@ -201,7 +205,7 @@ class Agent:
             self._drain()
             time.sleep(_READ_EVERY_S)  # events merge in the queue meanwhile; that halves the cost
         now = time.monotonic()
-        if self._is_full() or (self._opened_at is not None and now >= self._opened_at + self._close_after()):
+        if self._is_full() or now >= self._close_at():
             self._close_segment()
         elif now >= self._tick_at and not self._gather.count:
             self._tick()
@@ -209,14 +213,15 @@ class Agent:
             self._write_rest()
 
     def _timeout(self) -> float:
-        now = time.monotonic()
-        wait = self._tick_at - now
-        if self._opened_at is not None:
-            wait = self._opened_at + self._close_after() - now
-        return max(0.0, min(_IDLE_POLL_S, wait))
+        due = self._tick_at if self._opened_at is None else self._close_at()
+        return max(0.0, min(_IDLE_POLL_S, due - time.monotonic()))
 
-    def _close_after(self) -> float:
-        return self.config.close_after_ms / 1000
+    def _close_at(self) -> float:
+        """When the open segment is to be closed: never while nothing is in it."""
+        if self._opened_at is None:
+            return math.inf
+        after = self.config.close_after_ms / 1000
+        return min(self._opened_at + after, max(self._opened_at + after * _FIRST, self._closed_at + after))
 
     def _is_full(self) -> bool:
         return self._gather.count >= self.config.max_records
@@ -240,8 +245,10 @@ class Agent:
         while True:
             emptied = self._drain()
             self._recorder.before_close()
-            self._write(self._gather.count, self._gather.take())
             self._opened_at = None
+            if self._gather.count:
+                self._closed_at = time.monotonic()
+            self._write(self._gather.count, self._gather.take())
             if emptied:
                 return
 

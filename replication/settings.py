@@ -160,7 +160,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segment_interval: Annotated[
         Duration,
         about(
-            "a changelog segment is closed so long after its first record: the least lag there can be",
+            "a changelog segment is closed so long after its first record, and after a third of that when nothing "
+            "was recorded for as long before: the least lag there can be",
             restart=True,
         ),
     ] = Duration(0.15)

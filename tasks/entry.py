@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Names looked at in one part of a segment: bounds a task's time and memory, and lets data flow early.
 PART_NAMES = 4000
-_PART_S = 2.0  # and so long at most, when content goes along
+_PART_S = 2.0  # and so long at most, when there is content that waits for this part to end
+_PART_MOST_S = 5.0  # and so long when all of it goes along: between two parts the far side has nothing to do
 
 
 @app.task(bind=True, name="tasks.entry.sync_entries")
@@ -73,14 +74,15 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     )  # fmt: skip
     queue = dict(decode_dirs(todo["dirs"]))
     observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
-    until = time.monotonic() + _PART_S
+    began = time.monotonic()
     at = todo["at"]
     if at is not None:
         at = _look_at_records(work, observer, ctx.store.read(todo["segment"]), at)
     while at is None:
         _drain(observer, queue)
         found = observer.findings
-        if not queue or len(found.needs) >= PART_NAMES or time.monotonic() > until:
+        most = _PART_S if found.needs else _PART_MOST_S
+        if not queue or len(found.needs) >= PART_NAMES or time.monotonic() > began + most:
             break
         gfid, path = queue.popitem()
         queue.update(_list(work, observer, gfid, path))

@@ -42,14 +42,15 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         reports = {b.number: ledger.reports(b.number) for b in done}
         limbo = ledger.limbo()
         # A crawl that goes on after a restart may have its last unit behind it, and nothing of that was synced yet.
+        nothing_missing = False
         if any(b.units_done or b.manifest["kind"] == "hybrid" for b in done):
-            boot, limbo = _sync(work)
+            boot, limbo, nothing_missing = _sync(work)
             if any(b.rebooted or (b.boot and b.boot != boot) for b in done):
                 # What was applied before the restart may be lost: do it all again under a new epoch.
                 work.start_over("the secondary's host restarted before a batch was durable")
                 return "the secondary restarted: starting over"
         ledger.standing(epoch)  # raises StaleFence: what was read above may be of a ledger that is gone
-        ended = [_finish(work, each, *reports[each.number]) for each in done]
+        ended = [_finish(work, each, *reports[each.number], nothing_missing=nothing_missing) for each in done]
         brick = work.ctx.progress.brick()
         if limbo:
             limbo = settle_deletes(work.ctx, epoch)
@@ -78,10 +79,15 @@ def _retain(work: Unit, front: int) -> None:
         agent_call(work.ctx.place.changelog, "retain", upto=front)
 
 
-def _sync(work: Unit) -> tuple[str, int]:
-    """Make everything durable on the secondary; the boot in which that was done, and how much is in limbo."""
+def _sync(work: Unit) -> tuple[str, int, bool]:
+    """Make everything durable on the secondary; the boot in which that was done, how much is in limbo, and whether no
+    content is wanted any more: a crawl that swept the tree then needs no batch for the rest.
+    """
+    client = work.ctx.secondary(work.epoch).client
+    durable = client.submit("sync")
+    missing = client.submit("dirty", limit=1)  # both for one round trip
     try:
-        answer = work.ctx.secondary(work.epoch).client.sync()
+        answer = durable.result().header
     except SecondaryError as error:
         if error.code == "sync-failed":
             # Reported once by the kernel, and never again: what was written since the last time may be lost.
@@ -91,28 +97,25 @@ def _sync(work: Unit) -> tuple[str, int]:
         raise
     work.ctx.progress.synced(answer["gen"], held=answer["held"], held_since_ns=answer["since"])
     held = answer["held"] and not work.ctx.session.ignore_deletes
-    return str(answer["boot_id"]), int(answer["limbo"]) + held
+    nothing_missing = missing.result().header["next"] is None
+    return str(answer["boot_id"]), int(answer["limbo"]) + held, nothing_missing
 
 
-def _finish(work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str]) -> bool:
+def _finish(
+    work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str], *, nothing_missing: bool
+) -> bool:
     """Move the front over one batch, which is durable. True when a hybrid crawl ended with it."""
     progress, manifest = work.ctx.progress, batch.manifest
     since = manifest["start_ns"] if manifest["kind"] == "changelog" else progress.brick().stime_ns + 1
     progress.take(work.epoch, batch.number, [Failure(**row) for row in bad], good, since)
     if manifest["kind"] == "changelog":
         progress.advance(work.epoch, manifest["last"], manifest["end_ns"])
-    elif manifest["kind"] == "hybrid" and (manifest["final"] or _nothing_missing(work)):
+    elif manifest["kind"] == "hybrid" and (manifest["final"] or nothing_missing):
         _end_crawl(work, manifest)
         return True
     elif manifest["kind"] == "hybrid":
         progress.crawl_swept(manifest["crawl"])
     return False
-
-
-def _nothing_missing(work: Unit) -> bool:
-    """Whether the secondary wants no content any more: a crawl that swept the tree needs no batch for the rest."""
-    items, more = work.ctx.secondary(work.epoch).client.dirty(limit=1)
-    return not items and more is None
 
 
 def _end_crawl(work: Unit, manifest: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from replication.agent import (
+    Agent,
     AgentConfig,
     AgentRefused,
     AgentUnreachable,
@@ -286,6 +288,17 @@ def test_a_segment_is_closed_soon(root: Path, store: Path) -> None:
         until(lambda: agent.states(at), 2)
         assert time.monotonic() - begun < 0.6
         assert agent.seen[-1].number == at + 1
+
+
+def test_a_segment_after_a_quiet_time_is_closed_sooner(root: Path, store: Path) -> None:
+    """Those that follow it are as far apart as they were asked to be."""
+    agent = Agent(AgentConfig(root=os.fspath(root), directory=os.fspath(store), close_after_ms=300), print)
+    assert agent._close_at() == math.inf
+    agent._opened_at = 100.0
+    due = {}
+    for agent._closed_at in (-math.inf, 50.0, 99.9, 100.0):
+        due[agent._closed_at] = round(agent._close_at(), 3)
+    assert due == {-math.inf: 100.1, 50.0: 100.1, 99.9: 100.2, 100.0: 100.3}
 
 
 def test_a_full_segment_is_closed_at_once(root: Path, store: Path) -> None:
