@@ -20,7 +20,7 @@ from replication.remote.errors import LinkLost, RemoteError
 from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 
-PROTOCOL = 2
+PROTOCOL = 3
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -239,17 +239,18 @@ class SecondaryClient:
 
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
-        dry: bool = False, filled: bool = False, filters: Sequence[str] = (),
+        dry: bool = False, filled: bool = False, filters: Sequence[str] = (), content_only: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
-        ``filters``: rules of what is left out.
+        ``filters``: what is left out. ``content_only``: what we say else of a file is not the primary's truth.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch,
             adopt=adopt, create=create, read_only=read_only, dry=dry, filled=filled, filters=filters,
+            content_only=content_only,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
@@ -329,7 +330,7 @@ class SecondaryClient:
         return {bytes.fromhex(g): [os.fsencode(p) for p in paths] for g, paths in found}
 
     def wanted(self, gfids: Iterable[bytes]) -> list[int]:
-        """The number of the look that wants each file's content: 0 nothing is wanted, -1 it is unknown."""
+        """The look that wants each file's content: 0 nothing is wanted, -1 it is unknown, -2 metadata is wanted."""
         found: list[int] = self.call("wanted", gfids=[g.hex() for g in gfids]).header["wanted"]
         return found
 
