@@ -218,6 +218,11 @@ class Progress:
                 db.execute("UPDATE brick SET complete = 0")
             return not rebooted and not (replaced and (complete or crawl is not None))
 
+    def secondary(self) -> tuple[str, int, str]:
+        """Index, `sync` and boot of the secondary as we saw them last; an empty index: it was never seen."""
+        index_id, gen, boot = self._db.execute("SELECT index_id, gen, boot FROM brick").fetchone()
+        return index_id, gen, boot
+
     def has_filled(self) -> bool:
         """Whether this session has ever been greeted by a secondary, so that it has one to lose."""
         return bool(self._db.execute("SELECT index_id FROM brick").fetchone()[0])

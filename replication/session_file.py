@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+import msgspec
 import tomlkit
 from msgspec import Struct
 
@@ -23,6 +24,7 @@ from replication.server_settings import NodeSettings, ServerSettings
 from replication.settings import (
     FIXED,
     Key,
+    Kind,
     SessionConfig,
     SettingsError,
     check,
@@ -33,9 +35,9 @@ _ENCODING = "encoding"
 _PERCENT = "percent"
 
 
-def read(path: Path) -> SessionConfig:
+def read(path: Path, kind: type[Kind] = SessionConfig) -> Kind:  # type: ignore[assignment]
     """What a session's file says. Raises FileNotFoundError, SettingsError for what is wrong with it."""
-    return _checked(_raw(path), str(path))
+    return _checked(_raw(path), str(path), kind)
 
 
 def read_node(path: Path) -> NodeSettings:
@@ -73,7 +75,7 @@ def _raw(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
+def _checked(raw: dict[str, Any], where: str, kind: type[Kind]) -> Kind:
     encoding = raw.pop(_ENCODING, None)
     if encoding not in (None, _PERCENT):
         raise SettingsError(f'{where}: encoding: it must be "{_PERCENT}", or left out')
@@ -81,27 +83,37 @@ def _checked(raw: dict[str, Any], where: str) -> SessionConfig:
         for name in FIXED:
             if isinstance(raw.get(name), str):
                 raw[name] = os.fsdecode(unquote_to_bytes(raw[name]))
-    return check(raw, where, SessionConfig)
+    return check(raw, where, kind)
 
 
 def write_new(path: Path, config: SessionConfig, comment: str) -> None:
     """Write a file with whatever differs from the defaults. Raises SeamarkError."""
+    _write(path, _document(config, comment))
+
+
+def text_of(config: Struct, comment: str) -> str:
+    """The file that write_new would write."""
+    return tomlkit.dumps(_document(config, comment))
+
+
+def _document(config: Struct, comment: str) -> tomlkit.TOMLDocument:
     document = tomlkit.document()
     for line in comment.splitlines():
         document.add(tomlkit.comment(line))
     values = to_builtins(config)
-    fixed = {name: values.pop(name) for name in FIXED}
+    required = [field.name for field in msgspec.structs.fields(config) if field.required]
+    fixed = {name: values.pop(name) for name in required}
     if any(not _is_text(value) for value in fixed.values()):
         document.add(_ENCODING, _PERCENT)
         fixed = {name: quote_from_bytes(os.fsencode(v), safe="/:@[]~") for name, v in fixed.items()}
     for name, value in fixed.items():
         document.add(name, value)
-    defaults = to_builtins(type(config)(primary="", secondary=""))
+    defaults = to_builtins(type(config)(**{name: getattr(config, name) for name in required}))
     for name, value in values.items():
         changed = _differing(value, defaults[name])
         if changed is not None:
             document.add(name, tomlkit.item(changed))
-    _write(path, document)
+    return document
 
 
 def _differing(value: Any, default: Any) -> Any:
@@ -158,7 +170,7 @@ def _write(path: Path, document: tomlkit.TOMLDocument, kind: type[Struct] = Sess
     text = tomlkit.dumps(document)
     raw = tomllib.loads(text)
     if kind is SessionConfig:
-        _checked(raw, str(path))
+        _checked(raw, str(path), kind)
     else:
         check(raw, str(path), kind)
     replace_file(path, text)

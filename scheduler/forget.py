@@ -13,7 +13,7 @@ from replication.session import node_name
 from scheduler.server_check import check_servers
 from tasks import queues
 from tasks.app import servers, use
-from tasks.canvas import ENGINES
+from tasks.canvas import data_queues
 from tasks.ledger import Ledger, connect
 from tasks.servers import from_json
 
@@ -52,7 +52,8 @@ def _queues(name: str, instance: str) -> list[str]:
     node = f"{node_name()}.{ours}"
     return [
         f"control.{node}",
-        *(f"{engine}.{ours}" for engine in ENGINES),
+        *data_queues(ours),
+        f"data.{node}",
         f"alive.control.{node}",
         f"alive.data.{node}",
     ]

@@ -58,9 +58,11 @@ def answer(_task: Task[..., Any], session: str) -> str:
 
 
 @app.task(bind=True, name="scheduler.jobs.ask_secondary", ignore_result=True)
-def ask_secondary(_task: Task[..., Any], session: str) -> str:
-    """Whether the secondary answers, also while there is nothing to send."""
+def ask_secondary(_task: Task[..., Any], session: str, anew: bool = False) -> str:
+    """Whether the secondary answers, also while there is nothing to send. ``anew``: which one it is, too."""
     ctx = context(session)
+    if anew:
+        ctx.drop_connection()
     if not ctx.ledger.try_lock("ask secondary", _SECONDARY_S + _LOCK_S):
         return "another one asks"
     try:
@@ -148,7 +150,7 @@ def _tick(ctx: Context) -> str:
 def beat_schedule(sessions: list[str]) -> dict[str, dict[str, Any]]:
     """What beat sends for these sessions. Each message expires before the next: a backlog never builds up."""
     jobs = [(job, control_queue()) for job in _PERIODIC]
-    # These come before what waits in other queues (celeryconfig.py, queue_order_strategy).
+    # These come before what waits in other queues (tasks/turns.py).
     jobs += [("answer", alive_queue(worker)) for worker in ("control", "data")]
     jobs += [("ask_secondary", alive_queue("control"))]
     return {

@@ -123,7 +123,7 @@ class Run:
             ours = (
                 f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
             )
-            os.environ.setdefault("SEAMARK_FLEET", ours)
+            os.environ["SEAMARK_FLEET"] = ours
             node = os.environ["SEAMARK_HOST"] = node_name()
             os.environ["SEAMARK_NODE"] = f"{node}.{ours}"
             _write_private(self.place.servers, found.to_json())

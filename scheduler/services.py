@@ -22,7 +22,7 @@ from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
 from tasks.app import app
-from tasks.canvas import ENGINES, alive_queue, control_queue, data_queue, node, tick_signature
+from tasks.canvas import alive_queue, control_queue, data_queues, home_queue, node, tick_signature
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
 @signals.setup_logging.connect
 def _keep_our_logging(**_: object) -> None:
     """Being connected is all: Celery then leaves logging as the supervisor has set it up."""
+
+
+def hurry_children() -> None:
+    """Have processes of a worker's pool end soon when they are to.
+
+    One that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that ends does not note
+    them any more, and waits for the process. What was not noted is done twice: harmless.
+    """
+    billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAITS_FOR_NOTES
 
 
 def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> Service:
@@ -97,9 +106,7 @@ def worker_service(
         alive.become(f"worker {name}")
         signals.heartbeat_sent.connect(lambda **_: context(session), weak=False)
         signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
-        # A process of the pool that ends waits until its worker has noted its results, 300 times 0.1 s; a worker that
-        # ends does not note them any more, and waits for the process. What was not noted is done twice: harmless.
-        billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAITS_FOR_NOTES
+        hurry_children()
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
@@ -137,8 +144,7 @@ def control_worker(session: Session) -> Service:
 
 
 def data_worker(session: Session) -> Service:
-    queues = [data_queue(engine) for engine in ENGINES]
-    return worker_service("data", queues, session.jobs, session.name, _DATA_LATER_S)
+    return worker_service("data", [home_queue(), *data_queues()], session.jobs, session.name, _DATA_LATER_S)
 
 
 def beat_service(session: Session) -> Service:

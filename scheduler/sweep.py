@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tasks.canvas import ENGINES, control_queue, data_queue, mark_signature, unit_signature
+from tasks.canvas import control_queue, data_queues, home_queue, mark_signature, queue_of, unit_signature
 from tasks.ledger import StaleFence
 from tasks.queues import lengths
 
@@ -42,7 +42,7 @@ def sweep(ctx: Context) -> str:
         batch = ledger.batch(number)
         if batch is None or batch.idle_s < STUCK_S:
             continue
-        waiting = waiting or lengths((control_queue(), *map(data_queue, ENGINES)))
+        waiting = waiting or lengths((control_queue(), home_queue(), *data_queues()))
         for unit in _startable(batch.units):
             if (
                 unit in alive
@@ -51,8 +51,7 @@ def sweep(ctx: Context) -> str:
             ):
                 continue
             signature = unit_signature(ctx.session.name, epoch, number, unit, "(submitted again)")
-            queue = data_queue(unit.split(":")[1]) if unit[0] in "DR" else control_queue()
-            if not waiting[queue] or batch.idle_s > _LOST_S:
+            if not waiting[queue_of(ctx.session.name, unit)] or batch.idle_s > _LOST_S:
                 signature.apply_async()
                 sent += 1
     if sent:

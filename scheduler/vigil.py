@@ -69,6 +69,8 @@ class Vigil:
         answers = self._signs.redis_silent_since is None
         counters = self._counters() if answers else {}
         look = self._everything(snapshot, signs, counters, now)
+        if answers:
+            ctx.tell(ctx.progress.brick().epoch)
         reasons = tuple(self._dated(judge(look)))
         self._healer.heal(look.signs)
         self._tell(snapshot, look, list(reasons))

@@ -31,6 +31,8 @@ from seamark.commands.resync import resync
 from seamark.commands.run import run
 from seamark.commands.status import status
 from seamark.commands.version import version
+from seamark.commands.worker import worker
+from seamark.commands.workers import workers
 from seamark.logs import log_path
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
-    doctor, logs, failures, resync, deletions, monitor, flower, install_units, changelog, completion, version,
+    doctor, logs, failures, resync, deletions, monitor, worker, workers, flower, install_units, changelog, completion,
+    version,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 import celeryconfig
+from tasks.fleet import Member
 from tasks.queues import FleetAMQP
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 app = Celery("seamark", amqp=FleetAMQP)
 app.config_from_object("celeryconfig")
+app.steps["consumer"].add(Member)
 _servers = celeryconfig.SERVERS
 
 

@@ -16,6 +16,7 @@ import redis
 
 from replication.quantities import Timetable
 from replication.windows import zone
+from tasks.fleet import data_processes
 
 if TYPE_CHECKING:
     from tasks.context import Context
@@ -69,10 +70,13 @@ class Bandwidth:
         now = datetime.now(zone(self._ctx.session.schedule.timezone))
         try:
             rates = [self._ctx.session.bandwidth.rate_at(now), self._fleet_rate(now)]
+            known = [rate for rate in rates if rate is not None]
+            sharers = (
+                max(self._ctx.session.jobs, data_processes(self._redis, self._ctx.fleet)) if known else 1
+            )
         except redis.RedisError:
             return None
-        known = [rate for rate in rates if rate is not None]
-        return max(1, min(known) // self._ctx.session.jobs) if known else None
+        return max(1, min(known) // sharers) if known else None
 
     def limited(self) -> bool:
         """Whether there is any limit at the moment."""

@@ -13,19 +13,20 @@ import threading
 import time
 from datetime import datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
+from replication.joined import JoinedDir
 from replication.progress import Progress
 from replication.remote.command import close_shared_connection
 from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.secondary.filters import Filters
-from replication.session import Desired, Session, SessionDir, open_session
+from replication.session import Desired, Session, SessionDir, open_session, state_dir_of_this_process
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from replication.windows import next_window, window_at, zone
@@ -34,6 +35,7 @@ from tasks.app import servers
 from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
+from tasks.terms import encode_terms, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,8 +69,14 @@ def _say_silent(name: str, words: str) -> None:
 _pool: SecondaryPool[SecondaryClient] = SecondaryPool(client_of, silent=_say_silent)
 
 
+class Held(Exception):
+    """Nothing is to be sent now: a unit is given back, and submitted again until it may run."""
+
+
 class Context:
     """One session, as one process sees it."""
+
+    at_home = True  # on the primary's node; see tasks/elsewhere.py
 
     def __init__(self, place: SessionDir, session: Session) -> None:
         self.place = place
@@ -87,9 +95,17 @@ class Context:
         self._limited = False
         self._limited_until = 0.0
 
+    @property
+    def fleet(self) -> str:
+        """What the names of the session's data queues end in."""
+        return f"{self.session.name}.{self.session.instance}"
+
     @cached_property
     def volume(self) -> DirectoryVolume:
         return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
+
+    def begin(self, epoch: int) -> None:
+        """A task of this epoch is about to begin. Raises Held, StaleFence."""
 
     def holding(self) -> str | None:
         """Why nothing is to be sent at the moment: the session is paused, or outside of its schedule; else None.
@@ -207,22 +223,36 @@ class Context:
             volume=self.session.root or self.session.id,
             epoch=epoch,
             adopt=self.session.adopt,
-            filled=self.progress.has_filled(),
+            filled=self._has_filled(),
             filters=self.session.filters,
             holder=self.session.instance,
             log=self.session.log.secondary,
+            content_only=not self.at_home,
         )
         began = time.monotonic()
         client.ping()
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S
         self._epoch, self._boot_id = epoch, hello["boot_id"]
         self._rsync = bool(hello["rsync"]) and shutil.which("rsync") is not None
+        self._believe(epoch, hello)
+
+    def _has_filled(self) -> bool:
+        return self.progress.has_filled()
+
+    def _believe(self, epoch: int, hello: dict[str, Any]) -> None:
+        """Note which secondary this is. Raises StaleFence when all has to begin anew for that."""
         if hello["index"] == "rebuilding":
             self.progress.expect_full_crawl()
         if not self.progress.secondary_is(hello["index_id"], hello["gen"], hello["boot_id"]):
             why = "the secondary, or its index, is not what it was: all of it is looked at again"
             start_over_signature(self.session.name, epoch, why).apply_async()
             raise StaleFence
+        self.tell(epoch)
+
+    def tell(self, epoch: int) -> None:
+        """Tell workers on other hosts what they have to know. Redis may be away: they are told again soon."""
+        with contextlib.suppress(StaleFence, redis.RedisError, OSError):
+            self.ledger.tell(epoch, encode_terms(terms_of(self, epoch)))
 
     def trouble(self) -> tuple[str, str] | None:
         """Why work is being given back at the moment; None also while Redis is away."""
@@ -255,13 +285,25 @@ _lock = threading.Lock()
 
 
 def context(name: str) -> Context:
-    """The context of a session in this process. Raises SessionError for one this host does not know."""
+    """The context of a session in this process: its own, or one that this host has joined.
+
+    Raises SessionError for one this host does not know.
+    """
     with _lock:
         key = (os.getpid(), name)
         if key not in _contexts:
             for stale in [k for k in _contexts if k[0] != os.getpid()]:
                 del _contexts[stale]  # made before a fork: not ours to use
-            _contexts[key] = Context(*open_session(name))
+            _contexts[key] = _opened(name)
         found = _contexts[key]
     found.refresh()
     return found
+
+
+def _opened(name: str) -> Context:
+    place = JoinedDir(state_dir_of_this_process(), name)
+    if not place.config.exists():
+        return Context(*open_session(name))
+    from tasks.elsewhere import Elsewhere
+
+    return Elsewhere(place, place.load())

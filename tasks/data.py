@@ -10,6 +10,8 @@ from replication.failures import Failure
 from replication.transfer.item import FileItem, ItemResult, decode_items
 from replication.transfer.stream import StreamSender
 from tasks.app import app
+from tasks.elsewhere import as_found, rest_of
+from tasks.metadata import send_metadata_now
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOVES, _MOVE_S = 5, 0.2  # how often, and how long, a rename under way is waited for
 _LOOKS = 5  # a file that changes all the time has later records for all the later times
+_UNKNOWN, _UNDRESSED = -1, -2  # in the place of tickets, see SecondaryClient.wanted
 # Reported, not retried by itself: the whole unit is given back and tried again when there is room.
 _WHOLE_UNIT = {"no-space", "read-only"}
 
@@ -50,55 +53,93 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
             return DONE
         asked = decode_items(packed)
         boot = work.ctx.secondary(epoch).boot_id
-        items, results = _still_wanted(work, asked)
+        items, results, here = _still_wanted(work, [item for item in asked if item.how != "metadata"])
         results += send(work, items) if items else []
-        results = _look_elsewhere(work, items, results, send)
-        _look_again(work, items, results)
+        if work.ctx.at_home:
+            results = _look_elsewhere(work, items, results, send)
+            _look_again(work, items, results)
         stuck = next((r for r in results if r.status == "error" and r.code in _WHOLE_UNIT), None)
         if stuck is not None:
             work.ctx.ledger.trouble(stuck.code, stuck.message)
             return f"given back: {stuck.message}"
-        paths = {item.gfid: os.fsdecode(item.path) for item in items}
-        failures = [
-            Failure(step="data", gfid=r.gfid.hex(), path=paths[r.gfid], code=r.code, error=r.message)
-            for r in results
-            if r.status == "error"
-        ]
-        good = [r for r in results if r.status != "error"]
-        failing = work.ctx.progress.failing()
-        resolved = [key for r in good if (key := f"data:{r.gfid.hex()}") in failing]
-        if not work.finish(boot=boot, failures=failures, resolved=resolved):
-            return DONE
-        amount = sum(r.bytes_sent for r in results)
-        work.ctx.ledger.count(
-            files=len(results) - len(failures),
-            bytes_sent=amount,
-            bytes=sum(item.size for item in asked),
-            vanished=_count(results, "vanished"),
-            errors=len(failures),
-        )
-        work.outcome = f"{len(items)} of {len(asked)} files, {amount} bytes sent, {len(failures)} failed"
+        end = _end_at_home if work.ctx.at_home else _end_elsewhere
+        work.outcome = end(work, boot, asked, results, here)
     return work.outcome
 
 
-def _still_wanted(work: Unit, items: list[FileItem]) -> tuple[list[FileItem], list[ItemResult]]:
-    """What has to be sent still, and results of what has not.
+def _end_at_home(
+    work: Unit, boot: str, asked: list[FileItem], results: list[ItemResult], here: list[FileItem]
+) -> str:
+    """Settle a unit on the primary's node, where what fails is a failure."""
+    paths = {item.gfid: os.fsdecode(item.path) for item in asked}
+    failures = [
+        Failure(step="data", gfid=r.gfid.hex(), path=paths[r.gfid], code=r.code, error=r.message)
+        for r in results
+        if r.status == "error"
+    ]
+    dressed = [item for item in asked if item.how == "metadata"]
+    # Those of ``here`` came from another host, whose worker was killed before it said so.
+    undressed = send_metadata_now(
+        work.ctx, work.epoch, [(item.gfid, item.path) for item in [*dressed, *here]], work.alive
+    )
+    bad = {failure.key for failure in undressed}
+    good = [f"data:{r.gfid.hex()}" for r in results if r.status != "error"]
+    good += [f"{step}:{item.gfid.hex()}" for item in dressed for step in ("data", "metadata")]
+    failing = work.ctx.progress.failing()
+    resolved = [key for key in good if key in failing and key not in bad]
+    if not work.finish(boot=boot, failures=failures + undressed, resolved=resolved):
+        return DONE
+    errors = len(failures) + len(undressed)
+    sent = [item for item in asked if item.how != "metadata"]
+    amount = _count_in(work, sent, results, left=[], files=len(results) - len(failures), errors=errors)
+    return f"{len(sent)} files, metadata of {len(dressed)}, {amount} bytes sent, {errors} failed"
+
+
+def _end_elsewhere(
+    work: Unit, boot: str, asked: list[FileItem], results: list[ItemResult], here: list[FileItem]
+) -> str:
+    """Settle a unit on another host: what it could not do, and the metadata, is for the primary's node."""
+    rest = rest_of(work, asked, results, here)
+    if not work.finish(boot=boot, found=as_found(work, rest)):
+        return DONE
+    left = [item for item in rest if item.how != "metadata"]
+    done = len(asked) - len(left)
+    amount = _count_in(work, asked, results, files=done, left=left)
+    return (
+        f"{done} of {len(asked)} files, {amount} bytes sent; {len(left)} files are left to the primary's node"
+    )
+
+
+def _count_in(
+    work: Unit, items: list[FileItem], results: list[ItemResult], left: list[FileItem], **counts: int
+) -> int:
+    """For the counters that people see, without what is ``left`` to others; the bytes that were sent."""
+    amount = sum(r.bytes_sent for r in results)
+    size = sum(item.size for item in items) - sum(item.size for item in left)
+    gone = sum(r.status == "vanished" for r in results) - len(left)
+    work.ctx.ledger.count(bytes_sent=amount, bytes=size, vanished=max(0, gone), **counts)
+    return amount
+
+
+def _still_wanted(
+    work: Unit, items: list[FileItem]
+) -> tuple[list[FileItem], list[ItemResult], list[FileItem]]:
+    """What has to be sent still, results of what has not, and what lacks nothing but its metadata.
 
     A file that changes all the time is asked for by many units; whichever comes first sends what it is by
     now, on behalf of all of them.
     """
+    if not items:
+        return [], [], []
     wanted = work.ctx.secondary(work.epoch).client.wanted(item.gfid for item in items)
-    todo, done = [], []
+    todo, done, here = [], [], []
     for item, ticket in zip(items, wanted, strict=True):
         if ticket > 0:
             todo.append(item._replace(ticket=max(ticket, item.ticket)))
         else:
-            done.append(ItemResult(item.gfid, "ok" if ticket == 0 else "vanished"))
-    return todo, done
-
-
-def _count(results: list[ItemResult], status: str) -> int:
-    return sum(1 for r in results if r.status == status)
+            done.append(ItemResult(item.gfid, "vanished" if ticket == _UNKNOWN else "ok"))
+            here += [item] if ticket == _UNDRESSED else []
+    return todo, done, here
 
 
 def _look_elsewhere(

@@ -1,7 +1,7 @@
 -- The ledger of one brick: which batches are open, and which units of each are not done yet.
 --
 -- KEYS[1]  prefix of all keys, "seamark:{<session id>}:"
--- ARGV[1]  operation: "begin" | "fence" | "open" | "settle" | "forget"
+-- ARGV[1]  operation: "begin" | "fence" | "open" | "settle" | "forget" | "tell"
 -- ARGV[2]  fence: the epoch of the caller; refused (-1) unless it is the current one
 -- ARGV[3]  batch number
 -- ARGV[4]  now, milliseconds
@@ -15,6 +15,7 @@
 --          then pairs unit, payload that this unit discovered.    0 when the unit was not there any more,
 --          or is another one of the same name by now.
 -- forget:  drops what is kept of every batch up to ARGV[3] (never past the front).
+-- tell:    ARGV[5] terms (JSON), what workers on other hosts are told.
 -- Returns  {status, front, opened}: status 1 = done.
 --
 -- Keys below the prefix:
@@ -27,6 +28,7 @@
 --   units:<n>      hash: unit -> token of 8 characters, and payload, of those not done
 --   failures:<n>, resolved:<n>   lists of JSON lists, read when the front passes the batch
 --   claims         hash: unit -> ms of the last sign of life of the task doing it
+--   terms          what workers on other hosts are told (tasks/terms.py)
 local k = KEYS[1]
 local op, fence, batch, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local ledger = k .. 'ledger'
@@ -80,6 +82,8 @@ elseif op == 'settle' then
       end
     end
   end
+elseif op == 'tell' then
+  redis.call('SET', k .. 'terms', ARGV[5])
 elseif op == 'forget' then
   local from = tonumber(redis.call('HGET', ledger, 'forgotten') or '0')
   for n = from + 1, math.min(batch, front) do

@@ -229,6 +229,17 @@ class Ledger:
         )
         return bad, good
 
+    # ---- what workers on other hosts are told (tasks/terms.py)
+
+    def tell(self, epoch: int, terms: bytes) -> None:
+        """Tell it on behalf of an epoch. Raises StaleFence."""
+        self._run("tell", epoch, 0, terms)
+
+    def told(self) -> bytes | None:
+        """What was told last in this epoch, None when nothing was."""
+        value: bytes | None = self.redis.get(self.prefix + "terms")  # type: ignore[assignment]
+        return value
+
     # ---- what waits in limbo on the secondary; unknown counts as something
 
     def limbo(self) -> int:

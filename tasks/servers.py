@@ -135,7 +135,8 @@ class Servers:
             # How often that is looked at (kombu's own default is 100 s).
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            "queue_order_strategy": "priority",
+            # Sessions come in turn, and what asks whether a worker is alive comes first.
+            "queue_order_strategy": "tasks.turns:Turns",
             "retry_on_timeout": True,
             **(timeouts if scheme(self.broker) != "redis+socket" else {"socket_keepalive": True}),
             **self._redis_options(self.broker),

@@ -16,7 +16,7 @@ from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from tasks import alive
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
-from tasks.context import Context, context
+from tasks.context import Context, Held, context
 from tasks.ledger import StaleFence
 from tasks.visibility import renew
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("seamark.tasks")
 STALE = "stale: another epoch is at work"
 DONE = "done already"
-
-
-class Held(Exception):
-    """The session is paused, or outside of its schedule: the unit is given back, and submitted again until it may run."""
 
 
 class Unit:
@@ -60,6 +56,7 @@ class Unit:
 
     def payload(self) -> bytes | None:
         """What is to be done; None when it is done already. Raises Held when nothing is to be done now."""
+        self.ctx.begin(self.epoch)
         if (why := self.ctx.holding()) is not None:
             raise Held(why)
         payload, self.token = self.ctx.ledger.payload_and_token(self.batch, self.name)
@@ -122,6 +119,12 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     ctx = context(session)
     work = Unit(task, ctx, epoch, batch, unit)
     ctx.alive = work.alive
+    if not ctx.at_home:
+        from tasks.elsewhere import working_elsewhere
+
+        with working_elsewhere(work):
+            yield work
+        return
     try:
         work.alive()
         yield work

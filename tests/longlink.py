@@ -1,16 +1,16 @@
 """A long link: two network namespaces with an emulator between them, and an sshd on the far side.
 
-The emulator is a script with the commands ``up DELAY_MS RATE_MBIT QUEUE_KB`` and ``down`` that keeps ``a.pid`` and
+The emulator is a script with the commands ``up DELAY_MS RATE_MBIT QUEUE_KB LOSS_PPM`` and ``down`` that keeps ``a.pid`` and
 ``b.pid``, processes that hold the namespaces, in the directory WAN. Needs root.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 from pathlib import Path
 
+from tests.hosts import inside
 from tests.sshd import SshServer
 
 FAR = "10.99.0.2"
@@ -27,9 +27,11 @@ def emulator() -> Path | None:
 class LongLink:
     """A link that is up until ``down``. ``prefix`` takes a command to the primary's side."""
 
-    def __init__(self, script: Path, directory: Path, delay_ms: int, rate_mbit: int, queue_kb: int) -> None:
+    def __init__(
+        self, script: Path, directory: Path, delay_ms: int, rate_mbit: int, queue_kb: int, loss_ppm: int = 0
+    ) -> None:
         self._script, self._directory = script, directory
-        self._command("up", str(delay_ms), str(rate_mbit), str(queue_kb))
+        self._command("up", str(delay_ms), str(rate_mbit), str(queue_kb), str(loss_ppm))
         self.prefix = ("nsenter", "-n", "-t", self.holder("a"))
 
     def _command(self, *words: str) -> None:
@@ -56,19 +58,5 @@ class FarServer(SshServer):
         super().trust()
 
     def start(self) -> None:
-        """This process enters the far side's namespace for a moment, and what it starts there stays."""
-        here = os.open("/proc/self/ns/net", os.O_RDONLY)
-        there = os.open(f"/proc/{self._link.holder('b')}/ns/net", os.O_RDONLY)
-        try:
-            _enter(there)
+        with inside(self._link.holder("b")):
             super().start()
-        finally:
-            _enter(here)
-            os.close(here)
-            os.close(there)
-
-
-def _enter(namespace: int) -> None:
-    """setns(2); Python has it since 3.12."""
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
-        raise OSError(ctypes.get_errno(), "setns")

@@ -172,18 +172,20 @@ class SecondaryClient:
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
         dry: bool = False, filled: bool = False, filters: Sequence[str] = (), holder: str | None = None,
-        takes: int | None = None, log: str = "error",
+        takes: int | None = None, log: str = "error", content_only: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
         ``dry``: a root that is not there, but could be made, is no error: ``missing`` says so.
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
         ``filters``: what is left out. ``log``: how much it says of what it does. ``holder``: who asks; an epoch of
-        somebody else's is taken over only where ``takes`` says that one.
+        somebody else's is taken over only where ``takes`` says that one. ``content_only``: what we say else of a file
+        is not the primary's truth.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch, adopt=adopt, create=create,
             read_only=read_only, dry=dry, filled=filled, filters=filters, holder=holder, takes=takes, log=log,
+            content_only=content_only,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
@@ -267,7 +269,7 @@ class SecondaryClient:
         return {bytes.fromhex(g): [os.fsencode(p) for p in paths] for g, paths in found}
 
     def wanted(self, gfids: Iterable[bytes]) -> list[int]:
-        """The number of the look that wants each file's content: 0 nothing is wanted, -1 it is unknown."""
+        """The look that wants each file's content: 0 nothing is wanted, -1 it is unknown, -2 metadata is wanted."""
         found: list[int] = self.call("wanted", gfids=[g.hex() for g in gfids]).header["wanted"]
         return found
 

@@ -38,6 +38,7 @@ class Agent:
             False  # while the index is made anew: what the primary does not have stays in its place
         )
         self.filters = EVERYTHING
+        self.content_only = False  # what this connection says of a file is its content, and nothing else
         # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
         self.staging_name = staging
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)

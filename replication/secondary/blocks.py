@@ -11,9 +11,10 @@ from typing import Any, Dict, List
 
 from replication.secondary.agent import Agent
 from replication.secondary.basis import copy_data
+from replication.secondary.content_only import open_here
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError
-from replication.secondary.transfers import Transfer, abandon, open_here, under_way
+from replication.secondary.transfers import Transfer, abandon, under_way
 
 BLOCK = 128 << 10  # bytes
 _MOST = 64 << 20  # of one request: more, and we would seem dead

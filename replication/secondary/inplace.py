@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional
 
 from replication.secondary import basis, layout
 from replication.secondary.agent import Agent
+from replication.secondary.content_only import came, undress
 from replication.secondary.index import Row
 from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
@@ -131,8 +132,9 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     done = 0
     try:
         rows = agent.index.inodes(gfid_of(fields[0]) for fields in request["items"])
-        for fields in request["items"]:
-            item = Item(*fields)
+        items = [Item(*fields) for fields in request["items"]]
+        undress(agent, items)
+        for item in items:
             file = _written(agent, item, new_fd, errors)
             if file is None:
                 continue
@@ -191,6 +193,6 @@ def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -
             row.gen = agent.index.meta["gen"]
             row.changed = True
         agent.index.save(rows.values(), [], [])
-        found = apply_items(agent, items, content_too=True)
+        found = came(agent, items) if agent.content_only else apply_items(agent, items, content_too=True)
     errors += found
     return len(items) - len(found)

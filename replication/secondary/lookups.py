@@ -38,10 +38,16 @@ def names(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def wanted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """By which look each file's content is wanted: 0 it is not, -1 it is not known."""
+    """By which look each file's content is wanted: 0 it is not, -1 it is not known, -2 only its metadata is."""
     gfids = [gfid_of(g) for g in request["gfids"]]
     rows = agent.index.inodes(gfids)
-    return {"wanted": [rows[gfid].dirty if gfid in rows else -1 for gfid in gfids]}
+    return {"wanted": [_wanted(rows.get(gfid)) for gfid in gfids]}
+
+
+def _wanted(row: Optional[Row]) -> int:
+    if row is None:
+        return -1
+    return -2 if not row.dirty and row.is_file and row.pctime < 0 else row.dirty
 
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -199,6 +199,7 @@ def _open(
         agent.epoch = request["epoch"]
         agent.filters = Filters(request.get("filters") or ())
         agent.read_only = read_only
+        agent.content_only = bool(request.get("content_only"))
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)
         os.close(lock_fd)

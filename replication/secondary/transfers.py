@@ -10,11 +10,10 @@ from hashlib import blake2b
 from typing import Any, Dict, List, Optional
 
 from replication.secondary.agent import Agent
-from replication.secondary.index import Row
+from replication.secondary.content_only import came, open_here, undress
 from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
-from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of
 from replication.secondary.receiver import Staged, place
@@ -142,6 +141,7 @@ def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 "done": 0,
             }
         try:
+            undress(agent, [item])
             path = b"/proc/self/fd/%d" % fd
             dress_existing(path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
         except OSError as error:
@@ -187,6 +187,7 @@ def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             equal.append(item)
             item.extents = [[here[0], 0]]  # its inode number, when we read it
     if equal:
+        undress(agent, equal)
         errors += _make_clean(agent, equal, differ)
     return {"differ": differ, "errors": errors}
 
@@ -201,23 +202,6 @@ def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
         return (row.ino, content_digest(fd)) if os.fstat(fd).st_size == size else None
     finally:
         os.close(fd)
-
-
-def open_here(agent: Agent, row: Row) -> Optional[int]:
-    """The version of a file that is here, for reading; None when there is none. Raises OSError."""
-    if not row.ino or not row.is_file:
-        return None
-    keys = agent.index.names_of(row.id)
-    dir_fd = agent.tree.fd(keys[0][0]) if keys else agent.tree.limbo_fd
-    name = keys[0][1] if keys else limbo_name(row)
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return None
-    if os.fstat(fd).st_ino == row.ino:
-        return fd
-    os.close(fd)
-    return None
 
 
 def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List[Any]]:
@@ -238,4 +222,4 @@ def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List
             row.changed = True
             still.append(item)
         agent.index.save(rows.values(), [], [])
-        return apply_items(agent, still, content_too=True)
+        return came(agent, still) if agent.content_only else apply_items(agent, still, content_too=True)

@@ -17,6 +17,7 @@ from replication.secondary import faults
 from replication.secondary import observe as looking
 from replication.secondary.agent import Agent
 from replication.secondary.aside import Portion, portions
+from replication.secondary.content_only import undress
 from replication.secondary.metadata import Item
 from replication.secondary.observed import ATIME, CTIME, GFID, GID, INO, MODE, MTIME, SIZE, UID, parse
 from replication.secondary.protocol import AgentError
@@ -82,8 +83,9 @@ def data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any
     content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
     files: List[Tuple[Item, memoryview]] = []
     offset = 0
-    for fields in request["items"]:
-        item = Item(*fields)
+    items = [Item(*fields) for fields in request["items"]]
+    undress(agent, items)
+    for item in items:
         length = item.size if item.extents is None else sum(n for _, n in item.extents)
         files.append((item, _piece(content, offset, length)))
         offset += length

@@ -7,15 +7,15 @@ import zlib
 from json import dumps, loads
 from typing import Literal, NamedTuple
 
-How = Literal["new", "data", "compare"]
+How = Literal["new", "data", "compare", "metadata"]
 
 
 class FileItem(NamedTuple):
     """One regular file whose content is wanted on the secondary.
 
     ``path`` (relative to the volume root) is a hint of where it was; the gfid decides. ``how``:
-    "new" (nothing there), "data" (another content there), "compare" (perhaps the same content).
-    ino, ctime_ns, size (bytes) and nlink are as observed; ``ticket`` is the number of that look.
+    "new" (nothing there), "data" (another content there), "compare" (perhaps the same content); "metadata": its content came from another
+    host, and nothing else of it. ino, ctime_ns, size (bytes) and nlink are as observed; ``ticket`` is the number of that look.
     """
 
     gfid: bytes
@@ -26,6 +26,11 @@ class FileItem(NamedTuple):
     size: int
     nlink: int
     ticket: int = 0
+
+    @property
+    def observed(self) -> tuple[int, int, int]:
+        """Inode number, ctime (ns) and size (bytes) of the state that was observed."""
+        return self.ino, self.ctime_ns, self.size
 
 
 class ItemResult(NamedTuple):

@@ -141,7 +141,7 @@ class StagedSender:
         try:
             dir_fd = open_beneath(self._volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
             try:
-                fd, stat = self._volume.open_file(dir_fd, name, (item.ino, item.ctime_ns), item.gfid)
+                fd, stat = self._volume.open_file(dir_fd, name, item.observed, item.gfid)
             finally:
                 os.close(dir_fd)
             return Opened(item, fd, stat)

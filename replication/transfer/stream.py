@@ -124,7 +124,7 @@ class StreamSender:
                 for item in members:
                     try:
                         fd, stat = self._volume.open_file(
-                            dir_fd, os.path.basename(item.path), (item.ino, item.ctime_ns), item.gfid
+                            dir_fd, os.path.basename(item.path), item.observed, item.gfid
                         )
                     except VanishedError:
                         self._results.append(ItemResult(item.gfid, "vanished"))

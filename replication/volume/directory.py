@@ -147,11 +147,12 @@ class DirectoryVolume:
             raise VanishedError(path)
         return fd, path[len(self.root.rstrip(b"/")) + 1 :]
 
-    def open_file(self, dir_fd: int, name: bytes, expect: tuple[int, int], gfid: bytes) -> tuple[int, Stat]:
+    def open_file(
+        self, dir_fd: int, name: bytes, expect: tuple[int, int, int], gfid: bytes
+    ) -> tuple[int, Stat]:
         """Open a regular file for reading, if it still is ``gfid``; its descriptor and stat.
 
-        ``expect`` is (inode number, ctime_ns) as observed: while both hold it is the same inode, and
-        its handle need not be asked for. Raises VanishedError, OSError.
+        ``expect`` is (inode number, ctime_ns, bytes) as observed. Raises VanishedError, OSError.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -165,7 +166,7 @@ class DirectoryVolume:
             raise
         try:
             stat = stat_at(fd, b"")
-            if (stat.ino, stat.ctime_ns) != expect and identify_fd(fd)[0] != gfid:
+            if not self._is(fd, stat, expect, gfid):
                 raise VanishedError(name)
             if not st.S_ISREG(stat.mode):
                 raise VanishedError(name)
@@ -173,6 +174,10 @@ class DirectoryVolume:
             os.close(fd)
             raise
         return fd, stat
+
+    def _is(self, fd: int, stat: Stat, expect: tuple[int, int, int], gfid: bytes) -> bool:
+        """While inode number and ctime are those that were observed, its handle need not be asked for."""
+        return (stat.ino, stat.ctime_ns) == expect[:2] or identify_fd(fd)[0] == gfid
 
     # ---- looking
 

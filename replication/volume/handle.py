@@ -17,6 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 AT_EMPTY_PATH = 0x1000
 AT_SYMLINK_NOFOLLOW = 0x100
+_AT_STATX_FORCE_SYNC = 0x2000
 _STATX_BASIC_AND_BTIME = 0xFFF
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _MAX_HANDLE_SIZE = 128
@@ -118,10 +119,11 @@ def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:
 def stat_at(dir_fd: int, name: bytes) -> Stat:
     """lstat ``name`` in ``dir_fd`` (an empty name: ``dir_fd`` itself) with its birth time.
 
+    Of a descriptor that is what the server of a network file system says now, not what was remembered of it.
     Raises OSError. Source: statx(2).
     """
     buffer = _buffers.statx
-    flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH
+    flags = AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC
     if _libc.statx(dir_fd, name, flags, _STATX_BASIC_AND_BTIME, buffer):
         _raise(name)
     (

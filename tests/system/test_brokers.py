@@ -23,7 +23,7 @@ from tests.system.trees import many_small_files
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
 # As docs/operations.md has it, "Brokers".
 LEAST = (
-    "~seamark:* ~control* ~alive.* ~stream* ~rsync* ~tar* ~_kombu.* ~unacked* ~celery* ~chord-* ~*.pidbox* "
+    "~seamark:* ~control* ~alive.* ~stream* ~rsync* ~tar* ~bulk* ~data* ~_kombu.* ~unacked* ~celery* ~chord-* ~*.pidbox* "
     "&/0.celery.pidbox &/0.celeryev/* &celery-task-meta-* +@all -@admin -@dangerous +info"
 )
 

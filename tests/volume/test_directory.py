@@ -91,7 +91,7 @@ def test_another_file_under_the_same_name_is_not_taken_for_it(volume):
     os.utime(aside, ns=(stat.atime_ns, stat.mtime_ns))
     os.rename(aside, os.path.join(volume.root, b"file"))
     with pytest.raises(VanishedError):
-        volume.open_file(volume.root_fd, b"file", (stat.ino, stat.ctime_ns), gfid)
+        volume.open_file(volume.root_fd, b"file", (stat.ino, stat.ctime_ns, stat.size), gfid)
 
 
 def test_a_symlink_in_place_of_a_file_is_not_followed(volume):
@@ -100,7 +100,7 @@ def test_a_symlink_in_place_of_a_file_is_not_followed(volume):
     os.unlink(path)
     os.symlink("../outside", path)
     with pytest.raises(VanishedError):
-        volume.open_file(volume.root_fd, b"file", (stat.ino, stat.ctime_ns), gfid)
+        volume.open_file(volume.root_fd, b"file", (stat.ino, stat.ctime_ns, stat.size), gfid)
 
 
 def test_our_own_directory_at_the_root_is_left_out_and_only_there(volume):

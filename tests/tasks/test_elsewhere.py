@@ -1,0 +1,283 @@
+"""One data unit on another host, and what becomes of it at home: nothing is lost between the two, and nothing is made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import msgspec
+import pytest
+
+from replication.joined import export, joined_file
+from replication.observation import Change, Listing
+from replication.session import Desired, Session, SessionDir
+from replication.transfer.item import FileItem, decode_items, encode_items
+from replication.transfer.stream import StreamSender
+from replication.volume.directory import DirectoryVolume
+from replication.volume.identity import ROOT_GFID
+from scheduler.epoch import take_over
+from tasks import context as contexts
+from tasks import data, fleet
+from tasks.app import app, use
+from tasks.canvas import queue_of
+from tasks.servers import of_url
+from tasks.terms import decode_terms, encode_terms
+from tests.judge import rsync_differences
+from tests.secondary.test_content_only import made, settle
+
+# The setting is the one of the Celery that we require.
+pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
+NAME, UNIT, NODE = "home", "D:stream:C:0:0", "host.home.12ab"
+ID, INSTANCE = "ab" * 16, "12ab34cd56ef"
+
+
+class Pair:
+    """The primary's node and a worker's host, of which this process is one at a time."""
+
+    def __init__(self, base, redis_url, monkeypatch):
+        self.base, self.monkeypatch = base, monkeypatch
+        self.primary, self.secondary, self.mounted = base / "primary", base / "secondary", base / "mounted"
+        for directory in (self.primary, self.secondary):
+            directory.mkdir()
+        use(of_url(redis_url))
+        monkeypatch.setenv("SEAMARK_FLEET", f"{NAME}.{INSTANCE}")
+        session = Session(
+            name=NAME, id=ID, instance=INSTANCE, primary=str(self.primary), secondary=str(self.secondary)
+        )
+        SessionDir(base / "node", NAME).save_run(session)
+        joined = joined_file(base / "worker", NAME)
+        joined.parent.mkdir(parents=True)
+        joined.write_text(export(msgspec.structs.replace(session, primary=str(self.mounted)), base / "key"))
+        self.ctx = None
+        self.at_home()
+        self.epoch = take_over(self.ctx)
+        self.batch = 0
+
+    def _be(self, where):
+        if self.ctx is not None:
+            self.leave()
+        self.monkeypatch.setenv("SEAMARK_STATE_DIR", str(self.base / where))
+        self.ctx = contexts.context(NAME)
+        return self.ctx
+
+    def leave(self):
+        self.ctx.drop_connection()
+        contexts._contexts.clear()
+
+    def at_home(self):
+        self.monkeypatch.setenv("SEAMARK_NODE", NODE)
+        return self._be("node")
+
+    def elsewhere(self):
+        """Told by the node, as it does each second."""
+        self.at_home().tell(self.epoch)
+        self.monkeypatch.delenv("SEAMARK_NODE")
+        return self._be("worker")
+
+    def wanted(self):
+        """What the secondary wants of the primary's files."""
+        client = self.at_home().secondary(self.epoch).client
+        volume = DirectoryVolume(os.fsencode(self.primary))
+        entries = [
+            volume.observe(volume.root_fd, n, Change.DATA) for n in volume.names(volume.root_fd, is_root=True)
+        ]
+        volume.close()
+        client.begin_crawl("c")
+        seen = client.observe([Listing(ROOT_GFID, entries, complete=True)], crawl="c", limbo_until=1)
+        of = {entry.inode.gfid.hex(): entry for entry in entries}
+        return [
+            FileItem(bytes.fromhex(g), of[g].name, how, *(getattr(of[g].inode, n) for n in ("ino", "ctime_ns", "size", "nlink")))
+            for g, how in seen.need
+        ]  # fmt: skip
+
+    def open(self, items):
+        self.batch += 1
+        manifest = {"kind": "hybrid", "crawl": "c", "start_ns": 1, "final": False, "since_ns": 1}
+        self.ctx.ledger.open(self.epoch, self.batch, manifest, {UNIT: encode_items(items)})
+
+    def units(self):
+        found = self.ctx.ledger.redis.hgetall(f"seamark:{{{INSTANCE}}}:units:{self.batch}")
+        return {name.decode(): decode_items(payload[8:]) for name, payload in found.items()}
+
+    def do(self, unit=UNIT):
+        kwargs = {"session": NAME, "epoch": self.epoch, "batch": self.batch, "unit": unit}
+        return data.sync_by_stream.apply(kwargs=kwargs).get()
+
+    def waiting(self, queue):
+        return [json.loads(m)["headers"] for m in self.ctx.ledger.redis.lrange(queue, 0, -1)]
+
+    def finish_at_home(self):
+        """All that is left, as the node does it."""
+        self.at_home()
+        while units := self.units():
+            for unit in units:
+                self.do(unit)
+                assert unit not in self.units()
+
+    def same(self):
+        # (the root's own attributes are no file's)
+        return [
+            line for line in rsync_differences(self.primary, self.secondary) if not line.endswith(" ./")
+        ] == []
+
+
+@pytest.fixture
+def pair(tmp_path, redis_server, monkeypatch):
+    from tasks import canvas
+
+    app.finalize()
+    made = Pair(tmp_path, redis_server.url, monkeypatch)
+    yield made
+    made.leave()
+    canvas._homes.clear()
+    fleet._troubles.clear()
+    app.close()
+
+
+def some_files(pair, mount=True):
+    for number in range(3):
+        made(pair.primary / f"f{number}", os.urandom(1000 + number), 0o640 + number)
+    for path in pair.primary.iterdir():
+        settle(path)
+    if mount:
+        pair.mounted.symlink_to(pair.primary)
+
+
+def test_content_goes_from_elsewhere_and_metadata_from_home(pair):
+    some_files(pair)
+    pair.open(pair.wanted())
+    pair.elsewhere()
+    assert "3 of 3 files" in pair.do()
+    assert {(item.path, item.how) for item in pair.units()["N:stream:C:0:0"]} == {
+        (b"f0", "metadata"), (b"f1", "metadata"), (b"f2", "metadata"),
+    }  # fmt: skip
+    assert [path.read_bytes() for path in sorted(pair.secondary.glob("f*"))] == [
+        path.read_bytes() for path in sorted(pair.primary.iterdir())
+    ]
+    assert not pair.same()
+    (message,) = pair.waiting(f"data.{NODE}")
+    assert message["task"] == "tasks.data.sync_by_stream"
+    pair.finish_at_home()
+    assert pair.same()
+
+
+def test_what_is_no_proof_goes_back_as_it_was_asked_for(pair):
+    some_files(pair, mount=False)
+    pair.open(pair.wanted())
+    asked = pair.units()[UNIT]
+    shutil.copytree(pair.primary, pair.mounted)
+    pair.elsewhere()
+    pair.monkeypatch.setattr(
+        "tasks.elsewhere.MountedVolume.__init__", lambda self, root, _: DirectoryVolume.__init__(self, root)
+    )
+    assert "0 of 3 files" in pair.do()
+    assert [item.how for item in pair.units()["N:stream:C:0:0"]] == ["new"] * 3
+    assert {item.gfid for item in pair.units()["N:stream:C:0:0"]} == {item.gfid for item in asked}
+    assert list(pair.secondary.glob("f*")) == []
+    pair.finish_at_home()
+    assert pair.same()
+
+
+def test_one_that_changed_goes_back_and_the_others_do_not(pair):
+    some_files(pair)
+    pair.open(pair.wanted())
+    (pair.primary / "f1").write_bytes(b"another")
+    pair.elsewhere()
+    pair.do()
+    assert {item.path: item.how for item in pair.units()["N:stream:C:0:0"]} == {
+        b"f0": "metadata", b"f1": "new", b"f2": "metadata",
+    }  # fmt: skip
+    pair.finish_at_home()
+    assert pair.same()
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a directory that is not the primary"])
+def test_without_its_volume_all_is_left_and_the_worker_rests(pair, instead):
+    some_files(pair, mount=False)
+    if instead != "nothing":
+        pair.mounted.mkdir()
+    pair.open(pair.wanted())
+    ctx = pair.elsewhere()
+    assert "left to the primary's node" in pair.do()
+    assert [item.how for item in pair.units()["N:stream:C:0:0"]] == ["new"] * 3
+    assert ctx.ledger.redis.hget("seamark:fleet:rests:", NAME)
+    assert ctx.ledger.current_trouble() is None  # it is none of the session's
+    pair.finish_at_home()
+    assert pair.same()
+
+
+@pytest.mark.parametrize("where", ["at home", "elsewhere"])
+def test_a_worker_that_was_killed_before_it_settled_leaves_no_file_without_metadata(pair, where):
+    some_files(pair)
+    items = pair.wanted()
+    pair.open(items)
+    ctx = pair.elsewhere()
+    ctx.begin(pair.epoch)
+    StreamSender(ctx.volume, ctx.secondary(pair.epoch).client, compress=False).send(items)
+    assert pair.units().keys() == {UNIT}
+    if where == "elsewhere":
+        pair.do()
+        assert [item.how for item in pair.units()["N:stream:C:0:0"]] == ["metadata"] * 3
+    pair.finish_at_home()
+    assert pair.same()
+
+
+def test_a_paused_session_sends_nothing_from_elsewhere_either(pair):
+    some_files(pair)
+    pair.open(pair.wanted())
+    pair.ctx.place.change_state(desired=Desired.PAUSED)
+    pair.elsewhere()
+    assert pair.do() == "given back: paused"
+    assert pair.units().keys() == {UNIT}
+    assert list(pair.secondary.glob("f*")) == []
+
+
+def test_settings_that_change_on_the_primarys_node_hold_elsewhere(pair):
+    some_files(pair)
+    ctx = pair.elsewhere()
+    ctx.begin(pair.epoch)
+    assert ctx.session.compression == "auto"
+    told = decode_terms(ctx.ledger.told())
+    changed = msgspec.structs.replace(told, sending=msgspec.structs.replace(told.sending, compression="on"))
+    ctx.ledger.tell(pair.epoch, encode_terms(changed))
+    ctx._looked = 0.0
+    ctx.refresh()
+    assert ctx.session.compression == "on"
+    ctx.ledger.redis.set(f"seamark:{{{INSTANCE}}}:terms", b'{"primary": "/etc"}')
+    ctx._looked = 0.0
+    ctx.refresh()
+    assert (ctx.session.compression, ctx.session.primary) == ("on", str(pair.mounted))
+
+
+def test_another_secondary_than_the_nodes_gets_nothing(pair):
+    some_files(pair)
+    pair.open(pair.wanted())
+    ctx = pair.elsewhere()
+    told = decode_terms(ctx.ledger.told())
+    ctx.ledger.tell(pair.epoch, encode_terms(msgspec.structs.replace(told, index_id="another")))
+    assert "is to look first" in pair.do()
+    assert pair.units().keys() == {UNIT}
+    assert [m["task"] for m in pair.waiting(f"control.{NODE}")] == ["scheduler.jobs.ask_secondary"]
+
+
+def test_an_older_epoch_ends(pair):
+    some_files(pair)
+    pair.open(pair.wanted())
+    pair.at_home()
+    old, pair.epoch = pair.epoch, take_over(pair.ctx)
+    pair.elsewhere()
+    pair.epoch = old
+    assert "stale" in pair.do() or pair.do() == "done already"
+    assert list(pair.secondary.glob("f*")) == []
+
+
+def test_where_units_wait(monkeypatch):
+    monkeypatch.setenv("SEAMARK_FLEET", "a.1")
+    monkeypatch.setenv("SEAMARK_NODE", "host.a.1")
+    assert queue_of("a", "D:stream:E:5:0:3") == "stream.a.1"
+    assert queue_of("a", "D:rsync:E:5:7:0") == "bulk.a.1"  # a later part of a segment: there is much of it
+    assert queue_of("a", "D:stream:C:0.1:0") == "stream.a.1"
+    assert queue_of("a", "R:tar:1f.0") == "tar.a.1"
+    assert queue_of("a", "N:rsync:E:5:7:0") == "data.host.a.1"
+    assert queue_of("a", "E:5:1") == queue_of("a", "C:0.1") == "control.host.a.1"
