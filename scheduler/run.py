@@ -27,7 +27,7 @@ from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
 from scheduler.vigil import Vigil
 from tasks.app import servers, use
-from tasks.canvas import publish_signature, retry_signature, tick_signature
+from tasks.canvas import name_queues, publish_signature, retry_signature, tick_signature
 from tasks.context import Context
 from tasks.ledger import Ledger, connect
 from tasks.servers import of_url
@@ -124,11 +124,7 @@ class Run:
         with self._signals(), self._servers() as found:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ.update(found.environment())
-            ours = (
-                f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
-            )
-            os.environ.setdefault("SEAMARK_FLEET", ours)
-            os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
+            name_queues(self.session.name, self.session.instance)
             _write_private(self.place.servers, found.to_json())
             use(found)
             ctx = Context(self.place, self.session)

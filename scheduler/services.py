@@ -21,7 +21,7 @@ from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
 from tasks.app import app
-from tasks.canvas import ENGINES, alive_queue, control_queue, data_queue, node, tick_signature
+from tasks.canvas import ENGINES, VERIFY, alive_queue, control_queue, data_queue, node, tick_signature
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def control_worker(session: Session) -> Service:
 
 
 def data_worker(session: Session) -> Service:
-    queues = [data_queue(engine) for engine in ENGINES]
+    # Comparisons last: queues are looked at in this order, and what is to be sent goes before.
+    queues = [data_queue(each) for each in (*ENGINES, VERIFY)]
     return worker_service("data", queues, session.jobs, session.name, _DATA_LATER_S)
 
 

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from celery import Task
 
 ENGINES = ("stream", "rsync", "tar")
+VERIFY = "verify"  # comparisons of the two ends go where data goes
+
+
+def name_queues(session: str, instance: str) -> None:
+    """Have this process, and those that it starts, use the queues of a session. Names are only unique in a state directory."""
+    ours = f"{session}.{instance}"
+    os.environ.setdefault("SEAMARK_FLEET", ours)
+    os.environ["SEAMARK_NODE"] = f"{os.uname().nodename}.{ours}"
 
 
 def node() -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from datetime import datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
@@ -81,6 +81,7 @@ class Context:
         self._boot_id = ""
         self._thin = False
         self._rsync = True
+        self.powers: dict[str, Any] = {}  # what the secondary can keep, as its hello says
         self._limited = False
         self._limited_until = 0.0
 
@@ -200,6 +201,7 @@ class Context:
             filled=self.progress.has_filled(),
             filters=self.session.filters,
         )
+        self.powers = hello["fs"]
         began = time.monotonic()
         client.ping()
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S

@@ -20,7 +20,7 @@ from replication.remote.errors import LinkLost, RemoteError
 from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 
-PROTOCOL = 2
+PROTOCOL = 3
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

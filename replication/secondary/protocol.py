@@ -13,7 +13,7 @@ import sqlite3
 import struct
 from typing import Any, BinaryIO, Dict, Optional, Tuple
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER = 64 << 20  # bytes; a larger one is no frame of ours
 MAX_PAYLOAD = 256 << 20
 _LENGTHS = struct.Struct(">II")
