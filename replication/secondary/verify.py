@@ -66,20 +66,22 @@ def inspect(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     answers: List[Any] = []
     for part in request["parts"]:
         key = (part["path"], part.get("first", ""))
-        rows = recent.take(key) if request.get("rows") and "names" not in part else None
+        kept = recent.take(key)  # also what is out of date by now
+        rows = kept if request.get("rows") and "names" not in part else None
         upto = None
         if rows is None:
-            fd = _open_directory(agent, os.fsencode(part["path"]))
-            if fd is None:
-                answers.append(None)
-                continue
             try:
-                rows, upto, budget = _rows_of(agent, fd, part, manner, budget)
+                fd = _open_directory(agent, os.fsencode(part["path"]))
+                if fd is None:
+                    answers.append(None)
+                    continue
+                try:
+                    rows, upto, budget = _rows_of(agent, fd, part, manner, budget)
+                finally:
+                    os.close(fd)
             except OSError as error:
                 answers.append({"errno": error.errno})
                 continue
-            finally:
-                os.close(fd)
         answer: Dict[str, Any] = {"upto": os.fsdecode(upto) if upto is not None else None}
         if request.get("rows"):
             answer["rows"] = [plain(row) for row in rows]
