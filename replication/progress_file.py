@@ -6,7 +6,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, failures, skips, taken
+from replication import checkpoints, failures, proofs, skips, taken
 from replication.errors import ExitCode, SeamarkError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ CREATE TABLE IF NOT EXISTS frontier (unit TEXT PRIMARY KEY, dirs TEXT NOT NULL) 
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_TABLES = f"{_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} {taken.SCHEMA}"
-_VERSION = 6  # of the schema
-_EXTENDED = {0, 2, 3, 4, 5}  # an empty file, and versions that lack tables only
+_TABLES = f"{_SCHEMA} {failures.SCHEMA} {skips.SCHEMA} {checkpoints.SCHEMA} {proofs.SCHEMA} {taken.SCHEMA}"
+_VERSION = 7  # of the schema
+_EXTENDED = {0, 2, 3, 4, 5, 6}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 
 

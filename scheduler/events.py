@@ -45,9 +45,14 @@ class Kind(StrEnum):
     RPO_MET = "rpo-met"
     FAILURE_ADDED = "failure-added"
     FAILURE_RESOLVED = "failure-resolved"
+    DIFFERENCES_FOUND = "differences-found"
+    DIFFERENCES_GONE = "differences-gone"
 
 
-_LEVELS = {Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING}
+_LEVELS = {
+    Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING,
+    Kind.DIFFERENCES_FOUND: logging.ERROR,
+}  # fmt: skip
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -58,6 +63,7 @@ class Told(msgspec.Struct, kw_only=True):
     checkpoints: list[int] = []  # those that are waited for
     upto: int | None = None
     failures: list[str] = []
+    differences: int = 0
 
 
 class Waiting(msgspec.Struct, kw_only=True):
@@ -120,6 +126,14 @@ class EventBook:
         waiting = [each.id for each in found if each.reached_ns is None]
         if (waiting, newest) != (told.checkpoints, told.upto):
             told.checkpoints, told.upto = waiting, newest
+            self._keep()
+
+    def differences(self, left: int) -> None:
+        """How many names of the secondary are known to differ, by comparisons of the two ends."""
+        told = self._read()
+        if left != told.differences:
+            self._tell(Kind.DIFFERENCES_FOUND if left else Kind.DIFFERENCES_GONE, differences=left)
+            told.differences = left
             self._keep()
 
     def failures(self, found: Iterable[Failure]) -> None:

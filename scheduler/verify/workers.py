@@ -40,7 +40,7 @@ class Fleet:
         self._run = run
         self._settling = settling
         self._board = Board(ledger, run)
-        self._looked = time.monotonic()
+        self._looked = float("-inf")
 
     def send(self, units: dict[int, dict[str, Any]]) -> None:
         """Raises redis.RedisError and the like while the broker is away: then these are lost, and sent again."""

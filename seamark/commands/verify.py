@@ -52,8 +52,10 @@ def verify(name: str, paths: tuple[str, ...], state_dir: str, **words: Any) -> i
     changes meanwhile, or is on its way, is compared again and not reported. Ends with 9 when something differs, 3
     when something could not be read, else with 0.
     """
+    from replication.progress import Progress
     from scheduler.verify.conduct import conduct
     from scheduler.verify.outcome import outcome
+    from scheduler.verify.proof import keep
     from seamark.verify_views import Outputs, Subject, make_view
 
     place = known_session(Path(state_dir), name)
@@ -68,14 +70,8 @@ def verify(name: str, paths: tuple[str, ...], state_dir: str, **words: Any) -> i
         view.end()
         found = outcome(store)
         outputs.write(subject, store, found)
-    _keep_proof(place, asked, found)
+    keep(Progress(place.progress), asked, found)
     return found.exit_code
-
-
-def _keep_proof(place: Any, asked: Asked, found: Any) -> None:
-    from scheduler.verify.proof import keep
-
-    keep(place, asked, found)
 
 
 def _asked(session: Session, paths: tuple[str, ...], **words: Any) -> Asked:
