@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LOOKS = 200  # names in a unit of looks
 _MENDS = 100
-_MOST_ROUNDS = 20
+_MOST_ROUNDS = 4  # it changed on the primary between each of these looks and the next
 _TOKEN_S = 0.3
 _MENDING_S = 600.0
 _TROUBLE_S = 120.0  # nothing but trouble for so long: it is given up
