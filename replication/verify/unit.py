@@ -41,7 +41,7 @@ def run_unit(
     if payload["kind"] == "walk":
         dirs = [(os.fsencode(path), os.fsencode(first)) for path, first in payload["dirs"]]
         walk = Walk(ends, dirs, list_equal=payload["list_equal"])
-        walk.run()
+        walk.run(top=payload.get("top", False))
         return {
             "totals": walk.totals.plain(),
             "suspects": [suspect.plain() for suspect in walk.suspects],

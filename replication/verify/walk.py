@@ -36,6 +36,7 @@ _ASKED = 4
 _UNIT_S = 2.0
 _UNIT_NAMES = 20_000
 _UNIT_SUSPECTS = 2000
+_DIVIDE = 8
 ROOT_NAME = b"."  # the root's own attributes, as a name in it
 
 
@@ -83,7 +84,8 @@ class Walk:
         self._asked: deque[tuple[Future[Reply], list[Part]]] = deque()
         self._listing: tuple[bytes, list[bytes]] = (b"", [])
 
-    def run(self) -> None:
+    def run(self, *, top: bool = False) -> None:
+        """``top``: only until there is something to divide, so that others can help."""
         until = time.monotonic() + _UNIT_S
         try:
             while self.queue and time.monotonic() < until and not self._enough():
@@ -92,6 +94,8 @@ class Walk:
                     self._asked.append((self.ends.ask([part.asked() for part in parts]), parts))
                 self._take(_ASKED)
                 self.ends.alive()
+                if top and len(self.queue) >= _DIVIDE:
+                    break
             self._take(0)
         finally:
             for _, parts in self._asked:

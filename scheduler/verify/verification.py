@@ -149,7 +149,7 @@ class Verification:
         before = time.time_ns() - int(asked.min_age_s * 1e9) if asked.min_age_s else 1 << 62
         self.store.put(manner=manner, changed_before_ns=before, phase="walk")
         paths = [bytes.fromhex(path) for path in asked.paths] or [b""]
-        self.store.add_unit(self._unit("walk", dirs=[[_text(path), ""] for path in paths]))
+        self.store.add_unit(self._unit("walk", dirs=[[_text(path), ""] for path in paths], top=True))
         for path in filter(None, paths):  # the name itself; what no directory lists
             self.store.suspect(Suspect(path, Difference.META))
 

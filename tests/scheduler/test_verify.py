@@ -156,7 +156,7 @@ def test_a_session_that_does_not_run_is_compared_all_the_same(node):  # noqa: F8
     )
     time.sleep(3)
     node.wait_for(lambda: "nothing differs" in node.command("verify", "photos").stdout, "a comparison")
-    (copy / "d" / "c").write_text("this is x")
+    (copy / "d" / "c").write_text("this is d/x")
     (primary / "b").write_text("changed since")  # is not there yet, and nobody says it should be
     rows, summary = verify(node, "photos", "d", code=9)
     assert rows == {"d/c": "CONTENT"}
