@@ -13,7 +13,7 @@ from replication.errors import TemporaryError
 from scheduler.server_check import check_servers
 from tasks import queues
 from tasks.app import servers, use
-from tasks.canvas import ENGINES
+from tasks.canvas import ENGINES, VERIFY
 from tasks.ledger import Ledger, connect
 from tasks.servers import from_json
 
@@ -52,7 +52,7 @@ def _queues(name: str, instance: str) -> list[str]:
     node = f"{os.uname().nodename}.{ours}"
     return [
         f"control.{node}",
-        *(f"{engine}.{ours}" for engine in ENGINES),
+        *(f"{engine}.{ours}" for engine in (*ENGINES, VERIFY)),
         f"alive.control.{node}",
         f"alive.data.{node}",
     ]

@@ -144,7 +144,7 @@ def _work(task: Task[..., Any], session: str, epoch: int, run: str, unit: str, d
         if time.monotonic() - signed >= 1:
             signed = time.monotonic()
             board.sign(unit)
-            renew(task, ctx.ledger.redis)
+            renew(task, ctx.broker)
             alive.show(ctx.ledger)
 
     sign()

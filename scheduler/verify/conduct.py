@@ -36,7 +36,7 @@ def runs(place: SessionDir) -> bool:
     report = last_report(place)
     if report is None or report.snapshot.phase not in (Phase.RUNNING, Phase.IDLE):
         return False
-    return is_there(report.pid, report.born) and (place.path / "broker").exists()
+    return is_there(report.pid, report.born) and place.servers.exists()
 
 
 @contextlib.contextmanager
@@ -84,15 +84,16 @@ def _may_look(place: SessionDir, asked: Asked) -> None:
 
 
 def _fleet(place: SessionDir, session: Session, run: str, settling: Settling) -> Fleet:
-    from tasks.app import app
+    from tasks.app import use
     from tasks.canvas import name_queues
     from tasks.ledger import Ledger, connect
+    from tasks.servers import from_json
 
-    broker = (place.path / "broker").read_text(encoding="utf-8").strip()
+    servers = from_json(place.servers.read_bytes())
     os.environ["SEAMARK_STATE_DIR"] = str(place.path.parent.parent)
     name_queues(session.name, session.instance)
-    app.conf.broker_url = app.conf.result_backend = broker
-    return Fleet(session.name, Ledger(connect(broker, 10.0), session.instance), run, settling)
+    use(servers)
+    return Fleet(session.name, Ledger(connect(servers, 10.0), session.instance), run, settling)
 
 
 def _go_on(

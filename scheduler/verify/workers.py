@@ -36,7 +36,6 @@ class Fleet:
         from tasks.verify import Board
 
         self._session = session
-        self._ledger = ledger
         self._run = run
         self._settling = settling
         self._board = Board(ledger, run)
@@ -59,9 +58,10 @@ class Fleet:
             return []
         self._looked = time.monotonic()
         from tasks.canvas import VERIFY, control_queue, data_queue
+        from tasks.queues import lengths
 
         ages = self._board.ages([str(unit) for unit in units])
-        waits = any(self._ledger.redis.llen(q) for q in (data_queue(VERIFY), control_queue()))
+        waits = any(lengths((data_queue(VERIFY), control_queue())).values())
         return [u for u in units if ages[str(u)] > (1e8 if waits else _SILENT_S)]
 
     def close(self) -> None:
