@@ -31,7 +31,7 @@ from replication.secondary.syscalls import list_directory
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_BYTES = 256 << 20  # digested for one request: it has to be answered before anybody gets impatient
 _KEPT_ROWS = 20_000
-_TRIAL = 256 << 10
+_TRIAL, _TRIALS = 64 << 10, 7
 HASHES = ("sha256", "blake2b")
 
 
@@ -198,9 +198,12 @@ def hashing(_agent: Optional[Agent], _request: Dict[str, Any]) -> Dict[str, Any]
     data = bytes(_TRIAL)
     found = {}
     for name in HASHES:
-        began = time.perf_counter_ns()
-        hashlib.new(name, data).digest()
-        found[name] = time.perf_counter_ns() - began
+        took = []
+        for _ in range(_TRIALS):  # the least of some: others may have the processor in between
+            began = time.perf_counter_ns()
+            hashlib.new(name, data).digest()
+            took.append(time.perf_counter_ns() - began)
+        found[name] = min(took)
     return {"ns": found}
 
 
