@@ -20,7 +20,15 @@ result_backend = _servers["result_backend"]
 redis_backend_use_ssl = _servers["redis_backend_use_ssl"]
 result_backend_transport_options = _servers["result_backend_transport_options"]
 
-imports = ("tasks.entry", "tasks.metadata", "tasks.data", "tasks.mark", "tasks.crawl", "scheduler.jobs")
+imports = (
+    "tasks.entry",
+    "tasks.metadata",
+    "tasks.data",
+    "tasks.mark",
+    "tasks.crawl",
+    "tasks.verify",
+    "scheduler.jobs",
+)
 
 # JSON only: a message can be read by a person, and never runs code when it is loaded.
 task_serializer = "json"

@@ -1,7 +1,7 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in progress_file.py, failures.py, skips.py, checkpoints.py, taken.py, and in the methods below; each
+statements stand in progress_file.py, failures.py, skips.py, checkpoints.py, proofs.py, taken.py, and in the methods below; each
 method is one transaction.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, deletes, failures, frontier, skips, taken
+from replication import checkpoints, deletes, failures, frontier, proofs, skips, taken
 from replication.checkpoints import Checkpoint
 from replication.deletes import Held
 from replication.failures import Failure
@@ -26,6 +26,7 @@ from replication.secondary.untouched import NotClosed, Untouched
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from replication.proofs import Proof, Proven
     from replication.skips import Skip
 
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
@@ -142,6 +143,27 @@ class Progress:
         """Look again which are reached: the mark does that by itself when it moves."""
         with self._write() as db:
             checkpoints.reach(db)
+
+    # ---- proofs
+
+    def keep_proof(self, proof: Proof) -> None:
+        """Note a comparison that came to its end."""
+        with self._write() as db:
+            proofs.keep(db, proof)
+
+    def proven(self, slices: int) -> Proven:
+        return proofs.proven(self._db, slices)
+
+    def next_slice(self, slices: int) -> int:
+        return proofs.next_slice(self._db, slices)
+
+    def tried_proof(self) -> int | None:
+        """When a slice was begun last (ns)."""
+        return proofs.tried_ns(self._db)
+
+    def try_proof(self, now_ns: int) -> None:
+        with self._write() as db:
+            proofs.try_at(db, now_ns)
 
     # ---- the hybrid crawl
 

@@ -109,6 +109,24 @@ class EventSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
 
 
+class VerifySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How it is proved that the secondary has what the primary has: a part each time, by content."""
+
+    at: Annotated[
+        str, about("cron expression: when the next slice is compared by checksum; empty: never")
+    ] = "17 3 * * *"
+    slices: Annotated[
+        int,
+        Meta(ge=1, le=100_000),
+        about("into how many slices the tree falls: so many times prove all of it"),
+    ] = 30
+    repair: Annotated[bool, about("whether what is found to differ is repaired at once")] = False
+
+    def __post_init__(self) -> None:
+        if self.at:
+            check_expression(self.at)
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a session that may be set at any time."""
 
@@ -181,6 +199,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "what fails is tried again after 5 s, then after twice as long each time, but never longer than this"
         ),
     ] = Duration(600)
+    verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
     schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
     rpo: Annotated[
         Annotated[int, Meta(ge=1)] | None,

@@ -49,9 +49,14 @@ class Kind(StrEnum):
     FAILURE_RESOLVED = "failure-resolved"
     DELETES_HELD = "deletes-held"
     DELETES_RELEASED = "deletes-released"
+    DIFFERENCES_FOUND = "differences-found"
+    DIFFERENCES_GONE = "differences-gone"
 
 
-_LEVELS = {Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING, Kind.DELETES_HELD: logging.ERROR}  # fmt: skip
+_LEVELS = {
+    Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING,
+    Kind.DELETES_HELD: logging.ERROR, Kind.DIFFERENCES_FOUND: logging.ERROR,
+}  # fmt: skip
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -63,6 +68,7 @@ class Told(msgspec.Struct, kw_only=True):
     upto: int | None = None
     failures: list[str] = []
     held: bool = False
+    differences: int = 0
 
 
 class Waiting(msgspec.Struct, kw_only=True):
@@ -125,6 +131,14 @@ class EventBook:
         waiting = [each.id for each in found if each.reached_ns is None]
         if (waiting, newest) != (told.checkpoints, told.upto):
             told.checkpoints, told.upto = waiting, newest
+            self._keep()
+
+    def differences(self, left: int) -> None:
+        """How many names of the secondary are known to differ, by comparisons of the two ends."""
+        told = self._read()
+        if left != told.differences:
+            self._tell(Kind.DIFFERENCES_FOUND if left else Kind.DIFFERENCES_GONE, differences=left)
+            told.differences = left
             self._keep()
 
     def failures(self, found: Iterable[Failure]) -> None:

@@ -13,7 +13,7 @@ from replication.session import node_name
 from scheduler.server_check import check_servers
 from tasks import queues
 from tasks.app import servers, use
-from tasks.canvas import data_queues
+from tasks.canvas import VERIFY, data_queue, data_queues
 from tasks.ledger import Ledger, connect
 from tasks.servers import from_json
 
@@ -53,6 +53,7 @@ def _queues(name: str, instance: str) -> list[str]:
     return [
         f"control.{node}",
         *data_queues(ours),
+        data_queue(VERIFY, ours),
         f"data.{node}",
         f"alive.control.{node}",
         f"alive.data.{node}",

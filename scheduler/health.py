@@ -52,6 +52,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     oldest: Failure | None = None
     lag_s: float | None = None
     rpo_s: int | None = None
+    differences: int = 0  # that a comparison of the two ends found, and did not repair
     clock_jump_s: float = 0.0  # by which the clock was set, within the last minute
     ahead_s: float = 0.0  # by which the mark lies in the future
 
@@ -113,6 +114,12 @@ def _by_degree(look: Look) -> list[Reason]:
             f"{_cut(look.oldest.error)}, last tried {_clock(since)}"
         )
         found.append(Reason(code="failures", text=text, faulty=False, since=since))
+    if look.differences:
+        text = (
+            f"{look.differences} names of the secondary are not as on the primary, says the last comparison: "
+            "seamark verify NAME tells which, and with --repair mends them"
+        )
+        found.append(Reason(code="differences", text=text, faulty=False))
     if look.rpo_s is not None and look.lag_s is not None and look.lag_s > look.rpo_s:
         text = f"the lag is {look.lag_s:.0f} s, more than the target of {look.rpo_s} s"
         found.append(Reason(code="rpo", text=text, faulty=False))

@@ -14,6 +14,7 @@ from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
 from scheduler.retry import retry_failures as retry
 from scheduler.sweep import sweep as sweep_once
+from scheduler.verify import nightly
 from tasks import alive
 from tasks.app import app
 from tasks.canvas import alive_queue, control_queue
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.jobs")
 _EVERY_S = 5
-_PERIODIC = ("crawl_tick", "sweep", "retry_failures", "resync", "check_checkpoints")
+_PERIODIC = ("crawl_tick", "sweep", "retry_failures", "resync", "check_checkpoints", "verify_slice")
 _SECONDARY_S = 10  # until a secondary that was asked is taken for silent
 _LOCK_S = 10  # a tick that was killed holds the others up for no longer
 
@@ -112,6 +113,20 @@ def resync(_task: Task[..., Any], session: str) -> str:
         return f"not now: {error}"
     finally:
         ctx.ledger.unlock("resync")
+
+
+@app.task(bind=True, name="scheduler.jobs.verify_slice", ignore_result=True)
+def verify_slice(_task: Task[..., Any], session: str) -> str:
+    """Go on proving that a slice of the tree is on the secondary as it is here."""
+    ctx = context(session)
+    if ctx.holding() is not None or not ctx.ledger.try_lock("verify slice", _LOCK_S):
+        return "not now"
+    try:
+        return nightly.go_on(ctx)
+    except (SeamarkError, SecondaryError) as error:
+        return f"not now: {error}"
+    finally:
+        ctx.ledger.unlock("verify slice")
 
 
 @app.task(bind=True, name="scheduler.jobs.check_checkpoints", ignore_result=True)

@@ -78,6 +78,26 @@ GAUGES: tuple[tuple[str, str, Callable[[SessionReport], float | None]], ...] = (
         "When the last checkpoint was reached.",
         lambda r: r.checkpoint.completion_time if r.checkpoint else None,
     ),
+    (
+        "seamark_verify_differences",
+        "Names of the secondary that comparisons found to differ, and that were not repaired.",
+        lambda r: r.proof.differences if r.proof and r.proof.proven else None,
+    ),
+    (
+        "seamark_verify_oldest_proof_timestamp_seconds",
+        "When the slice was compared by content whose proof is the oldest; absent while one never was.",
+        lambda r: r.proof.oldest if r.proof else None,
+    ),
+    (
+        "seamark_verify_slices",
+        "Into how many slices the tree falls; one is compared each time.",
+        lambda r: r.proof.slices if r.proof else None,
+    ),
+    (
+        "seamark_verify_slices_proven",
+        "Slices that were ever compared by content.",
+        lambda r: r.proof.proven if r.proof else None,
+    ),
 )
 # Name (without _total), help, and which counter of the session.
 COUNTERS: tuple[tuple[str, str, str], ...] = (

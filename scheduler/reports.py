@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from replication import checkpoints
+from replication import checkpoints, proofs
 from replication.changelog.control import exchange
 from replication.errors import SeamarkError
 from replication.remote.target import parse_target
@@ -61,6 +61,19 @@ class CheckpointReport(msgspec.Struct, frozen=True, kw_only=True):
     completion_time: float | None = None
 
 
+class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What comparisons by content have proved: ``proven`` of ``slices``. Times: seconds since the epoch.
+
+    ``oldest``: of the proof that is the oldest, None while a slice was never compared. ``differences``: found, and left.
+    """
+
+    slices: int
+    proven: int
+    oldest: float | None = None
+    latest: float | None = None
+    differences: int = 0
+
+
 class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     """One session, as docs/scripting.md describes it. Times: seconds since the epoch; None: not known.
 
@@ -92,6 +105,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     skipped: int = 0
     checkpoint: CheckpointReport | None = None
+    proof: ProofReport | None = None
     counters: dict[str, int] = {}
     active_node: str = ""  # who is at work, where several nodes may be
     active_since: float | None = None
@@ -156,6 +170,7 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
         "secondary_user": target.user or "", "secondary_node": target.host or node_name(),
     }  # fmt: skip
     known["rpo_s"] = config.rpo
+    known["proof"] = _proof(place, config.verify.slices)
     desired = state.desired if state is not None else Desired.CREATED
     here = report is not None and is_there(report.pid, report.born)
     if known["foreground"]:
@@ -184,6 +199,16 @@ def _checkpoint(place: SessionDir) -> CheckpointReport | None:
     last = asked[-1]
     reached = last.reached_ns / 1e9 if last.reached_ns is not None else None
     return CheckpointReport(time=last.time_ns / 1e9, completed=reached is not None, completion_time=reached)
+
+
+def _proof(place: SessionDir, slices: int) -> ProofReport | None:
+    found = proofs.read(place.progress, slices)
+    if found is None:
+        return None
+    oldest, latest = (ns / 1e9 if ns is not None else None for ns in (found.oldest_ns, found.latest_ns))
+    return ProofReport(
+        slices=slices, proven=found.proven, oldest=oldest, latest=latest, differences=found.left
+    )
 
 
 def _last_known(report: Report, snapshot: ProgressSnapshot) -> dict[str, Any]:
@@ -258,7 +283,7 @@ def process_problem(place: SessionDir, told: dict[str, Any]) -> str:
 
 def _behind(known: dict[str, Any], report: Report | None) -> list[Reason]:
     """What its own process said of failures stays true while it is away; the lag is judged anew."""
-    kept = [r for r in report.reasons if r.code == "failures"] if report is not None else []
+    kept = [r for r in report.reasons if r.code in ("failures", "differences")] if report is not None else []
     rpo, lag = known["rpo_s"], known.get("lag_s")
     if rpo is not None and lag is not None and lag > rpo:
         text = f"the lag is {lag:.0f} s, more than the target of {rpo} s"

@@ -15,7 +15,6 @@ import redis
 from replication.addresses import shown
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
-from replication.session import node_name
 from replication.volume.storage import shared_kind
 from scheduler import services
 from scheduler.completion import Completion
@@ -32,7 +31,7 @@ from scheduler.status_file import StatusFile
 from scheduler.supervisor import Supervisor
 from scheduler.vigil import Vigil
 from tasks.app import servers, use
-from tasks.canvas import tick_signature
+from tasks.canvas import name_queues, tick_signature
 from tasks.context import Context
 from tasks.ledger import Ledger, connect
 from tasks.servers import of_url
@@ -120,12 +119,7 @@ class Run:
         with self._signals(), self._servers() as found:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ.update(found.environment())
-            ours = (
-                f"{self.session.name}.{self.session.instance}"  # names are only unique in a state directory
-            )
-            os.environ["SEAMARK_FLEET"] = ours
-            node = os.environ["SEAMARK_HOST"] = node_name()
-            os.environ["SEAMARK_NODE"] = f"{node}.{ours}"
+            name_queues(self.session)
             _write_private(self.place.servers, found.to_json())
             use(found)
             ctx = Context(self.place, self.session)
@@ -137,7 +131,7 @@ class Run:
             ctx.progress.brick()  # made, or found to be damaged, before anybody else comes to it
             if self.redis is not None:
                 return self._work(ctx, found)
-            lease = Lease(connect(found, _LEASE_S), self.place, self.session, node)
+            lease = Lease(connect(found, _LEASE_S), self.place, self.session, node_name())
             self.standby = Standby(ctx, lease, self.update)
             return self._take_turns(ctx, found, self.standby)
 

@@ -22,7 +22,16 @@ from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
 from tasks.app import app
-from tasks.canvas import alive_queue, control_queue, data_queues, home_queue, node, tick_signature
+from tasks.canvas import (
+    VERIFY,
+    alive_queue,
+    control_queue,
+    data_queue,
+    data_queues,
+    home_queue,
+    node,
+    tick_signature,
+)
 from tasks.context import context
 
 if TYPE_CHECKING:
@@ -144,7 +153,8 @@ def control_worker(session: Session) -> Service:
 
 
 def data_worker(session: Session) -> Service:
-    return worker_service("data", [home_queue(), *data_queues()], session.jobs, session.name, _DATA_LATER_S)
+    queues = [home_queue(), *data_queues(), data_queue(VERIFY)]
+    return worker_service("data", queues, session.jobs, session.name, _DATA_LATER_S)
 
 
 def beat_service(session: Session) -> Service:

@@ -27,6 +27,7 @@ from scheduler.status_file import Backlog, StatusFile
 from scheduler.supervisor import LONG_ENOUGH_S
 
 if TYPE_CHECKING:
+    from replication.proofs import Proven
     from scheduler.lease import Holder
     from scheduler.supervisor import Supervisor
     from tasks.context import Context
@@ -96,6 +97,7 @@ class Vigil:
         self._events.checkpoints(self._ctx.progress.checkpoints())
         self._events.failures(self._ctx.progress.failures())
         self._events.held(look.question)
+        self._events.differences(look.differences)
 
     def _too_soon(self, status: Status) -> bool:
         """Whether another process told that it is faulty, and this one may yet die as that did."""
@@ -131,9 +133,13 @@ class Vigil:
             oldest=oldest[0] if oldest else None,
             lag_s=snapshot.lag_s,
             rpo_s=ctx.session.rpo,
+            differences=self._proven().left,
             clock_jump_s=self._clock.jumped(),
             ahead_s=max(0.0, stime - time.time()),
         )
+
+    def _proven(self) -> Proven:
+        return self._ctx.progress.proven(self._ctx.session.verify.slices)
 
     def _unmoved(self, snapshot: ProgressSnapshot, counters: dict[str, int], now: float) -> float:
         """Seconds since anything moved. A unit at work counts: its task says so each second."""

@@ -117,6 +117,17 @@ def _detail(report: SessionReport) -> Iterator[tuple[str, str]]:
     yield "CHECKPOINT COMPLETED", "N/A" if asked is None else "Yes" if asked.completed else "No"
     done = asked.completion_time if asked is not None else None
     yield "CHECKPOINT COMPLETION TIME", "N/A" if done is None else text.moment(done)
+    yield from _proof(report)
+
+
+def _proof(report: SessionReport) -> Iterator[tuple[str, str]]:
+    proof = report.proof
+    if proof is None or not proof.proven:
+        yield "PROVEN", "N/A"
+    else:
+        oldest = f", the oldest {text.duration(time.time() - proof.oldest)} ago" if proof.oldest else ""
+        yield "PROVEN", f"{proof.proven} of {proof.slices} slices{oldest}"
+    yield "DIFFERENCES", "N/A" if proof is None or not proof.proven else text.number(proof.differences)
 
 
 def _since(since: float | None) -> str:

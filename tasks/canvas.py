@@ -14,16 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Signature, chain, signature
 
+from replication.session import node_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from celery import Task
 
+    from replication.session import Session
+
 ENGINES = ("stream", "rsync", "tar")
+VERIFY = "verify"  # comparisons of the two ends go where data goes
 
 
 BULK = "bulk"
 _homes: dict[str, str] = {}
+
+
+def name_queues(session: Session) -> None:
+    """Have this process, and those that it starts, use the queues of a session."""
+    ours = f"{session.name}.{session.instance}"  # names are only unique in a state directory
+    os.environ["SEAMARK_FLEET"] = ours
+    host = os.environ["SEAMARK_HOST"] = node_name()
+    os.environ["SEAMARK_NODE"] = f"{host}.{ours}"
 
 
 def at_home_on(session: str, node: str) -> None:

@@ -92,6 +92,7 @@ class Context:
         self._boot_id = ""
         self._thin = False
         self._rsync = True
+        self.powers: dict[str, Any] = {}  # what the secondary can keep, as its hello says
         self._limited = False
         self._limited_until = 0.0
 
@@ -229,6 +230,7 @@ class Context:
             log=self.session.log.secondary,
             content_only=not self.at_home,
         )
+        self.powers = hello["fs"]
         began = time.monotonic()
         client.ping()
         self._thin = self.target.is_remote and time.monotonic() - began > _THIN_S

@@ -2,7 +2,7 @@
 
 Sessions come in turn, whatever waits in the queues of each, and so do the queues of one session: a session with a
 million files does not keep another one's single file waiting, nor does a huge directory the rest of its own session.
-What asks whether a worker is alive comes first. (On RabbitMQ the broker itself deals out in turn.)
+What asks whether a worker is alive comes first, comparisons last. (On RabbitMQ the broker itself deals out in turn.)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _FIRST = "alive."
+_LAST = "verify."
 
 
 def _fleet(queue: str) -> str:
@@ -25,6 +26,7 @@ class Turns:
 
     def __init__(self, queues: Iterable[str] = ()) -> None:
         self._first: list[str] = []
+        self._last: list[str] = []
         self._fleets: dict[str, list[str]] = {}  # in the order of their turns, as the queues of each are
         self.update(queues)
 
@@ -32,7 +34,9 @@ class Turns:
         """These are consumed from now on; those that were keep their turns."""
         wanted = list(queues)
         self._first = [queue for queue in wanted if queue.startswith(_FIRST)]
-        rest = [queue for queue in wanted if not queue.startswith(_FIRST)]
+        last = [queue for queue in wanted if queue.startswith(_LAST)]
+        self._last = [*(q for q in self._last if q in last), *(q for q in last if q not in self._last)]
+        rest = [queue for queue in wanted if not queue.startswith((_FIRST, _LAST))]
         kept = {fleet: [q for q in old if q in rest] for fleet, old in self._fleets.items()}
         for queue in rest:
             turn = kept.setdefault(_fleet(queue), [])
@@ -42,10 +46,12 @@ class Turns:
 
     def consume(self, n: int) -> list[str]:
         """The next ``n`` queues: from the first of them that holds anything a message is taken."""
-        return [*self._first, *(queue for turn in self._fleets.values() for queue in turn)][:n]
+        return [*self._first, *(queue for turn in self._fleets.values() for queue in turn), *self._last][:n]
 
     def rotate(self, last_used: str) -> str:
         """A message came from this queue: it is last now in its session, and its session last of all."""
+        if last_used in self._last:
+            self._last.append(self._last.pop(self._last.index(last_used)))
         fleet = _fleet(last_used)
         turn = self._fleets.get(fleet, [])
         if last_used in turn:

@@ -49,6 +49,7 @@ class Agent:
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
         self.healed: Set[bytes] = set()  # directories made again; to be listed
+        self.recent: Any = None  # verify.Recent, from the first comparison on
         self._lock_fd = os.open(
             layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.tree.hidden_fd
         )

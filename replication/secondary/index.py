@@ -176,6 +176,13 @@ class Index:
         found = self.db.execute(sql.ENTRY, (parent, name)).fetchone()
         return found[0] if found else None
 
+    def at(self, path: bytes) -> Optional[int]:
+        """The inode at a path relative to the root."""
+        inode: Optional[int] = ROOT_ID
+        for name in path.split(b"/") if path else ():
+            inode = self.entry(inode, name) if inode is not None else None
+        return inode
+
     def entries(self, parent: int, names: Sequence[bytes]) -> Dict[bytes, int]:
         """Those of ``names`` which the directory has."""
         if len(names) < 8:
@@ -234,6 +241,10 @@ class Index:
             self.db.executemany(sql.DROP_ENTRY, dropped)
         if add:
             self.db.executemany(sql.SAVE_ENTRY, add)
+
+    def doubt(self, inode: int) -> None:
+        """Take nothing for granted of it, when it is next looked at."""
+        self.db.execute(sql.DOUBT_ONE, (inode,))
 
     def reset_digests(self, directories: Iterable[int]) -> None:
         self.db.executemany(sql.RESET_DIGEST, [(d,) for d in directories])

@@ -85,7 +85,7 @@ def doubt(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     ``count``: only say how much of it has not been looked at since. ``left`` is that; null for a path that
     the index does not know.
     """
-    inode = _at(agent, os.fsencode(str(request["path"])))
+    inode = agent.index.at(os.fsencode(str(request["path"])))
     if inode is None:
         return {"left": None}
     if not request.get("count"):
@@ -93,17 +93,6 @@ def doubt(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             agent.index.db.execute(sql.DOUBT, (inode,))
             agent.index.db.execute(sql.DOUBT_NAMES, (inode,))
     return {"left": agent.index.db.execute(sql.DOUBTED, (inode,)).fetchone()[0]}
-
-
-def _at(agent: Agent, path: bytes) -> Optional[int]:
-    """The inode that the index has at a path relative to the root."""
-    inode: Optional[int] = layout.ROOT_ID
-    for name in path.split(b"/") if path else ():
-        found = agent.index.db.execute(sql.ENTRY, (inode, name)).fetchone()
-        if found is None:
-            return None
-        inode = found[0]
-    return inode
 
 
 def statistics(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:

@@ -21,6 +21,7 @@ _ACCESS_ACL = "system.posix_acl_access"
 _EXACT = ("security.capability", _ACCESS_ACL, "system.posix_acl_default")
 _NONE = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP)
 _XFS_ACLS = {"trusted.SGI_ACL_FILE": _EXACT[1], "trusted.SGI_ACL_DEFAULT": _EXACT[2]}
+PLAIN_ACLS = frozenset(_XFS_ACLS)  # as XFS shows them a second time
 
 Xattrs = Optional[Dict[str, str]]
 
@@ -65,9 +66,14 @@ class Item:
 
 def replicated(name: str, powers: Powers) -> bool:
     """Whether an attribute is the primary's to decide."""
+    return is_replicated(name, powers.trusted)
+
+
+def is_replicated(name: str, trusted: bool) -> bool:
+    """The same; ``trusted``: whether attributes of the namespace trusted can be set on the secondary."""
     if name.startswith(_OURS):
         return False
-    return name.startswith("user.") or name in _EXACT or (powers.trusted and name.startswith("trusted."))
+    return name.startswith("user.") or name in _EXACT or (trusted and name.startswith("trusted."))
 
 
 def set_owner_fd(fd: int, uid: int, gid: int, powers: Powers, found: Optional[os.stat_result] = None) -> bool:

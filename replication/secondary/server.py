@@ -7,7 +7,18 @@ import sqlite3
 import time
 from typing import Any, BinaryIO, Callable, Dict, Union
 
-from replication.secondary import blocks, held, inplace, limbo, lookups, owner, survey, transfers, whole
+from replication.secondary import (
+    blocks,
+    held,
+    inplace,
+    limbo,
+    lookups,
+    owner,
+    survey,
+    transfers,
+    verify,
+    whole,
+)
 from replication.secondary.agent import Agent
 from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
@@ -52,6 +63,10 @@ OPERATIONS: Dict[str, Operation] = {
     "held": _plain(held.held),
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
+    "inspect": _plain(verify.inspect),
+    "pieces": _plain(verify.pieces),
+    "hashing": _plain(verify.hashing),
+    "mend": _plain(verify.mend),
 }
 
 

@@ -125,6 +125,8 @@ DOUBT = (
     dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END
     WHERE id IN (SELECT id FROM sub) AND id <> 1"""
 )
+DOUBT_ONE = """UPDATE inode SET pctime = 0,
+    dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END WHERE id = ?"""
 DOUBT_NAMES = (
     _EVERYTHING
     + """UPDATE inode SET digest = NULL
