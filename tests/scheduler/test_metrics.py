@@ -106,6 +106,7 @@ def test_the_address_is_one_of_a_choice(tmp_path):
 
 
 def test_alert_rules():
+    promtool("check", "config", DEPLOY / "prometheus" / "compose.yml")
     promtool("check", "rules", DEPLOY / "prometheus" / "alerts.yml")
     promtool("test", "rules", DEPLOY / "prometheus" / "alerts_test.yml")
 
