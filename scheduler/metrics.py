@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 log = logging.getLogger("seamark.metrics")
-ADDRESS = "127.0.0.1"
 _LABELS = ("session", "secondary")
 
 
@@ -145,16 +144,18 @@ def _labels(report: SessionReport) -> list[str]:
     return [report.name, report.secondary.encode(errors="backslashreplace").decode()]
 
 
-def serve(state_dir: str, port: int, stop: threading.Event) -> int:
-    """Answer scrapes on loopback until ``stop``. Returns an exit code."""
+def serve(state_dir: str, address: tuple[str, int], stop: threading.Event) -> int:
+    """Answer scrapes on this address and port until ``stop``. Returns an exit code."""
+    host, port = address
     registry = CollectorRegistry()
     registry.register(Sessions(state_dir))
     try:
-        server, thread = start_http_server(port, ADDRESS, registry)
+        server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        log.error("metrics cannot be served on %s:%d: %s", ADDRESS, port, error.strerror)
+        log.error("metrics cannot be served on %s:%d: %s", host, port, error.strerror)
         return 1
     stop.wait()
     server.shutdown()
+    server.server_close()
     thread.join()
     return 0

@@ -57,6 +57,7 @@ class MonitorOptions:
     flower_port: int | None = None
     flower_address: str = "127.0.0.1"
     metrics_port: int | None = None
+    metrics_address: str = "127.0.0.1"
 
 
 class Monitor:
@@ -92,9 +93,8 @@ class Monitor:
             stack.callback(self._stop)
             self.supervisor.add(services.events_service(self.options.state_dir))
             if self.options.metrics_port is not None:
-                self.supervisor.add(
-                    services.metrics_service(self.options.state_dir, self.options.metrics_port)
-                )
+                address = (self.options.metrics_address, self.options.metrics_port)
+                self.supervisor.add(services.metrics_service(self.options.state_dir, address))
             if self.options.flower_port is not None:
                 self.supervisor.add(services.flower_service(self.options, self.servers))
             self._watch(

@@ -15,6 +15,7 @@ import redis
 from replication.addresses import shown
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
+from replication.session import node_name
 from replication.volume.storage import shared_kind
 from scheduler import services
 from scheduler.completion import Completion

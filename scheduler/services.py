@@ -191,15 +191,15 @@ def events_service(state_dir: str) -> Service:
     return Service("events", body, droppable=True)
 
 
-def metrics_service(state_dir: str, port: int) -> Service:
-    """Metrics for Prometheus, on loopback only."""
+def metrics_service(state_dir: str, address: tuple[str, int]) -> Service:
+    """Metrics for Prometheus, on this address and port."""
 
     def body() -> int:
         from scheduler.metrics import serve
 
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        return serve(state_dir, port, stop)
+        return serve(state_dir, address, stop)
 
     return Service("metrics", body, droppable=True)
 

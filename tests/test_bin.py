@@ -148,11 +148,26 @@ def test_scripts_are_plain_sh():
             assert (ROOT / script).read_text().startswith("#!/bin/sh\n")
 
 
+def test_scripts_of_containers_are_plain_sh():
+    need("dash")
+    for script in ("init", "primary"):
+        path = ROOT / "deploy" / "compose" / script
+        subprocess.run(["dash", "-n", path], check=True)
+        assert os.access(path, os.X_OK)
+
+
 def test_no_file_names_a_package_index_or_this_machine():
     here = [str(ROOT) + "/"]
     if str(Path.home()) != "/root":  # compose.yaml speaks of the home in the container
         here.append(str(Path.home()) + "/")
-    for name in ["pyproject.toml", "compose.yaml", "Dockerfile", "README.md", *SCRIPTS]:
+    for name in [
+        "pyproject.toml",
+        "compose.yaml",
+        "Dockerfile",
+        "deploy/secondary/Dockerfile",
+        "README.md",
+        *SCRIPTS,
+    ]:
         text = (ROOT / name).read_text()
         for word in ["index-url", "pypi.org", "find-links", *here]:
             assert word not in text, f"{name}: {word}"

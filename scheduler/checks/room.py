@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +28,7 @@ def used_by(path: str, patience_s: float = _COUNT_S) -> Used:
     """What a tree takes on its file system: as statvfs has it for a whole one, else counted for some seconds."""
     found = os.statvfs(path)
     whole = (found.f_blocks - found.f_bfree) * found.f_frsize
-    if os.path.ismount(path):
+    if _is_file_system(path):
         return Used(whole, found.f_files - found.f_ffree, complete=True, most=whole)
     until = time.monotonic() + patience_s
     device = os.stat(path).st_dev
@@ -51,6 +52,20 @@ def used_by(path: str, patience_s: float = _COUNT_S) -> Used:
         if time.monotonic() > until and directories:
             return Used(size, inodes, complete=False, most=max(size, whole))
     return Used(size, inodes, complete=True, most=size)
+
+
+def _is_file_system(path: str) -> bool:
+    """Whether it is the root of a whole file system, and not a directory of one that is mounted here (proc(5), mountinfo)."""
+    if not os.path.ismount(path):
+        return False
+    here = os.fsencode(os.path.realpath(path))
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        roots = [fields[3] for fields in map(bytes.split, mounts) if _unescaped(fields[4]) == here]
+    return roots[-1:] == [b"/"]
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
 
 
 def _entries(path: str) -> Iterator[os.DirEntry[str]]:

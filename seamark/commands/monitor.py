@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,13 @@ from tasks.servers import choose
 METRICS_PORT = 9474
 
 
+def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not an IP address: 127.0.0.1, ::1, 0.0.0.0 …") from None
+
+
 @click.command(cls=FlowerCommand)
 @server_options
 @flower_option
@@ -33,6 +41,14 @@ METRICS_PORT = 9474
     metavar="[PORT]",
     help=f"Metrics for Prometheus on http://127.0.0.1:PORT/metrics (without PORT: {METRICS_PORT}).",
 )
+@click.option(
+    "--metrics-address",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    callback=_address,
+    help="Where --metrics listens: whoever reaches it can read them.",
+)
 @state_dir_option
 def monitor(
     broker: str | None,
@@ -40,6 +56,7 @@ def monitor(
     flower_port: int | None,
     flower_address: str,
     metrics_port: int | None,
+    metrics_address: str,
     state_dir: str,
 ) -> int:
     """Keep all started sessions of this node running, until told to stop."""
@@ -64,5 +81,6 @@ def monitor(
             flower_port=flower_port,
             flower_address=flower_address,
             metrics_port=metrics_port,
+            metrics_address=metrics_address,
         )
     ).run()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
+from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -142,6 +144,20 @@ def test_room_is_counted_as_far_as_time_allows(tmp_path):
     assert whole.complete and whole.inodes == 6 and 300_000 <= whole.bytes < 400_000
     part = room.used_by(str(tmp_path), patience_s=-1)
     assert not part.complete and part.bytes < whole.bytes < part.most
+
+
+@pytest.mark.root
+def test_a_directory_that_is_mounted_elsewhere_is_not_its_file_system(tmp_path):
+    with filesystem("tmpfs", tmp_path / "whole", mib=8) as root, ExitStack() as stack:
+        (root / "much").write_bytes(os.urandom(4 << 20))
+        (root / "part").mkdir()
+        (root / "part" / "f").write_bytes(os.urandom(100_000))
+        here = tmp_path / "a part"
+        here.mkdir()
+        subprocess.run(["mount", "--bind", root / "part", here], check=True)
+        stack.callback(subprocess.run, ["umount", here], check=True)
+        assert room.used_by(str(here)).bytes < 200_000
+        assert room.used_by(str(root)).bytes > 4 << 20
 
 
 @pytest.mark.parametrize("lacks", ["links", "symlinks", "fifo", "xattr", "acl", "holes", "bytes"])

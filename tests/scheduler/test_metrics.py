@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import socket
 import subprocess
+import threading
+import time
 import urllib.request
 
+import msgspec
 import pytest
 
-from scheduler.metrics import COUNTERS, GAUGES, STATUS
+from scheduler.metrics import COUNTERS, GAUGES, STATUS, serve
 from tests.conftest import need
+from tests.grafana import Dashboard
 from tests.scheduler.test_monitor import REPOSITORY, node  # noqa: F401
 
 DEPLOY = REPOSITORY / "deploy"
@@ -84,7 +89,24 @@ def test_a_real_scrape(node):  # noqa: F811
     assert node.stop() == 0
 
 
+def test_the_address_is_one_of_a_choice(tmp_path):
+    port, stop = free_port(), threading.Event()
+    server = threading.Thread(target=serve, args=(str(tmp_path), ("127.0.0.2", port), stop))
+    server.start()
+    try:
+        with socket.socket() as client:
+            until = time.monotonic() + 30
+            while client.connect_ex(("127.0.0.2", port)):
+                assert time.monotonic() < until
+        with socket.socket() as loopback:
+            assert loopback.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+    finally:
+        stop.set()
+        server.join()
+
+
 def test_alert_rules():
+    promtool("check", "config", DEPLOY / "prometheus" / "compose.yml")
     promtool("check", "rules", DEPLOY / "prometheus" / "alerts.yml")
     promtool("test", "rules", DEPLOY / "prometheus" / "alerts_test.yml")
 
@@ -106,10 +128,22 @@ def test_rules_and_dashboard_use_what_is_exported():
     assert len(used("\n".join(targets))) > 12
 
 
-def test_the_dashboard_is_whole():
+def test_the_dashboard_is_one_that_grafana_takes():
+    text = (DEPLOY / "grafana" / "seamark.json").read_bytes()
+    model = msgspec.json.decode(text, type=Dashboard)
+    known = {variable.name for variable in model.templating.variables}
+    assert set(re.findall(r"\$\{?([a-z]+)", text.decode())) - {"__all"} <= known
+    for panel in model.panels:
+        steps = panel.field_config.defaults.thresholds.steps if panel.field_config.defaults.thresholds else []
+        assert [step.value for step in steps[:1]] in ([], [None])
+        assert [step.value for step in steps[1:]] == sorted(step.value for step in steps[1:])
+    for wrong in (b'"stat"', b'"legendFormat"', b'"browser"'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(text.replace(wrong, b'"frobnicate"', 1), type=Dashboard)
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap():
     dashboard = json.loads((DEPLOY / "grafana" / "seamark.json").read_text())
-    assert dashboard["uid"]
-    assert dashboard["schemaVersion"] >= 39
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken = set()

@@ -170,6 +170,7 @@ def test_paths_are_made_absolute_and_names_are_bytes(asked, tmp_path, monkeypatc
         "run /a rsync://host/x",
         "run /a host:relative",
         "run /a /b --flower 99999",
+        "monitor --metrics-address localhost",
         "frobnicate",
         "changelog",
         "changelog dump",
