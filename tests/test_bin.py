@@ -150,7 +150,7 @@ def test_scripts_are_plain_sh():
 
 def test_scripts_of_containers_are_plain_sh():
     need("dash")
-    for script in ("init", "primary"):
+    for script in ("init", "primary", "worker"):
         path = ROOT / "deploy" / "compose" / script
         subprocess.run(["dash", "-n", path], check=True)
         assert os.access(path, os.X_OK)
