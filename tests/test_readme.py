@@ -100,7 +100,9 @@ def test_a_session_that_lives_on(sandbox, ssh_server):  # noqa: F811
     )
     try:
         deadline = time.monotonic() + 90
-        while "HEALTHY                    Yes" not in (said := _sh(status, sandbox)):
+        while not (sandbox / "there" / "file").exists() or (
+            "HEALTHY                    Yes" not in (said := _sh(status, sandbox))
+        ):
             assert time.monotonic() < deadline, said
             time.sleep(1)
         assert "STATUS                     Active" in said

@@ -60,6 +60,8 @@ def _compile(text: str) -> Tuple[bool, int, Pattern[bytes]]:
     everything_below = pattern.endswith(b"/***")
     only_dirs = pattern.endswith(b"/") and not everything_below
     body = pattern[:-4] if everything_below else pattern.rstrip(b"/") if only_dirs else pattern
+    if not body:  # "/***": the root, and all below it
+        return included, _ANYTHING, re.compile(b"")
     anchored = body.startswith(b"/")
     whole_path = anchored or b"/" in body or b"**" in body or everything_below
     # What is searched begins with a slash. A pattern may match after any slash, but for one that begins with "**".

@@ -92,6 +92,7 @@ def by_us(root, filters, path=b""):
 @example(texts=["- a/***"])
 @example(texts=["- foo/*"])
 @example(texts=["- **/a.o"])
+@example(texts=["+ foo*", "- /***"])
 @example(texts=["- x\\y"])
 @example(texts=["- x\\y*"])
 @example(texts=["- [!a]"])
