@@ -51,7 +51,7 @@ def checkpoint(name: str, what: str, timeout: Duration | None, as_json: bool, st
         reached = checkpointing.wait(place, asked[-1].id, timeout)
         if reached is None:
             raise TemporaryError(
-                f"checkpoint {asked[-1].id} of session {name} was not reached within {timeout}"
+                f"checkpoint {asked[-1].id} of session {name} was not reached within {timeout:g} s"
             )
         click.echo(_line(reached, as_json=as_json))
     else:

@@ -115,7 +115,9 @@ def test_an_hour_that_comes_twice_or_never_has_one_window():
 
 
 @given(
-    now=st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(BERLIN), allow_imaginary=False),
+    now=st.datetimes(
+        datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(BERLIN), allow_imaginary=False
+    ),
     minutes=st.integers(1, 3000),
     expression=st.sampled_from(["0 22 * * *", "30 2 * * *", "*/20 * * * *", "0 3 * * 6", "15 1 1 * *"]),
 )

@@ -75,7 +75,7 @@ def test_what_is_not_there_is_not_reached(node):  # noqa: F811
     (primary / "b").write_text("2")
     assert not last(node, "now")["completed"]
     late = node.command("checkpoint", "photos", "wait", "--timeout", "5s")
-    assert (late.returncode, "was not reached within 5s" in late.stderr) == (5, True)
+    assert (late.returncode, "was not reached within 5 s" in late.stderr) == (5, True)
     node.ok("resume", "photos")
     node.ok("checkpoint", "photos", "wait", "--timeout", "100s")
     assert (copy / "b").read_text() == "2"

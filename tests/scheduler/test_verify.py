@@ -183,6 +183,7 @@ def test_a_session_that_does_not_run_is_compared_all_the_same(node):  # noqa: F8
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_slice_is_proved_in_its_turn_and_what_is_found_is_told(node):  # noqa: F811
     primary, copy = node.session("photos", "--set", "verify.slices=3", "--set", "verify.at=* * * * *")
