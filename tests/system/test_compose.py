@@ -33,7 +33,13 @@ BASE = (
 )  # fmt: skip
 KINDS = ("redis", "primary", "worker", "flower", "prometheus", "grafana", "secondary")
 COMPOSE = (REPOSITORY / "compose.yaml").read_text()
-ROOTS = {"setup", "primary", "worker", "flower", "secondary"}  # who is root in its container, says compose.yaml
+ROOTS = {
+    "setup",
+    "primary",
+    "worker",
+    "flower",
+    "secondary",
+}  # who is root in its container, says compose.yaml
 NOT_OURS = (
     "--filter=-x trusted.seamark.*",
     "--filter=-x user.seamark.*",
