@@ -225,7 +225,7 @@ def test_privileges_are_what_is_said(stack):
     secrets = [
         path.read_text().strip() for path in stack.engine.data.glob("volumes/demo_*/_data/**/password")
     ]
-    assert len(secrets) == 2
+    assert len(secrets) == 3
     for container in stack.containers():
         service = container["Config"]["Labels"]["com.docker.compose.service"]
         told, host = json.dumps(container), container["HostConfig"]
