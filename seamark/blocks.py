@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scheduler.reports import REPORT_S
 from seamark.progress import text
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +49,6 @@ def wrapped(value: str, first: str, later: str) -> list[str]:
         shown(value), WIDTH, initial_indent=first, subsequent_indent=later, drop_whitespace=True,
         break_on_hyphens=False,
     ) or [first.rstrip()]  # fmt: skip
-
-
-def shown(value: str) -> str:
-    """Text that any terminal can take: no control characters, and no stray bytes of names."""
-    clean = value.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)
 
 
 def healthy(report: SessionReport) -> str:

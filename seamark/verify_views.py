@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
 
 import seamark
 from replication.errors import SeamarkError
-from seamark.blocks import shown
 from seamark.progress import text
 from seamark.progress.display import discard
 from seamark.progress.terminal import can_show
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from replication.errors import UsageError
 from scheduler.reports import Status, session_report, session_reports
-from seamark.blocks import backlog, healthy, shown
+from seamark.blocks import backlog, healthy
 from seamark.progress import text
 from seamark.progress.terminal import can_show
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from scheduler.reports import SessionReport

@@ -130,3 +130,9 @@ def test_what_runs_is_what_was_tested():
         return set(re.findall(r"^[A-Za-z0-9._-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
     assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_the_command_line_loads_neither_celery_nor_the_servers_settings():
+    check = "import sys, seamark.cli; sys.exit(any(name in sys.modules for name in ('celery', 'tasks.app')))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEAMARK_BROKER_PASSWORD_FILE": "/nonexistent"}
+    assert subprocess.run([sys.executable, "-c", check], env=environment, check=False).returncode == 0

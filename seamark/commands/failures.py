@@ -15,9 +15,9 @@ import click
 from replication.errors import NotFoundError, UsageError
 from replication.progress import progress_of
 from replication.session import known_session
-from seamark.blocks import shown
 from seamark.commands.shared import session_argument, state_dir_option
 from seamark.progress import text
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from replication.failures import Failure

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from flower.utils.tasks import search_tasks
 
-from seamark.blocks import shown
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from flower.events import Events

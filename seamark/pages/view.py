@@ -13,9 +13,9 @@ from replication import checkpoints, failures
 from replication.session import SessionDir
 from scheduler import history
 from scheduler.reports import REPORT_S, Status, session_report, session_reports
-from seamark.blocks import shown
 from seamark.pages.charts import SPANS, sparkline
 from seamark.progress import text
+from seamark.progress.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -66,6 +66,12 @@ def moment(epoch: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch))
 
 
+def shown(value: str) -> str:
+    """Text that any terminal can take: no control characters, and no stray bytes of names."""
+    clean = value.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)
+
+
 def log_line(line: str, level: str, created: float) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(created))
     return f"{clock} {line}" if level == "INFO" else f"{clock} {level.lower()}: {line}"
