@@ -96,6 +96,14 @@ def is_there(pid: int, since: int) -> bool:
     return pid > 0 and running(pid) is not None and born(pid) == since
 
 
+def namespace() -> str:
+    """In which numbers of processes mean anything: in a container, its own (pid_namespaces(7))."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def me() -> tuple[int, int]:
     """Who this process is: its pid, and when it was born."""
     return os.getpid(), born(os.getpid())

@@ -23,7 +23,7 @@ from replication.remote.target import parse_target
 from replication.session import Desired, SessionDir, known_session, node_name, session_names
 from scheduler.health import CRASHES, Reason
 from scheduler.monitor_client import SOCKET, monitor_dir
-from scheduler.procfs import is_there, stopped
+from scheduler.procfs import is_there, namespace, stopped
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, Report, last_report
 
@@ -151,6 +151,13 @@ def _monitor_is_there(directory: Path) -> bool:
     return False
 
 
+def _is_there(report: Report) -> bool:
+    """Whether the process that wrote it lives. One of another container cannot be seen: then, whether it wrote it lately."""
+    if report.space and report.space != namespace():
+        return report.age() <= REPORT_S
+    return is_there(report.pid, report.born)
+
+
 def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
     report = last_report(place)
     snapshot = report.snapshot if report is not None else ProgressSnapshot()
@@ -172,7 +179,7 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
     known["rpo_s"] = config.rpo
     known["proof"] = _proof(place, config.verify.slices)
     desired = state.desired if state is not None else Desired.CREATED
-    here = report is not None and is_there(report.pid, report.born)
+    here = report is not None and _is_there(report)
     if known["foreground"]:
         known["desired"] = "run"
         if not here:
@@ -274,7 +281,7 @@ def process_problem(place: SessionDir, told: dict[str, Any]) -> str:
     """Why the process of a session, of which the monitor says ``told``, cannot speak for itself; empty if it can."""
     report = last_report(place)
     monitor = Monitor(running=True, answers=True, sessions={place.name: told})
-    here = report is not None and is_there(report.pid, report.born)
+    here = report is not None and _is_there(report)
     if report is not None and here and report.snapshot.phase in _AT_WORK and report.age() <= REPORT_S:
         return ""
     found = _of_process(place.name, monitor, report, here=here)

@@ -17,7 +17,7 @@ from replication.changelog.store import boot_id
 from replication.session import node_name
 from scheduler.health import Reason
 from scheduler.lease import Holder
-from scheduler.procfs import me, uptime
+from scheduler.procfs import me, namespace, uptime
 from scheduler.snapshot import Phase, ProgressSnapshot
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One look. ``time``: seconds since the epoch; ``uptime``: since boot ``boot``; ``born``: see procfs.
+    """One look. ``time``: seconds since the epoch; ``uptime``: since boot ``boot``; ``born`` and
+    ``space``: see procfs.
 
     ``failed``: why the session's process could not go on; it stays until one is at work again.
     """
@@ -46,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     pid: int
     born: int
+    space: str = ""
     node: str
     snapshot: ProgressSnapshot
     detector: str = ""
@@ -78,6 +80,7 @@ class StatusFile:
     def __init__(self, place: SessionDir) -> None:
         self._place = place
         self._boot = boot_id()
+        self._space = namespace()
 
     def write(self, snapshot: ProgressSnapshot, **fields: Any) -> Report:
         """Note what the session looks like now."""
@@ -88,7 +91,7 @@ class StatusFile:
             msgspec.structs.replace(reason, text=_clean(reason.text)) for reason in fields.get("reasons", ())
         )
         report = Report(
-            time=time.time(), uptime=uptime(), boot=self._boot, pid=pid, born=born, node=node_name(),
+            time=time.time(), uptime=uptime(), boot=self._boot, pid=pid, born=born, space=self._space, node=node_name(),
             snapshot=snapshot, **fields,
         )  # fmt: skip
         path = _path(self._place)

@@ -7,6 +7,7 @@ single-threaded, or forking would not be safe.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -58,6 +59,9 @@ class Service:
         return 0 if alive else self.deaths
 
 
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
 class Supervisor:
     """Starts services, notices their deaths, restarts them; ``stop`` ends them in reverse order."""
 
@@ -79,14 +83,21 @@ class Supervisor:
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
+        # What is sent to it before it has let go of our handlers would be lost, and so would what is sent to its group
+        # before there is one: it waits for the first, and both of us make the second.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         pid = os.fork()
         if pid:
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             service.pid, service.started, service.told = pid, time.monotonic(), -1
             self._write_pids()
             return
         code = 1
         try:
             _become_child(parent, self._logs, self._output)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = service.body()
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 0
