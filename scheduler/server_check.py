@@ -140,4 +140,8 @@ def _tls_words(error: ssl.SSLError) -> str:
     """Without the place in OpenSSL's source."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate will not do: {error.verify_message}"
-    return str(error.reason or error).replace("_", " ").lower()
+    words = str(error.reason or error).replace("_", " ").lower()
+    # TLS 1.3: whether it says why before it hangs up is a matter of microseconds.
+    if "eof occurred" in words:
+        return "the server ended the connection: it may want a certificate of ours (certificate required)"
+    return words
