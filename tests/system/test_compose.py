@@ -143,10 +143,12 @@ class Stack:
 
     def signal(self, container, number):
         """Send it to all processes of a container but the first, which only waits for them."""
-        first, *others = self.engine.docker("top", container["Id"], "-eo", "pid").split()[1:]
-        assert int(first) == container["State"]["Pid"]
-        for pid in others:
-            os.kill(int(pid), number)
+        first = container["State"]["Pid"]
+        found = [int(pid) for pid in self.engine.docker("top", container["Id"], "-eo", "pid").split()[1:]]
+        assert first in found and len(found) > 1
+        for pid in found:  # in whatever order: numbers begin again one day
+            if pid != first:
+                os.kill(pid, number)
 
     def inspect(self, container_id):
         (found,) = json.loads(self.engine.docker("inspect", container_id))
