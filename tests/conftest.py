@@ -67,3 +67,13 @@ def pipe():
 def _fail_without_root(request):
     if request.node.get_closest_marker("root") and os.geteuid() != 0:
         missing("needs root")
+
+
+@pytest.fixture(autouse=True)
+def _our_environment_stays_what_it_is():
+    """What runs in this process may name its node and its servers there: the next test's processes must not hear of it."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("SEAMARK_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("SEAMARK_")]:
+        del os.environ[name]
+    os.environ.update(before)
