@@ -91,7 +91,7 @@ def sweep(_task: Task[..., Any], session: str) -> str:
 def retry_failures(_task: Task[..., Any], session: str, at_once: bool = False) -> str:
     """Try again what failed and is due."""
     ctx = context(session)
-    if not ctx.progress.failure_count():
+    if not ctx.progress.failure_count() and not ctx.progress.skip_count():
         return "nothing failed"
     if (why := ctx.holding()) is not None:
         return why

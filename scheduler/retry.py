@@ -29,9 +29,9 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     due = ctx.progress.due(_AT_ONCE, ctx.session.retry_longest, at_once=at_once)
     data = [failure for failure in due if failure.step == "data" and failure.gfid]
     looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
-    if ctx.ledger.once_in(_SKIPS_EVERY_S, "skips"):
-        _end_skips(ctx)
     try:
+        if ctx.ledger.once_in(_SKIPS_EVERY_S, "skips"):
+            _end_skips(ctx)
         sent = _send_again(ctx, data) if data else 0
     except (StaleFence, OutOfOrder):
         sent = 0  # the crawler opened a batch at the same moment: the next round takes them

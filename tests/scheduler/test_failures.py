@@ -112,3 +112,30 @@ def test_what_was_skipped_and_comes_through_is_skipped_no_more(node):  # noqa: F
     node.wait_for(lambda: report(node)["skipped"] == 0, "the end of the skip")
     assert {row["ended"] for row in rows(node, "list", "--skipped")} == {"replicated"}
     assert_same(primary, copy)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_was_skipped_and_is_removed_is_skipped_no_more(node):  # noqa: F811
+    """Its content is wanted no more, and nothing else fails: the skip ends by itself."""
+    primary, copy = node.session("photos", "--set", "sync_method=rsync")
+    (primary / "closed").mkdir()
+    (primary / "closed" / "a").write_text("1")
+    node.monitor()
+    node.ok("start", "photos")
+    node.wait_for_file(copy / "closed" / "a", "1")
+    with locked(copy / "closed"):
+        (primary / "closed" / "a").write_text("22")
+        wait_reason(node, "failures", "closed")
+        skip_all(node)
+        assert "data" in {row["step"] for row in rows(node, "list", "--skipped")}
+    (primary / "closed" / "a").unlink()
+    node.wait_for(lambda: not (copy / "closed" / "a").exists(), "the removal")
+    node.wait_for(
+        lambda: (
+            not [r for r in rows(node, "list", "--skipped") if r["step"] == "data" and r["ended"] is None]
+        ),
+        "the end of the skip",
+        150,
+    )
