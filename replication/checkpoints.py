@@ -9,12 +9,13 @@ A time that somebody gave is a time, and is as good as the clock.
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
+from replication import reading
+
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
 
 SCHEMA = """
@@ -100,8 +101,4 @@ def of(db: sqlite3.Connection) -> list[Checkpoint]:
 
 def read(path: Path) -> list[Checkpoint]:
     """The checkpoints of a progress database, whoever else uses it; none where there is no such thing."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
-            return of(db)
-    except sqlite3.Error:
-        return []
+    return reading.ask(path, of, [])

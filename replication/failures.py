@@ -7,15 +7,14 @@ has skipped is moved to a table of its own (skips.py), and holds nothing any mor
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replication import columns, skips
+from replication import columns, reading, skips
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -94,11 +93,7 @@ def oldest(db: sqlite3.Connection, limit: int) -> list[Failure]:
 
 def read(path: Path, limit: int) -> list[Failure]:
     """The oldest of a progress database, whoever else uses it; none where there is no such thing."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
-            return oldest(db, limit)
-    except sqlite3.Error:
-        return []
+    return reading.ask(path, lambda db: oldest(db, limit), [])
 
 
 def _failures(rows: Iterable[tuple[object, ...]]) -> list[Failure]:

@@ -5,11 +5,12 @@ They stand in the progress database. A comparison of everything proves all slice
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
+from replication import reading
+
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
 
 SCHEMA = """
@@ -104,8 +105,4 @@ def try_at(db: sqlite3.Connection, now_ns: int) -> None:
 
 def read(path: Path, slices: int) -> Proven | None:
     """What a progress database says, whoever else uses it; None where there is no such thing."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
-            return proven(db, slices)
-    except sqlite3.Error:
-        return None
+    return reading.ask(path, lambda db: proven(db, slices), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -13,19 +12,12 @@ from replication.session import node_config
 from replication.session_file import read_servers
 from seamark.commands.run import FlowerCommand, address_option, flower_option
 from seamark.commands.servers import configured, server_options
-from seamark.commands.shared import state_dir_option
+from seamark.commands.shared import ip_address, state_dir_option
 from seamark.logs import log_to_file, session_log, setup_logging
 from seamark.progress.display import Display
 from tasks.servers import choose
 
 METRICS_PORT = 9474
-
-
-def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not an IP address: 127.0.0.1, ::1, 0.0.0.0 …") from None
 
 
 @click.command(cls=FlowerCommand)
@@ -46,7 +38,7 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> st
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    callback=_address,
+    callback=ip_address,
     help="Where --metrics listens: whoever reaches it can read them.",
 )
 @state_dir_option

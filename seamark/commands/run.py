@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +16,7 @@ from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.commands.servers import configured, server_options
-from seamark.commands.shared import Quantity
+from seamark.commands.shared import Quantity, ip_address, jobs_option
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 from tasks.servers import choose
@@ -74,13 +73,6 @@ class Rule(click.ParamType[str]):
         return str(value)
 
 
-def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not an IP address: 127.0.0.1, ::1, 0.0.0.0 …") from None
-
-
 flower_option = click.option(
     "--flower",
     "flower_port",
@@ -100,7 +92,7 @@ def address_option(name: str) -> Callable[..., Any]:
         default="127.0.0.1",
         show_default=True,
         metavar="ADDRESS",
-        callback=_address,
+        callback=ip_address,
         help="Where Flower listens. It speaks HTTP: beyond this host put TLS before it.",
     )
 
@@ -123,14 +115,7 @@ def address_option(name: str) -> Callable[..., Any]:
     show_default=True,
     help="How data travels; auto decides for each file.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=2,
-    show_default=True,
-    metavar="N",
-    help="Data tasks at the same time.",
-)
+@jobs_option
 @click.option(
     "--bwlimit",
     "bandwidth",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,26 @@ def state_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DIR",
         is_eager=True,
         help="Where sessions keep their state. [default: /var/lib/seamark for root, else ~/.local/state/seamark]",
+    )(command)
+
+
+def ip_address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The callback of an option that says where something listens."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not an IP address: 127.0.0.1, ::1, 0.0.0.0 …") from None
+
+
+def jobs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--jobs."""
+    return click.option(
+        "--jobs",
+        type=click.IntRange(1, 64),
+        default=2,
+        show_default=True,
+        metavar="N",
+        help="Data tasks at the same time.",
     )(command)
 
 

@@ -12,7 +12,7 @@ from replication.errors import UsageError
 from replication.session import node_config
 from replication.session_file import read_servers
 from seamark.commands.servers import configured
-from seamark.commands.shared import state_dir_option
+from seamark.commands.shared import jobs_option, state_dir_option
 from seamark.logs import setup_logging
 from seamark.progress.display import Display
 from tasks.servers import choose
@@ -29,14 +29,7 @@ def _autoscale(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=2,
-    show_default=True,
-    metavar="N",
-    help="Data tasks at the same time.",
-)
+@jobs_option
 @click.option("--autoscale", callback=_autoscale, metavar="MOST,FEWEST", help="As many as there is work for.")
 @click.option(
     "--name", metavar="NAME@HOST", help="What this worker is called. [default: worker@ and the host's name]"
