@@ -58,7 +58,8 @@ def window_at(now: datetime, expression: str, duration_s: float) -> Window | Non
 
 def next_window(now: datetime, expression: str, duration_s: float) -> Window:
     """The first window that begins after ``now``."""
-    start = next(CronSim(expression, now))
+    # In the repeated hour in autumn it begins with what was due the first time.
+    start = next(each for each in CronSim(expression, now) if each.astimezone(UTC) > now.astimezone(UTC))
     return Window(start, _plus(start, timedelta(seconds=duration_s)))
 
 
