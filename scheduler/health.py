@@ -82,7 +82,11 @@ def _of_role(sign: Sign) -> list[Reason]:
         return [Reason(code=code, text=f"{sign.role} ended {sign.deaths} times in a row ({sign.why})")]
     if sign.is_silent:
         how = "records nothing" if sign.role == AGENT else "gives no sign of life"
-        who = f"{sign.role} (process {sign.pid})" if sign.pid else f"{sign.role} (not running)"
+        who = (
+            f"{sign.role} (process {sign.pid})"
+            if sign.pid
+            else f"{sign.role} ({'under its own supervisor' if sign.apart else 'not running'})"
+        )
         stopped = ", stopped by a signal" if sign.stopped else ""
         return [Reason(code=code, text=f"{who}{stopped} {how} for {sign.silent_s:.0f} s")]
     if sign.stopped:

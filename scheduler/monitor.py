@@ -54,6 +54,7 @@ class MonitorOptions:
     state_dir: str
     keep_log: Callable[[str], None]
     servers: Servers | None = None  # None: a Redis of our own, for all sessions
+    without: frozenset[str] = frozenset()  # roles that another supervisor runs: services.ROLES
     flower_port: int | None = None
     flower_address: str = "127.0.0.1"
     metrics_port: int | None = None
@@ -180,7 +181,10 @@ class Monitor:
         self._tell_faulty()
         ending = {service.name for service in self.supervisor.services if service.retired}
         for name in sorted(wanted - set(self._sessions)):
-            service = session_service(self.options.state_dir, name, self.servers, self.options.keep_log)
+            options = self.options
+            service = session_service(
+                options.state_dir, name, self.servers, options.keep_log, options.without
+            )
             if service.name not in ending:
                 log.info("session %s begins", name)
                 self._sessions[name] = service

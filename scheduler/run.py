@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from scheduler.options import RunOptions
     from scheduler.preflight import InChild
     from scheduler.snapshot import ProgressSnapshot
+    from scheduler.supervisor import Service
     from tasks.servers import Servers
 
 log = logging.getLogger("seamark.run")
@@ -167,11 +168,12 @@ class Run:
         try:
             if self.redis is not None:
                 # It takes a moment to come up, and finds nothing to do in our own Redis before we begin.
-                self.supervisor.add(services.control_worker(self.session))
+                self._add(services.control_worker(self.session))
             hello = self._look(ctx, self._keep_lease)
             self._epoch = self._begin(ctx, hello)
             self._scans = self._only_scans()
-            self.place.set_detector("scan" if self._scans else "fanotify")
+            if self._scans or "agent" not in self.options.without:  # one that runs already has said how
+                self.place.set_detector("scan" if self._scans else "fanotify")
             self._start(found)
             return self._watch(ctx, Status(ctx, began))
         except SteppedBack:
@@ -245,14 +247,18 @@ class Run:
         send(tick_signature(session.name))
         if not self._scans:
             must = session.change_detector == "fanotify"
-            self.supervisor.add(services.agent_service(self.place, session, must_record=must))
+            self._add(services.agent_service(self.place, session, must_record=must))
         if self.redis is None:
-            self.supervisor.add(services.control_worker(session))
+            self._add(services.control_worker(session))
         # The processor is wanted for what comes first; a short run never needs these.
-        self.supervisor.add(services.data_worker(session), after_s=_DATA_AFTER_S)
-        self.supervisor.add(services.beat_service(session), after_s=_BEAT_AFTER_S)
+        self._add(services.data_worker(session), after_s=_DATA_AFTER_S)
+        self._add(services.beat_service(session), after_s=_BEAT_AFTER_S)
         if self.options.flower_port is not None:
             self.supervisor.add(services.flower_service(self.options, found))
+
+    def _add(self, service: Service, after_s: float = 0.0) -> None:
+        service.apart = services.ROLES[service.name] in self.options.without
+        self.supervisor.add(service, after_s)
 
     def _stop(self, ctx: Context, *, idle: bool) -> None:
         def keep_going() -> bool:

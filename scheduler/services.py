@@ -43,9 +43,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
-_DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
+DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
 _PATIENCE_S = 60.0
 _WAITS_FOR_NOTES = 10
+SCHEDULER = "celery.beat:Scheduler"
+# What a session needs beside its own process, as people call it; each may run under another supervisor.
+ROLES = {alive.AGENT: "agent", alive.CONTROL: "control", alive.DATA: "data", alive.BEAT: "beat"}
 _WORKER_STOP = ((signal.SIGTERM, 10.0), (signal.SIGQUIT, 15.0))
 
 
@@ -65,45 +68,46 @@ def hurry_children() -> None:
 
 def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> Service:
     """The recorder; with ``must_record`` its absence is an error, else scanning takes its place."""
+    return Service("agent", lambda: record(place, session, must_record=must_record))
 
-    def body() -> int:
-        stop = threading.Event()
-        wake_fd, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(written)
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
-        alive.become(alive.AGENT)
+def record(place: SessionDir, session: Session, *, must_record: bool) -> int:
+    """Be the agent of a session until SIGTERM: 0, or NOT_AGAIN where changes cannot be recorded. Raises StoreBusy."""
+    stop = threading.Event()
+    wake_fd, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(written)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
-        def tick(segment: SegmentInfo | None = None) -> None:
-            context(session.name)  # which takes over how much is to be logged
-            if segment is not None:
-                log.debug("position %d: %s", segment.number, segment)
-            try:
-                tick_signature(session.name).apply_async()
-            except Exception as error:
-                log.debug("no tick sent: %s", error)
+    alive.become(alive.AGENT)
 
-        def ready(mode: str) -> None:
-            place.set_detector(mode)
-            tick()
-
-        config = AgentConfig(
-            root=session.primary, directory=str(place.changelog),
-            close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
-        )  # fmt: skip
+    def tick(segment: SegmentInfo | None = None) -> None:
+        context(session.name)  # which takes over how much is to be logged
+        if segment is not None:
+            log.debug("position %d: %s", segment.number, segment)
         try:
-            run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
-        except RecorderUnavailable as error:
-            if must_record:
-                log.critical("changes cannot be recorded: %s", error)
-                return NOT_AGAIN
-            log.warning("changes cannot be recorded (%s): scanning instead", error)
-            place.set_detector("scan")
-            tick()
-            return NOT_AGAIN
-        return 0
+            tick_signature(session.name).apply_async()
+        except Exception as error:
+            log.debug("no tick sent: %s", error)
 
-    return Service("agent", body)
+    def ready(mode: str) -> None:
+        place.set_detector(mode)
+        tick()
+
+    config = AgentConfig(
+        root=session.primary, directory=str(place.changelog),
+        close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
+    )  # fmt: skip
+    try:
+        run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
+    except RecorderUnavailable as error:
+        if must_record:
+            log.critical("changes cannot be recorded: %s", error)
+            return NOT_AGAIN
+        log.warning("changes cannot be recorded (%s): scanning instead", error)
+        place.set_detector("scan")
+        tick()
+        return NOT_AGAIN
+    return 0
 
 
 def worker_service(
@@ -112,10 +116,7 @@ def worker_service(
     """One Celery worker with a pool of processes, each of which soon connects to the secondary."""
 
     def body() -> int:
-        alive.become(f"worker {name}")
-        signals.heartbeat_sent.connect(lambda **_: context(session), weak=False)
-        signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
-        hurry_children()
+        begin_worker(name, session, connect_after_s)
         # Celery warns of root because of pickle, which is not accepted here; root reads all of a volume.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker = app.Worker(
@@ -126,6 +127,14 @@ def worker_service(
         return int(worker.exitcode or 0)
 
     return Service(f"worker {name}", body, stop_signals=_WORKER_STOP, droppable=True)
+
+
+def begin_worker(name: str, session: str, connect_after_s: float) -> None:
+    """What a worker of the primary's node does before all else: it says who it is, and keeps up with settings."""
+    alive.become(f"worker {name}")
+    signals.heartbeat_sent.connect(lambda **_: context(session), weak=False)
+    signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
+    hurry_children()
 
 
 def _connect_early(session: str, after_s: float) -> None:
@@ -152,29 +161,37 @@ def control_worker(session: Session) -> Service:
     return worker_service("control", [control_queue()], CONTROL_PROCESSES, session.name, 0.0)
 
 
+def queues_of_data() -> list[str]:
+    return [home_queue(), *data_queues(), data_queue(VERIFY)]
+
+
 def data_worker(session: Session) -> Service:
-    queues = [home_queue(), *data_queues(), data_queue(VERIFY)]
-    return worker_service("data", queues, session.jobs, session.name, _DATA_LATER_S)
+    return worker_service("data", queues_of_data(), session.jobs, session.name, DATA_LATER_S)
 
 
 def beat_service(session: Session) -> Service:
     """Celery beat with our schedule, in memory: its own file would be a pickle, and there is nothing to keep."""
 
     def body() -> int:
-        alive.become(alive.BEAT)
-        ledger = context(session.name).ledger
-
-        def sent(sender: str, **_: object) -> None:
-            alive.show(ledger)
-            context(session.name)
-            log.debug("sent %s", sender)
-
-        signals.after_task_publish.connect(sent, weak=False)
+        begin_beat(session.name)
         app.conf.beat_schedule = beat_schedule([session.name])
-        app.Beat(scheduler_cls="celery.beat:Scheduler", quiet=True, loglevel="WARNING").run()
+        app.Beat(scheduler_cls=SCHEDULER, quiet=True, loglevel="WARNING").run()
         return 0
 
     return Service("beat", body, droppable=True)
+
+
+def begin_beat(session: str) -> None:
+    """Have beat, in this process, send what a session needs, and say with it that it lives."""
+    alive.become(alive.BEAT)
+    ledger = context(session).ledger
+
+    def sent(sender: str, **_: object) -> None:
+        alive.show(ledger)
+        context(session)
+        log.debug("sent %s", sender)
+
+    signals.after_task_publish.connect(sent, weak=False)
 
 
 def events_service(state_dir: str) -> Service:

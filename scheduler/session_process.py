@@ -33,15 +33,24 @@ log = logging.getLogger("seamark.session")
 _STOP = ((signal.SIGTERM, 40.0), (signal.SIGTERM, 10.0))
 
 
-def session_service(state_dir: str, name: str, servers: Servers, keep_log: Callable[[str], None]) -> Service:
-    """The service that replicates one session. ``keep_log`` opens the session's own log, in its process."""
+def session_service(
+    state_dir: str,
+    name: str,
+    servers: Servers,
+    keep_log: Callable[[str], None],
+    without: frozenset[str] = frozenset(),
+) -> Service:
+    """The service that replicates one session. ``keep_log`` opens the session's own log, in its process.
+
+    ``without``: roles that another supervisor runs.
+    """
 
     def body() -> int:
         place = SessionDir(Path(state_dir), name)
         report = StatusFile(place)
         try:
             keep_log(name)
-            return _replicate(state_dir, place, servers)
+            return _replicate(state_dir, place, servers, without)
         except SeamarkError as error:
             report.failed(error.message)
             EventBook(place).state(Kind.FAULTY, error.message)
@@ -51,20 +60,21 @@ def session_service(state_dir: str, name: str, servers: Servers, keep_log: Calla
     return Service(f"session {name}", body, stop_signals=_STOP)
 
 
-def _replicate(state_dir: str, place: SessionDir, servers: Servers) -> int:
+def _replicate(state_dir: str, place: SessionDir, servers: Servers, without: frozenset[str]) -> int:
     """Until told to stop. Raises SeamarkError when it cannot begin, or go on."""
     session = place.load()
     check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
     session = msgspec.structs.replace(session, root=check_primary(session))
     with locked(place, session):
         place.change_state(id=session.id, instance=session.instance, root=session.root)
-        options = _options(session, state_dir, servers)
+        options = _options(session, state_dir, servers, without)
         with begun(options, place, session) as opening:
             return Run(options, place, session, lambda _: None, opening).run()
 
 
-def _options(session: Session, state_dir: str, servers: Servers) -> RunOptions:
+def _options(session: Session, state_dir: str, servers: Servers, without: frozenset[str]) -> RunOptions:
     return RunOptions(
         primary=os.fsencode(session.primary), secondary=session.secondary, state_dir=state_dir, name=session.name,
         sync_method=session.sync_method, jobs=session.jobs, change_detector=session.change_detector, servers=servers,
+        without=without,
     )  # fmt: skip

@@ -49,6 +49,7 @@ class Sign:
     why: str = ""  # how it ended the last time
     stopped: tuple[int, ...] = ()  # processes of it that a signal stopped
     still_s: float = 0.0
+    apart: bool = False  # another supervisor runs it
 
     @property
     def is_silent(self) -> bool:
@@ -144,6 +145,7 @@ class Signs:
         return Sign(
             role=service.name, pid=service.pid, silent_s=silent, seen=seen, deaths=service.failing, why=service.why,
             stopped=tuple(pid for pid in pids if stopped(pid)), still_s=still,
+            apart=service.apart,
         )  # fmt: skip
 
     def _since(self, role: str, sign: object, began: float, now: float) -> tuple[float, bool]:

@@ -42,6 +42,7 @@ class Service:
     body: Callable[[], int]
     stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 10.0),)
     droppable: bool = False  # may be killed while nothing is under way
+    apart: bool = False  # another supervisor runs it: here it is only looked after for signs of life
     pid: int = 0
     started: float = 0.0
     deaths: int = 0
@@ -74,7 +75,10 @@ class Supervisor:
     def add(self, service: Service, after_s: float = 0.0) -> None:
         """Start it, now or when ``watch`` is called after so many seconds."""
         self.services.append(service)
-        if after_s:
+        if service.apart:
+            service.started = time.monotonic()
+            self._write_pids()
+        elif after_s:
             service.not_before = time.monotonic() + after_s
         else:
             self._start(service)
@@ -123,7 +127,10 @@ class Supervisor:
             if service.retired and not service.pid:
                 self.services.remove(service)
                 self._write_pids()
-            elif not service.pid and not service.finished and time.monotonic() >= service.not_before:
+            elif (
+                not (service.pid or service.apart or service.finished)
+                and time.monotonic() >= service.not_before
+            ):
                 if service.started:
                     log.info("starting %s again", service.name)
                 self._start(service)

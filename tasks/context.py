@@ -109,13 +109,14 @@ class Context:
         """A task of this epoch is about to begin. Raises Held, StaleFence."""
 
     def holding(self) -> str | None:
-        """Why nothing is to be sent at the moment: the session is paused, or outside of its schedule; else None.
+        """Why nothing is to be sent at the moment: the session is paused, stopped, or outside of its schedule; else None.
 
-        What is under way is finished, and what changes is recorded all the same.
+        What is under way is finished, and what changes is recorded all the same. (Roles under a supervisor of their own
+        live on while the session is stopped.)
         """
         state = self.place.state()
-        if state is not None and state.desired is Desired.PAUSED:
-            return "paused"
+        if state is not None and state.desired in (Desired.PAUSED, Desired.STOPPED):
+            return str(state.desired)
         schedule = self.session.schedule
         if not schedule.at:
             return None

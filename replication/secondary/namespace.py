@@ -112,6 +112,14 @@ class Namespace:
             row.listed = 0
             row.digest = None
 
+    def forsake(self, row: Row) -> None:
+        """A file that has lost its names here comes with new content, and its object is wanted no more."""
+        if row.limbo is not None:
+            if self.in_limbo(row):
+                os.unlink(limbo_name(row), dir_fd=self.tree.limbo_fd)
+            row.limbo = None
+        self.lose(row)
+
     # ---- bringing in
 
     def place(self, row: Row, source: Optional[Key], key: Key, stay: bool = False) -> bool:
@@ -308,7 +316,7 @@ class Namespace:
 
 
 class Step:
-    """One step of a plan. ``kind``: unlink, leave, limbo, place, link, create; ``source`` None means limbo.
+    """One step of a plan. ``kind``: unlink, leave, forsake, limbo, place, link, create; ``source`` None means limbo.
 
     ``stay``: the name that a file goes away from is taken by another, and keeps its shadow until then.
     """
@@ -343,6 +351,8 @@ def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
         elif step.kind == "limbo":
             if row.ino:
                 namespace.to_limbo(row, step.key, step.stay)
+        elif step.kind == "forsake":
+            namespace.forsake(row)
         elif step.kind == "create":
             _create(namespace, step, errors)
         elif not row.ino:

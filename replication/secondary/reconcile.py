@@ -6,6 +6,7 @@ renamed; one that loses all goes to limbo; a directory, and a file whose link co
 Names are freed first; then directories come before what they hold; a name that is still the source of a
 later rename is freed through limbo, which unties swaps and cycles. A name that goes from one object to another,
 neither of them a directory, is not freed: what stands there stays as its shadow (shadows.py) until it is replaced.
+A file that is still empty here comes to a new name with its content, and not before.
 """
 
 from __future__ import annotations
@@ -244,6 +245,10 @@ class Plan:
                     attaches[inode] = [
                         Step("link", row, k, source=keep[0], target=e[TARGET]) for k, e in come
                     ]
+                elif come and hollow(row, come[0][1]):
+                    if last is not None:
+                        self.steps.append(Step("leave" if last in stay else "unlink", row, last))
+                    self.steps.append(Step("forsake", row, come[0][0]))
                 elif come:
                     attaches[inode] = self._moved(row, last, come)
                 else:
@@ -321,6 +326,14 @@ def unchanged(row: Row, e: Observed) -> bool:
     return bool(
         row.pctime == e[CTIME] and row.pctime != 0 and row.pino == e[INO] and not row.dirty and row.ino != 0
     )
+
+
+def hollow(row: Row, e: Observed) -> bool:
+    """Whether a file was seen here while it was empty, and is not any more.
+
+    Moved as it is, it would be empty under its new name, which it never was on the primary; it has nothing to lose.
+    """
+    return bool(row.is_file and not row.size and e[SIZE])
 
 
 def same_attributes(row: Row, e: Observed) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from replication.session import node_config
 from replication.session_file import read_servers
+from seamark.commands.roles import ROLES
 from seamark.commands.run import FlowerCommand, address_option, flower_option
 from seamark.commands.servers import configured, server_options
 from seamark.commands.shared import ip_address, state_dir_option
@@ -41,6 +42,13 @@ METRICS_PORT = 9474
     callback=ip_address,
     help="Where --metrics listens: whoever reaches it can read them.",
 )
+@click.option(
+    "--without",
+    type=click.Choice(ROLES),
+    multiple=True,
+    metavar="ROLE",
+    help="A role that a supervisor of your own runs: agent, control, data or beat (seamark roles NAME says how).",
+)
 @state_dir_option
 def monitor(
     broker: str | None,
@@ -49,6 +57,7 @@ def monitor(
     flower_address: str,
     metrics_port: int | None,
     metrics_address: str,
+    without: tuple[str, ...],
     state_dir: str,
 ) -> int:
     """Keep all started sessions of this node running, until told to stop."""
@@ -70,6 +79,7 @@ def monitor(
             state_dir=state_dir,
             keep_log=keep_log,
             servers=servers,
+            without=frozenset(without),
             flower_port=flower_port,
             flower_address=flower_address,
             metrics_port=metrics_port,

@@ -68,9 +68,13 @@ def test_a_real_scrape(node):  # noqa: F811
 
     def done():
         text = scrape(port)
-        return values(text, "seamark_healthy") == {"photos": 1} and "photos" in values(
-            text, "seamark_rpo_seconds"
+        told = (
+            "photos" in values(text, "seamark_rpo_seconds")
+            and values(text, "seamark_bytes_sent_total")["photos"]
         )
+        return told and values(text, "seamark_healthy") == {
+            "photos": 1
+        }  # the status is written once a second
 
     node.wait_for(done, "healthy")
     text = scrape(port)

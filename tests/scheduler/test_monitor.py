@@ -60,7 +60,10 @@ class Node:
     def wait_for(self, condition, what, timeout=60):
         until = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < until, (what, (self.base / "monitor.log").read_text()[-3000:])
+            assert time.monotonic() < until, (
+                what() if callable(what) else what,
+                (self.base / "monitor.log").read_text()[-3000:],
+            )
             time.sleep(0.1)
 
     def wait_for_file(self, path, text):

@@ -95,6 +95,44 @@ def test_the_old_content_stays_until_the_new_one_is_placed(pair):
     pair.complete(answer)
 
 
+@pytest.mark.parametrize("looks", ["together", "first the old name", "first the new name"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_seen_empty_comes_to_its_name_with_content(pair, looks, again):
+    """A look between open(2) and write(2): the name is never empty, nor is a new one."""
+    (pair.a / "aside").touch()
+    (pair.a / "tmp").touch()
+    answer = pair.look("aside", "tmp")
+    assert answer.need == []
+    pair.save()
+    (pair.a / "tmp").write_bytes(b"a mail")
+    os.rename(pair.a / "tmp", pair.a / "mail")
+    if again:  # the old name is another one's by now
+        (pair.a / "aside").write_bytes(b"the next one")
+    names = ["f", "mail", "aside", "tmp"]
+    if looks == "first the old name":
+        pair.look("aside", "tmp", purge=False)
+    if looks == "first the new name":
+        answer = pair.look("f", "mail", purge=False)
+        assert pair.old()
+    answer = pair.look(*names)
+    assert pair.old()
+    assert not (pair.b / "mail").exists()
+    assert not (pair.b / "tmp").exists()
+    assert [how for _, how in answer.need] == ["new"] * (3 if again else 2)
+    assert pair.client.check() == []
+    pair.complete(answer)
+
+
+def test_what_was_seen_empty_and_has_another_name_stays_there(pair):
+    (pair.a / "aside").touch()
+    os.link(pair.a / "aside", pair.a / "kept")
+    pair.complete()
+    pair.save()
+    answer = pair.look("f", "aside", "kept")
+    assert (pair.b / "kept").read_bytes() == b""
+    pair.complete(answer)
+
+
 def test_a_file_that_is_removed_and_made_anew(pair):
     (pair.a / "f").unlink()
     (pair.a / "f").write_bytes(b"another inode")
@@ -419,3 +457,28 @@ def test_killed_while_a_shadow_is_removed(pair, fault):
     pair.look("f")
     assert not (pair.b / "f").exists()
     pair.complete()
+
+
+@pytest.mark.parametrize("fault", ["step:1", "step:2", "step:3", "step:4", "commit:3", "committed:3"])
+@pytest.mark.parametrize("limbo", [False, True])
+def test_killed_while_what_was_seen_empty_is_forsaken(pair, fault, limbo):
+    (pair.a / "aside").touch()
+    (pair.a / "other").touch()
+    pair.complete()
+    pair.save()
+    (pair.a / "other").write_bytes(b"in a new place")
+    os.rename(pair.a / "other", pair.a / "elsewhere")
+    if limbo:
+        pair.look("aside", "other", purge=False)
+    pair.restart(fault=fault)
+    try:
+        pair.look("f", "aside", "elsewhere", "other")
+    except LinkLost:
+        pair.restart()
+    else:
+        assert fault == "step:4"
+    assert pair.old()
+    assert pair.client.check() == []
+    answer = pair.look("f", "aside", "elsewhere", "other")
+    assert pair.old()
+    pair.complete(answer)

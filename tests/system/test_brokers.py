@@ -67,7 +67,7 @@ def test_tls_a_password_from_a_file_and_a_user_who_may_do_little(place, tmp_path
                     with contextlib.suppress(OSError):
                         shown.add(Path(f"/proc/{pid}/cmdline").read_bytes())
                         shown.add(Path(f"/proc/{pid}/environ").read_bytes())
-                time.sleep(0.1)
+                time.sleep(0.01)
             assert run.wait(5) == 0, run.report()
         assert_same(place.primary, place.secondary)
     assert len(shown) > 4
