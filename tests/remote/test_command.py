@@ -6,6 +6,8 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +36,16 @@ def test_unknown_host_is_refused_even_if_we_may_pin(shared_ssh_server):
     assert not shared_ssh_server.pinned.exists()
 
 
+@pytest.fixture
+def short_path():
+    """A socket's path has 108 bytes (unix(7)), of which pytest's own directories take many."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)
+
+
 @pytest.mark.parametrize("name", ["with space", "100%", "%h", "it's", "a#b", "ü"])
-def test_files_of_any_name(shared_ssh_server, tmp_path, name):
-    directory = tmp_path / name
+def test_files_of_any_name(shared_ssh_server, short_path, name):
+    directory = short_path / name
     directory.mkdir()
     for file in (shared_ssh_server.identity, shared_ssh_server.known_hosts):
         shutil.copy(file, directory / file.name)
