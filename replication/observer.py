@@ -7,6 +7,7 @@ gathers what the secondary answers: which files it needs, whose metadata, which 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections import deque
@@ -34,6 +35,9 @@ _CONTENT_BYTES = 2 << 20  # content after which a request is sent
 _THIN_CONTENT_BYTES = 1 << 19  # over a long link: the far side begins sooner, and ends sooner after the last
 _MOST_CONTENT = 8 << 20  # in one request; what is more goes the usual way
 _WINDOW = 24  # requests under way: what they hold is more than a long link does
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -291,6 +295,8 @@ class Observer:
                 self._assumed.clear()  # the guess was wrong: nothing more is sent on the strength of it
             if (at := where.get(gfid)) is not None and self._listed.get(gfid, -1) <= sent.number:
                 found.unlisted.append((gfid, at[0]))
+        if log.isEnabledFor(logging.DEBUG):
+            _say(sent, dict(answer.need), set(answer.meta))
         found.empty |= {bytes.fromhex(gfid) for gfid in answer.empty}
         found.files += answer.content[0]
         found.bytes += answer.content[1]
@@ -337,3 +343,18 @@ class Observer:
                 os.close(fd)
         if parent != target:
             raise VanishedError(path)
+
+
+def _say(sent: _Sent, need: dict[str, str], meta: set[str]) -> None:
+    """Each name that was looked at, and what is still to be sent of it, for who follows one file through the log."""
+
+    def shown(path: bytes) -> str:
+        return path.decode(errors="backslashreplace")
+
+    for gfid, (path, _) in sent.where.items():
+        what = need.get(gfid.hex(), "metadata" if gfid.hex() in meta else "nothing")
+        log.debug("%s (%s): observed; to be sent: %s", shown(path), gfid.hex(), what)
+    for listing in sent.listings:
+        for entry in listing.entries:
+            if entry.inode is None:
+                log.debug("%s: gone", shown(os.path.join(sent.paths[listing.parent], entry.name)))

@@ -19,8 +19,12 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """How much each role writes to the session's log."""
 
     agent: Annotated[LogLevel, about("how much the agent logs; debug: each segment")] = "info"
-    control: Annotated[LogLevel, about("how much the control worker logs; debug: each unit of work")] = "info"
-    data: Annotated[LogLevel, about("how much the data worker logs; debug: each unit of work")] = "info"
+    control: Annotated[
+        LogLevel, about("how much the control worker logs; debug: each unit of work, and each name looked at")
+    ] = "info"
+    data: Annotated[
+        LogLevel, about("how much the data worker logs; debug: each unit of work, and each file")
+    ] = "info"
     beat: Annotated[LogLevel, about("how much beat logs; debug: each job that it sends")] = "info"
     secondary: Annotated[
         LogLevel,

@@ -22,6 +22,7 @@ from replication.remote.look import ssh_options
 from replication.remote.target import parse_target
 from replication.session import Session
 from scheduler import services
+from tasks import trace
 from tasks.app import app, use
 from tasks.canvas import data_queues
 
@@ -86,6 +87,7 @@ def run_worker(options: WorkerOptions, sessions: list[Session]) -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.getLogger("celery").setLevel(logging.WARNING)
     services.hurry_children()
+    trace.mark_records()
     with _locked(options):
         many = {"autoscale": options.autoscale} if options.autoscale else {"concurrency": options.processes}
         worker = app.Worker(

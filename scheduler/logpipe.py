@@ -7,6 +7,8 @@ import logging
 import os
 import select
 
+from tasks.trace import work_of
+
 _LINE = 3900  # PIPE_BUF is 4096: writes up to that are not torn apart (pipe(7))
 
 
@@ -20,9 +22,10 @@ class _PipeHandler(logging.Handler):
             text = record.getMessage()
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)[-2500:]
-            line = json.dumps([record.name, record.levelno, text[:3000], record.created, record.process])
+            rest = [record.name, record.levelno, record.created, record.process, work_of(record)]
+            line = json.dumps([text[:3000], *rest])
             if len(line) > _LINE:
-                line = json.dumps([record.name, record.levelno, text[:600], record.created, record.process])
+                line = json.dumps([text[:600], *rest])
             os.write(self._fd, line.encode() + b"\n")
         except OSError:
             pass  # full, or nobody reads any more: a log line is not worth stopping for
@@ -65,9 +68,9 @@ class LogPipe:
     @staticmethod
     def _emit(line: bytes) -> None:
         try:
-            name, level, text, created, process = json.loads(line)
+            text, name, level, created, process, work = json.loads(line)
         except ValueError:
             return
         record = logging.LogRecord(name, level, "", 0, text, None, None)
-        record.created, record.process = created, process
+        record.created, record.process, record.work = created, process, work
         logging.getLogger(name).handle(record)

@@ -22,12 +22,12 @@ from replication.session import state_dir_of_this_process
 from scheduler import services
 from scheduler.alone import enter, follow_servers
 from scheduler.jobs import beat_schedule
+from tasks import trace
 from tasks.app import app
 from tasks.canvas import alive_queue, control_queue, home_queue
 
 __all__ = ["app"]
 
-_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 _QUIET = ("celery", "kombu", "amqp", "paramiko")  # what they fail at reaches us, and is told in our own words
 
 
@@ -39,7 +39,9 @@ def _fail(error: SeamarkError) -> Never:
 
 
 def _log_to_stderr(**_: object) -> None:
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S%z", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(trace.Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -20,7 +20,7 @@ from celery.platforms import SecurityWarning
 from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
 from scheduler.supervisor import NOT_AGAIN, Service
-from tasks import alive
+from tasks import alive, trace
 from tasks.app import app
 from tasks.canvas import (
     VERIFY,
@@ -132,6 +132,7 @@ def worker_service(
 def begin_worker(name: str, session: str, connect_after_s: float) -> None:
     """What a worker of the primary's node does before all else: it says who it is, and keeps up with settings."""
     alive.become(f"worker {name}")
+    trace.mark_records()
     signals.heartbeat_sent.connect(lambda **_: context(session), weak=False)
     signals.worker_process_init.connect(lambda **_: _connect_early(session, connect_after_s), weak=False)
     hurry_children()

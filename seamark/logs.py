@@ -13,6 +13,7 @@ from logging.handlers import RotatingFileHandler
 from replication.errors import SeamarkError
 from scheduler.options import RunOptions
 from seamark.progress import Display
+from tasks.trace import Formatter, work_of
 
 FILE_BYTES = 5 * 1024 * 1024
 FILE_COUNT = 5  # old files that are kept
@@ -36,7 +37,8 @@ class DisplayHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.display.log(one_line(record), record.levelname, record.name, record.created)
+            line = one_line(record)
+            self.display.log(line, record.levelname, record.name, record.created, work_of(record))
         except Exception:
             self.handleError(record)
 
@@ -109,9 +111,5 @@ def _file_handler(path: str) -> logging.Handler:
         raise SeamarkError(
             f"cannot write logs in {where}: {error.strerror}; choose another --state-dir"
         ) from None
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"
-        )
-    )
+    handler.setFormatter(Formatter())
     return handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Sender = Callable[[Unit, list[FileItem]], list[ItemResult]]
 
+log = logging.getLogger("seamark.tasks")
 _MOVES, _MOVE_S = 5, 0.2  # how often, and how long, a rename under way is waited for
 _LOOKS = 5  # a file that changes all the time has later records for all the later times
 _UNKNOWN, _UNDRESSED = -1, -2  # in the place of tickets, see SecondaryClient.wanted
@@ -89,10 +91,19 @@ def _end_at_home(
     resolved = [key for key in good if key in failing and key not in bad]
     if not work.finish(boot=boot, failures=failures + undressed, resolved=resolved):
         return DONE
+    work.say(failures + undressed)
+    _say_sent(paths, results)
     errors = len(failures) + len(undressed)
     sent = [item for item in asked if item.how != "metadata"]
     amount = _count_in(work, sent, results, left=[], files=len(results) - len(failures), errors=errors)
     return f"{len(sent)} files, metadata of {len(dressed)}, {amount} bytes sent, {errors} failed"
+
+
+def _say_sent(paths: dict[bytes, str], results: list[ItemResult]) -> None:
+    if log.isEnabledFor(logging.DEBUG):
+        for r in results:
+            path = paths[r.gfid].encode(errors="backslashreplace").decode()
+            log.debug("%s (%s): %s, %d bytes sent", path, r.gfid.hex(), r.status, r.bytes_sent)
 
 
 def _end_elsewhere(
@@ -100,6 +111,7 @@ def _end_elsewhere(
 ) -> str:
     """Settle a unit on another host: what it could not do, and the metadata, is for the primary's node."""
     rest = rest_of(work, asked, results, here)
+    _say_sent({item.gfid: os.fsdecode(item.path) for item in asked}, results)
     if not work.finish(boot=boot, found=as_found(work, rest)):
         return DONE
     left = [item for item in rest if item.how != "metadata"]

@@ -151,7 +151,6 @@ class Elsewhere(Context):
 def working_elsewhere(work: Unit) -> Iterator[Unit]:
     """Run one unit, and leave to the primary's own node what fails here: its reason may be one of this host alone."""
     ctx = work.ctx
-    where = (ctx.session.name, work.batch, work.name)
     try:
         work.alive()
         yield work
@@ -177,17 +176,15 @@ def working_elsewhere(work: Unit) -> Iterator[Unit]:
         _leave(work, error.message)
     except redis.RedisError as error:
         work.outcome = f"given back: {error}"  # whoever finds the unit undone submits it again
-        log.warning("%s batch %d %s: %s", *where, error)
+        log.warning("%s", error)
     except Exception as error:
-        log.exception("%s batch %d %s: unexpected %s", *where, type(error).__name__)
+        log.exception("unexpected %s", type(error).__name__)
         _leave(work, f"unexpected {type(error).__name__}: {error}")
 
 
 def _leave(work: Unit, why: str) -> None:
     """Leave all of a unit to the primary's own node, and let this worker rest from its session for a while."""
-    log.warning(
-        "%s batch %d %s: left to the primary's node: %s", work.ctx.session.name, work.batch, work.name, why
-    )
+    log.warning("left to the primary's node: %s", why)
     fleet.rest(work.ctx.ledger.redis, work.ctx.session.name, why)
     work.outcome = f"left to the primary's node: {why}"
     with suppress(StaleFence, redis.RedisError):

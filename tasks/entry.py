@@ -46,6 +46,7 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             _give_up_segment(work, todo["segment"], error)
             return str(error)
         if findings.failures:
+            work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], work.since_ns())
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)

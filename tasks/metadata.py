@@ -39,6 +39,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
             return "the secondary restarted: starting over"
         failures = send_metadata(work, meta)
         if failures:
+            work.say(failures)
             work.ctx.progress.record(failures, [], work.since_ns())
         resolved = found["resolved"] + _resolved(work.ctx, meta, failures)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []

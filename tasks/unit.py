@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
-from tasks import alive
+from tasks import alive, trace
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
 from tasks.context import Context, Held, context
 from tasks.ledger import StaleFence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("seamark.tasks")
 STALE = "stale: another epoch is at work"
 DONE = "done already"
+_SAID = 10  # failures of one unit that are logged one by one
 
 
 class Unit:
@@ -70,6 +71,14 @@ class Unit:
     def signature(self, unit: str, says: str = "") -> Signature:
         return unit_signature(self.ctx.session.name, self.epoch, self.batch, unit, says)
 
+    def say(self, failures: list[Failure]) -> None:
+        """Log what failed in this unit: the first of them."""
+        for failure in failures[:_SAID]:
+            what = (failure.path or failure.gfid or "?").encode(errors="backslashreplace").decode()
+            log.warning("%s of %s failed: %s (%s)", failure.step, what, failure.error, failure.code)
+        if len(failures) > _SAID:
+            log.warning("%d more failed: seamark failures %s", len(failures) - _SAID, self.ctx.session.name)
+
     def since_ns(self) -> int:
         """The earliest time at which what this unit looks at may have changed: a failure of it holds the mark there."""
         batch = self.ctx.ledger.batch(self.batch)
@@ -79,7 +88,7 @@ class Unit:
 
     def start_over(self, why: str) -> None:
         """Leave this epoch behind: all work begins again from the durable front."""
-        log.warning("%s batch %d %s: %s", self.ctx.session.name, self.batch, self.name, why)
+        log.warning("%s", why)
         start_over_signature(self.ctx.session.name, self.epoch, why).apply_async()
 
     def finish(
@@ -119,15 +128,23 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     ctx = context(session)
     work = Unit(task, ctx, epoch, batch, unit)
     ctx.alive = work.alive
-    if not ctx.at_home:
+    with trace.at(f"{session}/{batch}/{unit}".rstrip("/")):
+        if ctx.at_home:
+            with _working_at_home(work):
+                yield work
+            return
         from tasks.elsewhere import working_elsewhere
 
         with working_elsewhere(work):
             yield work
-        return
+
+
+@contextmanager
+def _working_at_home(work: Unit) -> Iterator[None]:
+    ctx, epoch, batch, unit = work.ctx, work.epoch, work.batch, work.name
     try:
         work.alive()
-        yield work
+        yield
     except StaleFence:
         work.outcome = STALE
     except Held as why:
@@ -135,7 +152,7 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
     except LinkLost as error:
         ctx.drop_connection()
         work.outcome = f"given back: {error}"
-        log.warning("%s batch %d %s: link to the secondary lost: %s", session, batch, unit, error)
+        log.warning("link to the secondary lost: %s", error)
     except SecondaryError as error:
         if error.code == "stale-epoch":
             work.outcome = STALE
@@ -151,22 +168,22 @@ def working(task: Task[..., Any], session: str, epoch: int, batch: int, unit: st
                 work.start_over(str(error))
         else:
             work.outcome = f"given back: {error}"
-            log.warning("%s batch %d %s: the secondary says: %s", session, batch, unit, error)
+            log.warning("the secondary says: %s", error)
             ctx.ledger.trouble(error.code, str(error))
     except SeamarkError as error:
         work.outcome = f"given back: {error.message}"
         ctx.ledger.trouble(getattr(error, "code", "unreachable"), error.message)
-        log.warning("%s batch %d %s: %s", session, batch, unit, error.message)
+        log.warning("%s", error.message)
     except SoftTimeLimitExceeded:
         raise
     except (redis.RedisError, OperationalError) as error:
         # The broker or Redis is away, or has a new master: nothing can be noted there now, and the ledger tells later.
         work.outcome = f"given back: {error}"
-        log.warning("%s batch %d %s: the broker or Redis: %s", session, batch, unit, error)
+        log.warning("the broker or Redis: %s", error)
     except Exception as error:
         # A bug, or a machine that misbehaves. The unit stays in the ledger, so nothing is lost by going on.
         work.outcome = f"failed: {type(error).__name__}: {error}"
         ctx.ledger.trouble("unexpected", f"{unit}: {type(error).__name__}: {error}")
-        log.exception("%s batch %d %s: unexpected %s", session, batch, unit, type(error).__name__)
+        log.exception("unexpected %s", type(error).__name__)
     finally:
-        log.debug("%s batch %d %s: %s", session, batch, unit, work.outcome or "done")
+        log.debug("%s", work.outcome or "done")

@@ -23,7 +23,7 @@ from replication.verify.compare import Difference
 from replication.verify.unit import run_unit
 from replication.verify.walk import ROOT_NAME
 from replication.volume.identity import ROOT_GFID
-from tasks import alive
+from tasks import alive, trace
 from tasks.app import app
 from tasks.canvas import VERIFY, control_queue, data_queue
 from tasks.context import Context, context
@@ -149,13 +149,14 @@ def _work(task: Task[..., Any], session: str, epoch: int, run: str, unit: str, d
 
     sign()
     ctx.alive = sign
-    try:
-        outcome = do(ctx, epoch, payload, sign)
-    except StaleFence:
-        outcome = {"trouble": ["stale-epoch", "another epoch is at work"]}
-    except (SeamarkError, RemoteError, OSError) as error:
-        outcome = {"trouble": [str(getattr(error, "code", "unreachable")), str(error)]}
-        log.warning("%s verify %s:%s: %s", session, run, unit, error)
+    with trace.at(f"{session}/verify-{run}/{unit}"):
+        try:
+            outcome = do(ctx, epoch, payload, sign)
+        except StaleFence:
+            outcome = {"trouble": ["stale-epoch", "another epoch is at work"]}
+        except (SeamarkError, RemoteError, OSError) as error:
+            outcome = {"trouble": [str(getattr(error, "code", "unreachable")), str(error)]}
+            log.warning("%s", error)
     board.finish(unit, outcome)
     return _says(outcome)
 

@@ -35,9 +35,9 @@ class Display:
         """Show ``snapshot``. May be called as often as one likes."""
         self.last = snapshot
 
-    def log(self, line: str, level: str, source: str, created: float) -> None:
-        """Show one message of the program. ``created``: seconds since the epoch."""
-        self._write(text.log_line(line, level, created))
+    def log(self, line: str, level: str, source: str, created: float, work: str = "") -> None:
+        """Show one message of the program. ``created``: seconds since the epoch; ``work``: what it was at (tasks/trace.py)."""
+        self._write(text.log_line(line, level, created, work))
 
     def summary(self, exit_code: int) -> None:
         """The last word of a run that came to an end."""

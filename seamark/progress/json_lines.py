@@ -32,8 +32,9 @@ class JsonProgress(Display):
         self._shown, self._due = key, now + INTERVAL
         self._emit("status", _fields(snapshot))
 
-    def log(self, line: str, level: str, source: str, created: float) -> None:
-        self._emit("log", {"level": level.lower(), "logger": source, "message": line}, created)
+    def log(self, line: str, level: str, source: str, created: float, work: str = "") -> None:
+        at = {"work": work} if work else {}
+        self._emit("log", {"level": level.lower(), "logger": source, **at, "message": line}, created)
 
     def error(self, message: str, exit_code: int) -> None:
         self._emit("error", {"message": message, "exit_code": int(exit_code)})

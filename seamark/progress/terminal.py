@@ -61,10 +61,12 @@ class TerminalProgress(Display):
             except OSError:  # the terminal is gone
                 discard(self.stream)
 
-    def log(self, line: str, level: str, source: str, created: float) -> None:
+    def log(self, line: str, level: str, source: str, created: float, work: str = "") -> None:
         with self._lock:
             try:
-                self.console.print(Text(text.log_line(line, level, created), style=_LEVELS.get(level, "")))
+                self.console.print(
+                    Text(text.log_line(line, level, created, work), style=_LEVELS.get(level, ""))
+                )
             except OSError:
                 discard(self.stream)
 

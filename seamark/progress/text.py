@@ -72,7 +72,8 @@ def shown(value: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)
 
 
-def log_line(line: str, level: str, created: float) -> str:
+def log_line(line: str, level: str, created: float, work: str = "") -> str:
+    line = f"{work}: {line}" if work else line
     clock = time.strftime("%H:%M:%S", time.localtime(created))
     return f"{clock} {line}" if level == "INFO" else f"{clock} {level.lower()}: {line}"
 
