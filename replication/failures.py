@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS failure (
 """
 _COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
 _FIRST_S = 5
-_JITTER = 0.2  # what failed together is not tried again together for ever
+_JITTER = 0.5  # what failed together is not tried again together for ever
 
 # What a person can do about it depends on what kind of failure it is.
 _CLASSES = {

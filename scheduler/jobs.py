@@ -20,6 +20,7 @@ from tasks.app import app
 from tasks.canvas import alive_queue, control_queue
 from tasks.context import context
 from tasks.ledger import StaleFence
+from tasks.link import LinkRests
 from tasks.unit import note_taken_over
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def _tick(ctx: Context) -> str:
             note_taken_over(ctx, epoch)
             return f"stale: {error}"
         ctx.ledger.trouble(str(getattr(error, "code", "unreachable")), str(error))
-        log.warning("%s: %s", ctx.session.name, error)
+        if not isinstance(error, LinkRests):
+            log.warning("%s: %s", ctx.session.name, error)
         return f"not now: {error}"
 
 

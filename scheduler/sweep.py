@@ -26,6 +26,8 @@ def sweep(ctx: Context) -> str:
     """One round over the open batches of a session. Two at once are harmless."""
     if (why := ctx.holding()) is not None:
         return why  # units were given back, and would be again
+    if (why := ctx.link.rests()) is not None:
+        return why  # and so would whatever needs the secondary
     epoch = ctx.progress.brick().epoch
     ledger = ctx.ledger
     try:

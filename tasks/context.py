@@ -21,12 +21,20 @@ from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
 from replication.joined import JoinedDir
 from replication.progress import Progress
+from replication.remote.answers import SecondaryError
 from replication.remote.command import close_shared_connection
 from replication.remote.look import client_of, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.secondary.filters import Filters
-from replication.session import Desired, Session, SessionDir, open_session, state_dir_of_this_process
+from replication.session import (
+    Desired,
+    Session,
+    SessionDir,
+    node_name,
+    open_session,
+    state_dir_of_this_process,
+)
 from replication.volume.directory import DirectoryVolume
 from replication.volume.stime import mark_name, mark_text, store_mark
 from replication.windows import next_window, window_at, zone
@@ -35,6 +43,7 @@ from tasks.app import servers
 from tasks.bandwidth import Bandwidth
 from tasks.canvas import start_over_signature
 from tasks.ledger import Ledger, StaleFence, connect
+from tasks.link import Link
 from tasks.terms import encode_terms, terms_of
 
 if TYPE_CHECKING:
@@ -66,7 +75,8 @@ def _say_silent(name: str, words: str) -> None:
     context(name).ledger.trouble("silent", words)
 
 
-_pool: SecondaryPool[SecondaryClient] = SecondaryPool(client_of, silent=_say_silent)
+# Who tries again, and when, is told to all processes of the host (link.py).
+_pool: SecondaryPool[SecondaryClient] = SecondaryPool(client_of, first_delay_s=0, silent=_say_silent)
 
 
 class Held(Exception):
@@ -197,11 +207,27 @@ class Context:
                 raise StaleFence
             if epoch > self._epoch:
                 self.drop_connection()
-            greet = partial(self._greet, epoch)
-            client = _pool.get(self.session.name, self.target, self.options, greet)
+            client = _pool.alive(self.session.name) or self._connect(epoch)
             thin = self._thin or self.pace(0)
             compress = {"auto": thin, "on": True, "off": False}[self.session.compression]
             return Connection(client, self._boot_id, thin, compress, self.target, self.options)
+
+    def _connect(self, epoch: int) -> SecondaryClient:
+        self.link.take_turn()
+        try:
+            client = _pool.get(self.session.name, self.target, self.options, partial(self._greet, epoch))
+        except SeamarkError as error:
+            self.link.failed(error)
+            raise
+        except (StaleFence, SecondaryError):
+            self.link.works()  # there is somebody, who refuses us
+            raise
+        self.link.works()
+        return client
+
+    @cached_property
+    def link(self) -> Link:
+        return Link(self.ledger, node_name())
 
     @cached_property
     def bandwidth(self) -> Bandwidth:

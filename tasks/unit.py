@@ -18,6 +18,7 @@ from tasks import alive, trace
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
 from tasks.context import Context, Held, context
 from tasks.ledger import StaleFence
+from tasks.link import LinkRests
 from tasks.visibility import renew
 
 if TYPE_CHECKING:
@@ -170,6 +171,9 @@ def _working_at_home(work: Unit) -> Iterator[None]:
             work.outcome = f"given back: {error}"
             log.warning("the secondary says: %s", error)
             ctx.ledger.trouble(error.code, str(error))
+    except LinkRests as error:
+        work.outcome = f"given back: {error.message}"
+        ctx.ledger.trouble(error.code, error.message)
     except SeamarkError as error:
         work.outcome = f"given back: {error.message}"
         ctx.ledger.trouble(getattr(error, "code", "unreachable"), error.message)

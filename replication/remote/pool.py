@@ -73,6 +73,15 @@ class SecondaryPool(Generic[C]):
         self._interval_s = _LONGEST_DELAY_S
         _pools.add(self)
 
+    def alive(self, name: str) -> C | None:
+        """The client of ``name``, if it is connected."""
+        with self._lock:
+            slot = self._slots.get(name)
+        if slot is None:
+            return None
+        with slot.lock:
+            return slot.client if slot.link is not None and slot.link.lost is None else None
+
     def get(
         self,
         name: str,

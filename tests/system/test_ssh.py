@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -243,6 +246,56 @@ def test_a_server_that_is_down_is_said_and_waited_for(own):
         assert mark < os.stat(p / "meanwhile").st_ctime_ns
         own.server.start()
         run.wait_same(60)
+        assert run.stop() == 0
+    said(run)
+
+
+class Knocks:
+    """In the place of an sshd: closes each connection, and counts them."""
+
+    def __init__(self, port):
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self._thread = threading.Thread(target=self._run)
+        self.number = 0
+        self._thread.start()
+
+    def _run(self):
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.number += 1
+            connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+def test_a_secondary_that_is_away_costs_one_attempt_at_a_time(own):
+    """Hundreds of files wait to be sent, and no task of them tries by itself."""
+    p = own.place.primary
+    many_small_files(p, 20, 2)
+    with own.run("--accept-new-host-key", "--jobs", "4", "--sync-method", "tar") as run:
+        run.wait_idle()
+        own.server.stop()
+        with Knocks(own.server.port) as knocks:
+            began = time.monotonic()
+            for number in range(600):
+                (p / f"f{number}").write_bytes(os.urandom(20_000))
+            run.wait_for(lambda: "next try in" in run.status.get("state", ""), "word of it", 40)
+            time.sleep(15)
+            # Its processes lose it together (7, and each tries once); then 1, 2, 4 … seconds, less half at most.
+            assert 2 <= knocks.number <= 7 + math.log2(2 * (time.monotonic() - began) + 1) + 1
+        own.server.start()
+        run.wait_same(90)
+        run.wait_idle(60)
+        assert run.status["failures"] == 0
         assert run.stop() == 0
     said(run)
 
