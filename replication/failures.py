@@ -30,6 +30,8 @@ _COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
 _FIRST_S = 5
 _JITTER = 0.5  # what failed together is not tried again together for ever
 
+UNEXPECTED = "unexpected"  # the code of what nobody foresaw: such a file is tried again alone
+
 # What a person can do about it depends on what kind of failure it is.
 _CLASSES = {
     "permission": "permission",

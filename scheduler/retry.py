@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
+from replication.failures import UNEXPECTED
 from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
 from replication.volume.handle import open_beneath
@@ -15,6 +16,8 @@ from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from replication.failures import Failure
     from replication.transfer.item import How
     from replication.volume.directory import DirectoryVolume
@@ -45,6 +48,7 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     gfids = [bytes.fromhex(failure.gfid or "") for failure in failures]
     known = client.names(gfids)
     items = []
+    alone = set()
     gone = []
     for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
         paths = known.get(gfid, [])
@@ -54,9 +58,11 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
             # What is not there by that name gives a result that says so. "compare" sends nothing that is right.
             found = item_at(ctx.volume, gfid, paths[0], "compare")
             items.append(found or FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
+            if failure.code == UNEXPECTED:
+                alone.add(gfid)
     if gone:
         ctx.progress.record([], gone)
-    send_again(ctx, epoch, items)
+    send_again(ctx, epoch, items, alone)
     return len(items)
 
 
@@ -70,11 +76,16 @@ def _end_skips(ctx: Context) -> None:
     ctx.progress.record([], [s.key for s, ticket in zip(skipped, wanted, strict=True) if ticket <= 0])
 
 
-def send_again(ctx: Context, epoch: int, items: list[FileItem]) -> None:
-    """A batch of its own for these files. Raises StaleFence, OutOfOrder."""
+def send_again(ctx: Context, epoch: int, items: list[FileItem], alone: Collection[bytes] = ()) -> None:
+    """A batch of its own for these files, with a unit for each that goes ``alone``. Raises StaleFence, OutOfOrder."""
+    method, from_bytes = ctx.sync_method, ctx.session.rsync_from
+    cuts = list(cut([item for item in items if item.gfid not in alone], method, from_bytes))
+    for item in items:
+        if item.gfid in alone:
+            cuts += cut([item], method, from_bytes)
     units = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
-        for n, (engine, members) in enumerate(cut(items, ctx.sync_method, ctx.session.rsync_from))
+        for n, (engine, members) in enumerate(cuts)
     }
     if units:
         now = time.time_ns()

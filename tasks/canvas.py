@@ -28,6 +28,7 @@ VERIFY = "verify"  # comparisons of the two ends go where data goes
 
 
 BULK = "bulk"
+DATA_KINDS = ("D", "R", "N")
 _homes: dict[str, str] = {}
 
 
@@ -109,7 +110,7 @@ def unit_signature(session: str, epoch: int, batch: int, unit: str, says: str = 
         return made
     if kind == "C":
         return _sign("tasks.crawl.crawl_subtree", control_queue(session), says, **where)
-    if kind in ("D", "R", "N") and engine in ENGINES:
+    if kind in DATA_KINDS and engine in ENGINES:
         return _sign(f"tasks.data.sync_by_{engine}", queue_of(session, unit), says, **where)
     raise ValueError(unit)
 

@@ -197,6 +197,13 @@ class Ledger:
         """A sign of life of the task that does this unit."""
         self.redis.hset(self.prefix + "claims", unit, int(time.time() * 1000))
 
+    def started(self, unit: str) -> int:
+        """Note that a unit is begun; how often it was, since it last came to an end of any kind."""
+        return int(self.redis.hincrby(self.prefix + "starts", unit, 1))
+
+    def forget_starts(self, unit: str) -> None:
+        self.redis.hdel(self.prefix + "starts", unit)
+
     def claims(self) -> dict[str, float]:
         """Seconds since the last sign of life, by unit."""
         now = time.time() * 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -15,6 +15,7 @@ from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from tasks import alive, trace
+from tasks.bisect import MOST_STARTS, bisect, is_data
 from tasks.canvas import extend, mark_signature, start_over_signature, unit_signature
 from tasks.context import Context, Held, context
 from tasks.ledger import StaleFence
@@ -34,6 +35,10 @@ DONE = "done already"
 _SAID = 10  # failures of one unit that are logged one by one
 
 
+class CannotBeDone(Exception):
+    """A unit that came to no end, however often it was begun."""
+
+
 class Unit:
     """One unit being done by the running task."""
 
@@ -46,6 +51,7 @@ class Unit:
         self._alive_at = 0.0
         self.outcome = ""
         self.token = ""  # of the payload that was read
+        self._started = False
 
     def alive(self) -> None:
         """A sign of life, at most once a second: the sweeper leaves this unit alone, and so does the broker."""
@@ -62,7 +68,17 @@ class Unit:
         if (why := self.ctx.holding()) is not None:
             raise Held(why)
         payload, self.token = self.ctx.ledger.payload_and_token(self.batch, self.name)
+        if payload is not None and is_data(self.name):
+            self._started = True
+            if (starts := self.ctx.ledger.started(self.name)) > MOST_STARTS:
+                raise CannotBeDone(f"its process ended {starts - 1} times while it was at it")
         return payload
+
+    def ended(self) -> None:
+        """The unit came to an end of some kind: its process lives."""
+        if self._started:
+            with suppress(redis.RedisError):
+                self.ctx.ledger.forget_starts(self.name)
 
     @property
     def found_by(self) -> str:
@@ -184,10 +200,26 @@ def _working_at_home(work: Unit) -> Iterator[None]:
         # The broker or Redis is away, or has a new master: nothing can be noted there now, and the ledger tells later.
         work.outcome = f"given back: {error}"
         log.warning("the broker or Redis: %s", error)
+    except CannotBeDone as why:
+        log.warning("%s", why)
+        _bisect(work, str(why))
     except Exception as error:
         # A bug, or a machine that misbehaves. The unit stays in the ledger, so nothing is lost by going on.
-        work.outcome = f"failed: {type(error).__name__}: {error}"
-        ctx.ledger.trouble("unexpected", f"{unit}: {type(error).__name__}: {error}")
         log.exception("unexpected %s", type(error).__name__)
+        _bisect(work, f"{type(error).__name__}: {error}")
     finally:
+        work.ended()
         log.debug("%s", work.outcome or "done")
+
+
+def _bisect(work: Unit, why: str) -> None:
+    try:
+        outcome = bisect(work, why)
+    except Exception as error:
+        work.outcome = f"given back: {error}"
+        log.warning("not halved: %s", error)
+        return
+    work.outcome = outcome or f"failed: {why}"
+    if outcome is None:
+        with suppress(redis.RedisError):
+            work.ctx.ledger.trouble("unexpected", f"{work.name}: {why}")

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class SeamarkRun:
     """`python -m seamark run …` with --log-json; messages are collected while it runs."""
 
-    def __init__(self, primary, secondary, state, *options, env=None, prefix=()):
+    def __init__(self, primary, secondary, state, *options, env=None, prefix=(), python_path=()):
         self.primary, self.secondary, self.state = primary, secondary, Path(state)
         self.messages: list[dict] = []
         self.stderr = open(f"{os.fspath(state)}.stderr", "ab+")
@@ -32,7 +32,11 @@ class SeamarkRun:
             *prefix, sys.executable, "-m", "seamark", "run", os.fspath(primary), os.fspath(secondary),
             "--state-dir", os.fspath(state), "--log-json", *options,
         ]  # fmt: skip
-        environment = {**os.environ, **(env or {}), "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **os.environ,
+            **(env or {}),
+            "PYTHONPATH": os.pathsep.join(map(str, [*python_path, REPOSITORY])),
+        }
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
