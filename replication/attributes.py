@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.failures import Failure
 from replication.volume.directory import settled
@@ -18,24 +18,36 @@ if TYPE_CHECKING:
     from replication.volume.directory import DirectoryVolume
 
 _ROWS = 500
+GFID, INO, CTIME = 0, 7, 6  # where in a row
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
 
 
-def attribute_rows(
-    volume: DirectoryVolume, objects: Iterable[tuple[bytes, bytes]]
-) -> Iterator[tuple[list[list[Any]], list[Failure]]]:
-    """Rows for the `metadata` operation, at most 500 at a time, with what could not be read.
+class Attributes(NamedTuple):
+    """``rows`` for the `metadata` operation, ``bad``: what could not be read, ``gone``: what is not at its path any more.
 
-    Objects are (gfid, path). One that is no longer there under that gfid is left out: its change is
-    recorded elsewhere.
+    A file that is gone from its name has a record of that. One that is gone because a directory above it was renamed has
+    none: nothing about it changed, and its attributes have still to be read.
     """
+
+    rows: list[list[Any]]
+    bad: list[Failure]
+    gone: list[tuple[bytes, bytes]]
+
+
+def attribute_rows(volume: DirectoryVolume, objects: Iterable[tuple[bytes, bytes]]) -> Iterator[Attributes]:
+    """Of objects, which are (gfid, path), at most 500 at a time."""
     rows: list[list[Any]] = []
     bad: list[Failure] = []
+    gone: list[tuple[bytes, bytes]] = []
     for gfid, path in objects:
         try:
             row = _row(volume, gfid, path)
+            if row is None:
+                gone.append((gfid, path))
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno in _GONE:
+                gone.append((gfid, path))
+            else:
                 text = f"cannot read attributes of {os.fsdecode(path)}: {error.strerror}"
                 bad.append(
                     Failure(step="metadata", gfid=gfid.hex(), path=os.fsdecode(path), code="io", error=text)
@@ -44,10 +56,10 @@ def attribute_rows(
         if row is not None:
             rows.append(row)
         if len(rows) >= _ROWS:
-            yield rows, bad
-            rows, bad = [], []
-    if rows or bad:
-        yield rows, bad
+            yield Attributes(rows, bad, gone)
+            rows, bad, gone = [], [], []
+    if rows or bad or gone:
+        yield Attributes(rows, bad, gone)
 
 
 def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:

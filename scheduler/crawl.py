@@ -194,7 +194,7 @@ class Crawler:
 
     def _send_root(self) -> None:
         """The root's own attributes: no directory lists it."""
-        failures = send_metadata_now(self.ctx, self.epoch, [(ROOT_GFID, b"")])
+        failures = send_metadata_now(self.ctx, self.epoch, [(ROOT_GFID, b"")]).failures
         mended = [] if failures else [f"metadata:{ROOT_GFID.hex()}"]
         self.ctx.progress.record(failures, mended, self.brick.stime_ns + 1)
 

@@ -14,6 +14,7 @@ from replication.volume.handle import open_beneath
 from replication.volume.identity import identify
 from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
+from tasks.metadata import undressed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -31,7 +32,12 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     """Enqueue what is due of the failure list; ``at_once``: whatever its back-off says."""
     due = ctx.progress.due(_AT_ONCE, ctx.session.retry_longest, at_once=at_once)
     data = [failure for failure in due if failure.step == "data" and failure.gfid]
-    looks = [failure for failure in due if failure.step != "data" and failure.path is not None]
+    data += [failure for failure in due if _is_undressed(failure)]
+    looks = [
+        failure
+        for failure in due
+        if failure.step != "data" and failure.path is not None and not _is_undressed(failure)
+    ]
     try:
         if ctx.ledger.once_in(_SKIPS_EVERY_S, "skips"):
             _end_skips(ctx)
@@ -39,6 +45,11 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
     except (StaleFence, OutOfOrder):
         sent = 0  # the crawler opened a batch at the same moment: the next round takes them
     return f"{sent} files, {_look_again(ctx, looks)} names"
+
+
+def _is_undressed(failure: Failure) -> bool:
+    """Whether something lacks only its attributes, which were not where they were looked for."""
+    return failure.step == "metadata" and failure.code == "moved" and failure.gfid is not None
 
 
 def _send_again(ctx: Context, failures: list[Failure]) -> int:
@@ -50,9 +61,12 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     items = []
     alone = set()
     gone = []
+    missed = []
     for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
         paths = known.get(gfid, [])
-        if wanted <= 0:
+        if _is_undressed(failure) and paths:
+            missed.append((gfid, paths[0]))
+        elif wanted <= 0 or _is_undressed(failure):
             gone.append(failure.key)  # it came, or nothing there is called by any name any more
         elif paths:
             # What is not there by that name gives a result that says so. "compare" sends nothing that is right.
@@ -62,8 +76,8 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
                 alone.add(gfid)
     if gone:
         ctx.progress.record([], gone)
-    send_again(ctx, epoch, items, alone)
-    return len(items)
+    send_again(ctx, epoch, items, alone, missed)
+    return len(items) + len(missed)
 
 
 def _end_skips(ctx: Context) -> None:
@@ -76,17 +90,27 @@ def _end_skips(ctx: Context) -> None:
     ctx.progress.record([], [s.key for s, ticket in zip(skipped, wanted, strict=True) if ticket <= 0])
 
 
-def send_again(ctx: Context, epoch: int, items: list[FileItem], alone: Collection[bytes] = ()) -> None:
-    """A batch of its own for these files, with a unit for each that goes ``alone``. Raises StaleFence, OutOfOrder."""
+def send_again(
+    ctx: Context,
+    epoch: int,
+    items: list[FileItem],
+    alone: Collection[bytes] = (),
+    missed: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """A batch of its own for these files, with a unit for each that goes ``alone``.
+
+    ``missed``: objects (gfid, path) that lack nothing but their attributes. Raises StaleFence, OutOfOrder.
+    """
     method, from_bytes = ctx.sync_method, ctx.session.rsync_from
     cuts = list(cut([item for item in items if item.gfid not in alone], method, from_bytes))
     for item in items:
         if item.gfid in alone:
             cuts += cut([item], method, from_bytes)
-    units = {
+    units: dict[str, str | bytes] = {
         f"R:{engine}:{time.time_ns():x}.{n}": encode_items(members)
         for n, (engine, members) in enumerate(cuts)
     }
+    units |= undressed(missed or [], f"{time.time_ns():x}.")
     if units:
         now = time.time_ns()
         manifest = {"kind": "retry", "start_ns": now, "end_ns": now}

@@ -223,7 +223,9 @@ class Run:
         def asked_at_once(_number: int, _frame: Any) -> None:
             self.stopping += _AT_ONCE
 
-        wanted = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), asked)
+        wanted = dict.fromkeys((signal.SIGINT, signal.SIGTERM), asked)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
+            wanted[signal.SIGHUP] = asked
         wanted[signal.SIGQUIT] = asked_at_once
         before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
         try:

@@ -13,7 +13,7 @@ from replication.observer import Observer
 from replication.volume.directory import VanishedError
 from tasks.app import app
 from tasks.carry import carrying, counts
-from tasks.metadata import data_units, send_metadata
+from tasks.metadata import data_units, send_metadata, undressed
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
@@ -50,13 +50,16 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
-        failures = found.failures + send_metadata(work, found.meta)
+        dressed = send_metadata(work, found.meta)
+        failures = found.failures + dressed.failures
         crawl_units = {
             f"C:{unit[2:]}.{n}": walk.handed_on(walk.queue[n::_SPLIT])
             for n in range(min(_SPLIT, len(walk.queue)))
         }
         units, says = data_units(found.needs, work.ctx, f"{unit}:")
+        units |= undressed(dressed.missed, f"{unit}:")
         if failures:
+            work.say(failures)
             work.ctx.progress.record(failures, [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.
         crawl_units = work.ctx.progress.crawled(walk.crawl, unit, crawl_units)

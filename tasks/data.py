@@ -12,7 +12,7 @@ from replication.transfer.item import FileItem, ItemResult, decode_items
 from replication.transfer.stream import StreamSender
 from tasks.app import app
 from tasks.elsewhere import as_found, rest_of
-from tasks.metadata import send_metadata_now
+from tasks.metadata import dress
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def _end_at_home(
     ]
     dressed = [item for item in asked if item.how == "metadata"]
     # Those of ``here`` came from another host, whose worker was killed before it said so.
-    undressed = send_metadata_now(
-        work.ctx, work.epoch, [(item.gfid, item.path) for item in [*dressed, *here]], work.alive
-    )
+    undressed = dress(work, [(item.gfid, item.path) for item in [*dressed, *here]])
     bad = {failure.key for failure in undressed}
     good = [f"data:{r.gfid.hex()}" for r in results if r.status != "error"]
     good += [f"{step}:{item.gfid.hex()}" for item in dressed for step in ("data", "metadata")]

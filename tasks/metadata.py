@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replication.attributes import attribute_rows
+from replication.attributes import CTIME, GFID, INO, attribute_rows
 from replication.failures import Failure
 from replication.frontier import decode_dirs
-from replication.transfer.item import decode_items, encode_items
+from replication.transfer.item import FileItem, decode_items, encode_items
 from replication.transfer.units import cut
 from tasks.app import app
 from tasks.canvas import extend, tick_signature
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
     from celery import Task
 
-    from replication.transfer.item import FileItem
     from tasks.context import Context
+
+
+_LOOKS, _LOOK_S = 6, 0.2  # how often, and how long, a rename under way is waited for
 
 
 @app.task(bind=True, name="tasks.metadata.sync_metadata")
@@ -37,13 +41,15 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if connection.boot_id != found["boot"]:
             work.start_over("the secondary's host restarted between entries and their metadata")
             return "the secondary restarted: starting over"
-        failures = send_metadata(work, meta)
+        dressed = send_metadata(work, meta)
+        failures = dressed.failures
         if failures:
             work.say(failures)
             work.ctx.progress.record(failures, [], work.since_ns())
-        resolved = found["resolved"] + _resolved(work.ctx, meta, failures)
+        resolved = found["resolved"] + _resolved(work.ctx, meta, dressed)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
         units, says = data_units(items, work.ctx, f"{unit}:")
+        units |= undressed(dressed.missed, f"{unit}:")
         if found["more"]:
             following = f"E:{found['more']['segment']}:{found['more']['part']}"
             units[following] = json.dumps(found["more"]).encode()
@@ -57,15 +63,27 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
     return work.outcome
 
 
-def _resolved(ctx: Context, meta: list[tuple[bytes, bytes]], failures: list[Failure]) -> list[str]:
+def _resolved(ctx: Context, meta: list[tuple[bytes, bytes]], dressed: Dressed) -> list[str]:
     """Keys of failures of metadata that are none any more."""
     failing = ctx.progress.failing()
     sent = {f"metadata:{gfid.hex()}" for gfid, _ in meta} if failing else set()
-    return sorted((sent & failing) - {failure.key for failure in failures})
+    missed = {f"metadata:{gfid.hex()}" for gfid, _ in dressed.missed}
+    return sorted((sent & failing) - missed - {failure.key for failure in dressed.failures})
 
 
-def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
-    """Send owner, mode, times and xattrs of objects (gfid, path) in this unit's order; what failed."""
+class Dressed(NamedTuple):
+    """What became of the attributes of some objects, which are (gfid, path).
+
+    ``missed``: not at their paths, though the secondary has them. ``sent``: (gfid, path, inode number, ctime in ns).
+    """
+
+    failures: list[Failure]
+    missed: list[tuple[bytes, bytes]]
+    sent: list[tuple[bytes, bytes, int, int]]
+
+
+def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> Dressed:
+    """Send owner, mode, times and xattrs of objects (gfid, path) in this unit's order."""
     todo = json.loads(work.payload() or b"{}") if work.name.startswith("E:") else {}
     return send_metadata_now(work.ctx, work.epoch, objects, work.alive, position=todo.get("segment"))
 
@@ -77,23 +95,65 @@ def send_metadata_now(
     alive: Callable[[], None] = lambda: None,
     *,
     position: int | None = None,
-) -> list[Failure]:
+) -> Dressed:
     """The same, for a caller that is no unit of entries."""
     failures: list[Failure] = []
+    gone: list[tuple[bytes, bytes]] = []
+    sent: list[tuple[bytes, bytes, int, int]] = []
     futures = []
     client = ctx.secondary(epoch).client
     paths = {gfid.hex(): path for gfid, path in objects}
-    for rows, bad in attribute_rows(ctx.volume, objects):
+    for found in attribute_rows(ctx.volume, objects):
         alive()
-        failures += bad
-        if rows:
-            futures.append(client.submit("metadata", items=rows, position=position))
+        failures += found.bad
+        gone += found.gone
+        if found.rows:
+            futures.append(client.submit("metadata", items=found.rows, position=position))
+            sent += [(bytes.fromhex(row[GFID]), paths[row[GFID]], row[INO], row[CTIME]) for row in found.rows]
     for future in futures:
         for gfid, code, message in future.result().header["errors"]:
             if code != "not-found":
                 path = paths[gfid].decode("utf-8", "surrogateescape")
                 failures.append(Failure(step="metadata", gfid=gfid, path=path, code=code, error=message))
-    return failures
+    known = client.names(gfid for gfid, _ in gone) if gone else {}
+    return Dressed(failures, [each for each in gone if known.get(each[0])], sent)
+
+
+def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
+    """The same, in no order: what moved is looked for by the names that the secondary has for it by now; what failed.
+
+    Something newer may have been sent between the look and its arrival: it is looked at again.
+    """
+    failures: list[Failure] = []
+    for turn in range(_LOOKS):
+        found = send_metadata_now(work.ctx, work.epoch, objects, work.alive)
+        failures += found.failures
+        # (A ctime of 0 may hide another change; that it is looked at twice is enough.)
+        settled = [row[1:] for row in found.sent if row[3] or not turn]
+        changed = work.ctx.volume.changed_since(settled)
+        objects = [(gfid, path) for gfid, path, _, _ in found.sent if path in changed]
+        if not objects and not found.missed:
+            return failures
+        if found.missed and turn:
+            time.sleep(_LOOK_S)
+        names = work.ctx.secondary(work.epoch).client.names(gfid for gfid, _ in found.missed)
+        objects += [(gfid, paths[0]) for gfid, paths in names.items() if paths]
+    return failures + [
+        Failure(
+            step="metadata",
+            gfid=gfid.hex(),
+            path=os.fsdecode(path),
+            code="moved",
+            error="it was renamed while its attributes were to be read",
+        )
+        for gfid, path in found.missed
+    ]
+
+
+def undressed(missed: list[tuple[bytes, bytes]], after: str) -> dict[str, str | bytes]:
+    """A unit for what was not where it was to be: what comes later knows where it is. ``after`` makes its id unique."""
+    items = [FileItem(gfid, path, "metadata", 0, 0, 0, 1) for gfid, path in missed]
+    return {f"N:stream:{after}m": encode_items(items)} if items else {}
 
 
 def data_units(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ pytest_plugins = ["tests.redis_server"]
 # How long an example takes says how busy the machine is.
 settings.register_profile("seamark", deadline=None)
 settings.load_profile("seamark")
+
+# The tests may run under nohup(1), and the programs that they start are to do what they do at a terminal.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 

@@ -126,8 +126,9 @@ class SeamarkRun:
         return found
 
     def pids(self, service):
-        """The pid of a service, as the run wrote it down."""
+        """The pid of a service, as the run wrote it down; some are started a moment after the others."""
         (path,) = self.state.glob("sessions/*/pids.json")
+        self.wait_for(lambda: service in json.loads(path.read_text()), f"{service} to be started")
         return json.loads(path.read_text())[service]
 
     def redis(self):

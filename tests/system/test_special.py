@@ -59,6 +59,18 @@ def test_stopped_in_mid_transfer_it_goes_on_where_it_was(place, number):
     assert_same(p, place.secondary)
 
 
+def test_under_nohup_it_outlives_its_terminal(place):
+    with place.run(prefix=["nohup"]) as run:
+        run.wait_idle()
+        os.kill(run.process.pid, signal.SIGHUP)
+        (place.primary / "later").write_text("later")
+        run.wait_same()
+        time.sleep(0.5)
+        assert run.status["phase"] in ("idle", "running")
+        assert run.stop() == 0
+    said(run)
+
+
 def test_once_interrupted_says_so(place):
     many_small_files(place.primary, 3000, 30)
     with place.run("--once") as run:

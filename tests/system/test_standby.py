@@ -324,7 +324,8 @@ def test_a_failure_that_only_the_dead_node_knew_of_holds_the_mark(nodes):
     (nodes.primary / "d1" / "f1").write_text("last")
     wait_file(b, nodes.secondary / "d1" / "f1", "last")
     assert b.progress()["stime_ns"] < held
-    assert report(b).failures
+    b.wait_for(lambda: report(b).failures, "the failure to be told")
+    assert b.progress()["stime_ns"] < held
     secret.chmod(0o600)
     b.wait_same(WITHIN_S)
     b.wait_for(lambda: b.progress()["stime_ns"] > held, "the mark to move on")

@@ -9,6 +9,7 @@ import shutil
 import msgspec
 import pytest
 
+from replication.failures import Failure
 from replication.joined import export, joined_file
 from replication.observation import Change, Listing
 from replication.session import Desired, Session, SessionDir
@@ -17,6 +18,7 @@ from replication.transfer.stream import StreamSender
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import ROOT_GFID
 from scheduler.epoch import take_over
+from scheduler.retry import retry_failures
 from tasks import context as contexts
 from tasks import data, fleet
 from tasks.app import app, use
@@ -78,18 +80,34 @@ class Pair:
     def wanted(self):
         """What the secondary wants of the primary's files."""
         client = self.at_home().secondary(self.epoch).client
-        volume = DirectoryVolume(os.fsencode(self.primary))
-        entries = [
-            volume.observe(volume.root_fd, n, Change.DATA) for n in volume.names(volume.root_fd, is_root=True)
-        ]
-        volume.close()
         client.begin_crawl("c")
-        seen = client.observe([Listing(ROOT_GFID, entries, complete=True)], crawl="c", limbo_until=1)
-        of = {entry.inode.gfid.hex(): entry for entry in entries}
-        return [
-            FileItem(bytes.fromhex(g), of[g].name, how, *(getattr(of[g].inode, n) for n in ("ino", "ctime_ns", "size", "nlink")))
-            for g, how in seen.need
-        ]  # fmt: skip
+        return self.tell_names()
+
+    def wanted_below(self, name):
+        """The same of what is in a directory."""
+        assert self.wanted() == []
+        return self.tell_names(os.fsencode(name))
+
+    def tell_names(self, *below):
+        """Have the secondary know of what is in the root, and in this directory; what it wants of that."""
+        client = self.ctx.secondary(self.epoch).client
+        volume = DirectoryVolume(os.fsencode(self.primary))
+        wanted = []
+        parent, fd, prefix = ROOT_GFID, volume.root_fd, b""
+        for directory in (b"", *below):
+            if directory:
+                parent = volume.observe(volume.root_fd, directory, Change.NONE).inode.gfid
+                fd, prefix = volume.open_dir(directory, parent), directory + b"/"
+            entries = [volume.observe(fd, n, Change.DATA) for n in volume.names(fd, is_root=not directory)]
+            listing = Listing(parent, entries, complete=True)
+            seen = client.observe([listing], crawl="c", limbo_until=1)
+            of = {entry.inode.gfid.hex(): entry for entry in entries}
+            wanted += [
+                FileItem(bytes.fromhex(g), prefix + of[g].name, how, *(getattr(of[g].inode, n) for n in ("ino", "ctime_ns", "size", "nlink")))
+                for g, how in seen.need
+            ]  # fmt: skip
+        volume.close()
+        return wanted
 
     def open(self, items):
         self.batch += 1
@@ -281,3 +299,45 @@ def test_where_units_wait(monkeypatch):
     assert queue_of("a", "R:tar:1f.0") == "tar.a.1"
     assert queue_of("a", "N:rsync:E:5:7:0") == "data.host.a.1"
     assert queue_of("a", "E:5:1") == queue_of("a", "C:0.1") == "control.host.a.1"
+
+
+@pytest.mark.parametrize("when", ["before it is looked at", "meanwhile", "never"])
+def test_attributes_are_found_after_a_directory_above_was_renamed(pair, when):
+    """Nothing about the files themselves changes by that, and no record of theirs says where they are."""
+    (pair.primary / "old").mkdir()
+    for number in range(3):
+        made(pair.primary / "old" / f"f{number}", os.urandom(1000), 0o640 + number)
+    pair.mounted.symlink_to(pair.primary)
+    pair.open(pair.wanted_below("old"))
+    pair.elsewhere()
+    assert "3 of 3 files" in pair.do()
+    os.rename(pair.primary / "old", pair.primary / "new")
+    pair.at_home()
+    if when == "before it is looked at":
+        pair.tell_names(b"new")
+    elif when == "meanwhile":
+        waited = []
+
+        def sleep(seconds):
+            waited.append(seconds)
+            if len(waited) == 2:
+                pair.tell_names(b"new")
+
+        pair.monkeypatch.setattr("tasks.metadata.time.sleep", sleep)
+    unit = "N:stream:C:0:0"
+    if when == "never":
+        assert "3 failed" in pair.do(unit)
+        bad, _ = pair.ctx.ledger.reports(pair.batch)
+        assert [(row["step"], row["code"]) for row in bad] == [("metadata", "moved")] * 3
+        pair.ctx.progress.record([Failure(**row) for row in bad], [])
+        pair.tell_names(b"new")
+        pair.batch += 1
+        retry_failures(pair.ctx, at_once=True)
+        assert [item.how for items in pair.units().values() for item in items] == ["metadata"] * 3
+        pair.finish_at_home()
+        _, good = pair.ctx.ledger.reports(pair.batch)
+        assert {row["gfid"] for row in bad} == {key.split(":")[1] for key in good if key.startswith("meta")}
+    else:
+        pair.finish_at_home()
+        assert pair.ctx.ledger.reports(pair.batch)[0] == []
+    assert pair.same()
