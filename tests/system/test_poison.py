@@ -8,43 +8,35 @@ import re
 import pytest
 
 from tests.judge import assert_same
+from tests.system.hooks import hook
 
-# Loaded by Python itself, in each process of the run; the program knows nothing of it.
 HOOK = """
-import os, signal, sys
-if "-c" not in sys.argv:
-    try:
-        import replication.transfer.tar as tar
-    except ImportError:
-        pass
-    else:
-        send = tar.sync_by_tar
+send = module.sync_by_tar
 
-        def sync_by_tar(items, *words, **names):
-            harmful = [item for item in items if item.path == b"d/poison"]
-            if harmful and os.path.exists({flag!r}):
-                send([item for item in items if item not in harmful][:3], *words, **names)
-                if {killed!r}:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise ValueError("a bad day")
-            return send(items, *words, **names)
+def sync_by_tar(items, *words, **names):
+    harmful = [item for item in items if item.path == b"d/poison"]
+    if harmful and os.path.exists({flag!r}):
+        send([item for item in items if item not in harmful][:3], *words, **names)
+        if {killed!r}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("a bad day")
+    return send(items, *words, **names)
 
-        tar.sync_by_tar = sync_by_tar
+module.sync_by_tar = sync_by_tar
 """
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_file_that_cannot_be_sent_is_found_and_the_rest_is_not_sent_again(place, tmp_path, killed):
-    (tmp_path / "hook").mkdir()
     flag = tmp_path / "harmful"
     flag.touch()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK.format(flag=str(flag), killed=killed))
+    hooked = hook(tmp_path, "replication.transfer.tar", HOOK.format(flag=str(flag), killed=killed))
     (place.primary / "d").mkdir()
     names = [*(f"f{number:03}" for number in range(200)), "poison"]
     for name in names:
         (place.primary / "d" / name).write_bytes(os.urandom(3000))
-    with place.run("--sync-method", "tar", python_path=[tmp_path / "hook"]) as run:
+    with place.run("--sync-method", "tar", python_path=hooked) as run:
         run.wait_for(
             lambda: len(list((place.secondary / "d").glob("f*"))) == 200, "all but one", 200 if killed else 60
         )

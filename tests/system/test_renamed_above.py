@@ -5,37 +5,29 @@ from __future__ import annotations
 import os
 
 from tests.judge import assert_same
+from tests.system.hooks import hook
 
-# Loaded by Python itself, in each process of the run: it does what somebody else might do at that very moment.
 HOOK = """
-import os, sys
-if "-c" not in sys.argv:
-    try:
-        import replication.attributes as attributes
-    except ImportError:
-        pass
-    else:
-        row = attributes._row
+row = module._row
 
-        def renamed(volume, gfid, path):
-            if path.startswith(b"old/") and os.path.exists({flag!r}):
-                os.unlink({flag!r})
-                os.rename(volume.root + b"/old", volume.root + b"/new")
-            return row(volume, gfid, path)
+def renamed(volume, gfid, path):
+    if path.startswith(b"old/") and os.path.exists({flag!r}):
+        os.unlink({flag!r})
+        os.rename(volume.root + b"/old", volume.root + b"/new")
+    return row(volume, gfid, path)
 
-        attributes._row = renamed
+module._row = renamed
 """
 
 
 def test_attributes_are_read_all_the_same(place, tmp_path):
-    (tmp_path / "hook").mkdir()
     flag = tmp_path / "flag"
-    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK.format(flag=str(flag)))
+    hooked = hook(tmp_path, "replication.attributes", HOOK.format(flag=str(flag)))
     old = place.primary / "old"
     (old / "below").mkdir(parents=True)
     for name in ("a", "b", "below/c"):
         (old / name).write_text(name)
-    with place.run(python_path=[tmp_path / "hook"]) as run:
+    with place.run(python_path=hooked) as run:
         run.wait_idle()
         flag.touch()
         for name in ("a", "b", "below/c"):
