@@ -1,0 +1,175 @@
+"""Ways to break the engine, each of which must turn a test red: what a promise in docs/reliability.md rests on.
+
+A mutation replaces one piece of code, which stands in its file exactly once, by another. ``tests`` are what notices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """``name`` says what is broken, ``invariant`` which promise that is (docs/reliability.md)."""
+
+    name: str
+    invariant: int
+    path: str
+    code: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # ---- 1: the mark never passes what is not there
+    Mutation(
+        "the mark passes failures", 1, "replication/progress.py",
+        "coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns)", "front_ns",
+        ("tests/replication/test_progress.py",),
+    ),
+    Mutation(
+        "the front passes batches with units left", 1, "tasks/ledger.lua",
+        "  if units > 0 then break end\n", "",
+        ("tests/tasks/test_ledger.py",),
+    ),
+    Mutation(
+        "what a unit says has failed is not noted", 1, "tasks/ledger.lua",
+        "      if ARGV[7] ~= '' then", "      if false then",
+        ("tests/tasks/test_ledger.py",),
+    ),
+    Mutation(
+        "attributes of what is below a renamed directory are left out", 1, "tasks/metadata.py",
+        "[each for each in gone if known.get(each[0])]", "[]",
+        ("tests/tasks/test_elsewhere.py",),
+    ),
+    Mutation(
+        "a file that was renamed while it was to be read is called done", 1, "tasks/data.py",
+        'return [_moved(r) if r.gfid in still and r.status == "vanished" else r for r in results]', "return results",
+        ("tests/system/test_field.py", "tests/system/test_live.py", "tests/system/test_machine.py", "tests/tasks"),
+    ),
+    # ---- 2: it moves only after the secondary has everything on its disk
+    Mutation(
+        "nothing is written to the disk before the mark moves", 2, "replication/secondary/lookups.py",
+        "        syncfs(agent.tree.root_fd)\n", "        pass\n",
+        ("tests/secondary", "tests/system/test_filesystems.py"),
+    ),
+    Mutation(
+        "a secondary that restarted before a batch was durable is believed", 2, "tasks/mark.py",
+        "if any(b.rebooted or (b.boot and b.boot != boot) for b in done):", "if False:",
+        ("tests/tasks/test_mark.py",),
+    ),
+    # ---- 3: Redis holds no truth
+    Mutation(
+        "a ledger that is gone is not missed", 3, "scheduler/crawl.py",
+        "        if ledger.fence() != self.epoch:\n", "        if False:\n",
+        ("tests/system/test_faults.py::test_killed_in_mid_batch[redis, emptied first]",),
+    ),
+    Mutation(
+        "what has stopped moving is not submitted again", 3, "scheduler/sweep.py",
+        "                signature.apply_async()\n", "                pass\n",
+        ("tests/system/test_faults.py", "tests/system/test_bad_input.py"),
+    ),
+    # ---- 4: every task may run twice, late, or beside its twin
+    Mutation(
+        "a connection of an older epoch may write", 4, "replication/secondary/agent.py",
+        'if check_epoch and self.index.meta.get("epoch", 0) != self.epoch:', "if False:",
+        ("tests/secondary/test_agent.py",),
+    ),
+    Mutation(
+        "an older epoch is greeted", 4, "replication/secondary/owner.py",
+        '    if request["epoch"] < epoch:\n', "    if False:\n",
+        ("tests/secondary/test_agent.py", "tests/system/test_standby.py"),
+    ),
+    Mutation(
+        "segments are taken in any order", 4, "replication/secondary/admission.py",
+        'if applied is not None and applied not in (position, request.get("after", position - 1)):', "if False:",
+        ("tests/secondary/test_agent.py",),
+    ),
+    Mutation(
+        "a twin settles what another one of its name is asked for", 4, "tasks/ledger.lua",
+        "(ARGV[9] ~= '' and string.sub(payload, 1, 8) ~= ARGV[9])", "false",
+        ("tests/tasks/test_ledger.py",),
+    ),
+    # ---- 5: at rest both sides are the same
+    Mutation(
+        "names that are gone are not observed", 5, "replication/observer.py",
+        "            entries.append(entry)\n            if change is Change.DATA:",
+        "            if entry.inode is not None:\n                entries.append(entry)\n            if change is Change.DATA:",
+        ("tests/system/test_live.py",),
+    ),
+    Mutation(
+        "what changes while it is read is called whole", 5, "replication/transfer/stream.py",
+        "        still = after.ctime_ns == stat.ctime_ns and len(content) == stat.size\n", "        still = True\n",
+        ("tests/transfer/test_movers.py", "tests/transfer/test_movers_and_agent.py", "tests/system/test_field.py"),
+    ),
+    Mutation(
+        "a file of several links has one name", 5, "replication/secondary/reconcile.py",
+        "if not row.is_dir and come[-1][1][NLINK] != 1:", "if not row.is_dir and come[-1][1][NLINK] == 0:",
+        ("tests/secondary/test_agent.py", "tests/secondary/test_machine.py"),
+    ),
+    Mutation(
+        "limbo is forgotten: what loses its last name is lost", 5, "replication/secondary/namespace.py",
+        '        if row.is_dir:\n            tree.moved[row.id] = None\n        self.counts["limbo"] += 1\n',
+        '        if not row.is_dir:\n            os.unlink(limbo_name(row), dir_fd=tree.limbo_fd)\n            self.lose(row)\n        self.counts["limbo"] += 1\n',
+        ("tests/secondary/test_agent.py",),
+    ),
+    Mutation(
+        "an overflow of the kernel's queue is no gap", 5, "replication/changelog/recorder.py",
+        '        self._on_gap("overflow")\n', "",
+        ("tests/changelog/test_recorder.py", "tests/changelog/test_agent.py"),
+    ),
+    Mutation(
+        "a damaged block of a segment is read", 5, "replication/changelog/segment.py",
+        "        if crc32(data[start : start + length]) != checksum:\n", "        if False:\n",
+        ("tests/changelog/test_segment.py",),
+    ),
+    Mutation(
+        "an interrupted transaction is not looked after", 5, "replication/secondary/agent.py",
+        "        self._dirty_journal = True\n        self.journal.write(lines, data)\n", "        self._dirty_journal = True\n",
+        ("tests/secondary/test_crashes.py",),
+    ),
+    Mutation(
+        "a replaced name is free until its new content comes", 5, "replication/secondary/reconcile.py",
+        "        return taker is not None and not row.is_dir and not taker.is_dir\n", "        return False\n",
+        ("tests/secondary/test_shadows.py",),
+    ),
+    Mutation(
+        "what was seen empty is moved while it is empty", 5, "replication/secondary/reconcile.py",
+        "    return bool(row.is_file and not row.size and e[SIZE])\n", "    return False\n",
+        ("tests/secondary/test_shadows.py",),
+    ),
+    # ---- 6: nothing that is not ours is deleted
+    Mutation(
+        "what is in the way is removed", 6, "replication/secondary/displaced.py",
+        "            rename_new(dir_fd, name, at, parts[-1])\n", "            os.unlink(name, dir_fd=dir_fd)\n",
+        ("tests/secondary/test_agent.py", "tests/system/test_special.py"),
+    ),
+    # ---- 7: what cannot be read deletes nothing
+    Mutation(
+        "a directory that was read in part is called read", 7, "replication/observer.py",
+        "                    complete = False\n", "                    complete = True\n",
+        ("tests/replication/test_observer.py", "tests/system/test_field.py"),
+    ),
+    Mutation(
+        "an emptied primary empties the secondary", 7, "scheduler/crawl.py",
+        '        if self.brick.complete and (held := self.ctx.secondary(self.epoch).client.stat()["entries"]):\n',
+        "        if held := 0:\n",
+        ("tests/system/test_bad_input.py",),
+    ),
+    # ---- 8: nothing outside of the root is touched
+    Mutation(
+        "another file is sent in the place of the one that was asked for", 8, "replication/volume/directory.py",
+        "return (stat.ino, stat.ctime_ns) == expect[:2] or identify_fd(fd)[0] == gfid", "return True",
+        ("tests/volume/test_directory.py", "tests/transfer/test_movers.py"),
+    ),
+    # ---- failures and retries
+    Mutation(
+        "one file that cannot be sent holds up its unit", 1, "tasks/bisect.py",
+        "    if len(items) > 1:\n", "    if False:\n",
+        ("tests/system/test_poison.py",),
+    ),
+    Mutation(
+        "each task tries a secondary that is away", 1, "tasks/link.py",
+        "        if wait_s > 0:\n            raise LinkRests", "        if False:\n            raise LinkRests",
+        ("tests/tasks/test_link.py",),
+    ),
+)  # fmt: skip
