@@ -44,13 +44,13 @@ MUTATIONS = (
     Mutation(
         "a file that was renamed while it was to be read is called done", 1, "tasks/data.py",
         'return [_moved(r) if r.gfid in still and r.status == "vanished" else r for r in results]', "return results",
-        ("tests/system/test_field.py", "tests/system/test_live.py", "tests/system/test_machine.py", "tests/tasks"),
+        ("tests/tasks/test_elsewhere.py",),
     ),
     # ---- 2: it moves only after the secondary has everything on its disk
     Mutation(
         "nothing is written to the disk before the mark moves", 2, "replication/secondary/lookups.py",
         "        syncfs(agent.tree.root_fd)\n", "        pass\n",
-        ("tests/secondary", "tests/system/test_filesystems.py"),
+        ("tests/secondary/test_durable.py",),
     ),
     Mutation(
         "a secondary that restarted before a batch was durable is believed", 2, "tasks/mark.py",

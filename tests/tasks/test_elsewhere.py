@@ -341,3 +341,17 @@ def test_attributes_are_found_after_a_directory_above_was_renamed(pair, when):
         pair.finish_at_home()
         assert pair.ctx.ledger.reports(pair.batch)[0] == []
     assert pair.same()
+
+
+def test_content_that_is_not_where_it_was_holds_the_mark(pair, monkeypatch):
+    """It was renamed, and the secondary does not know yet: what is wanted still is no file that is gone."""
+    some_files(pair)
+    pair.open(pair.wanted())
+    os.rename(pair.primary / "f1", pair.primary / "f9")
+    (pair.primary / "f2").unlink()
+    monkeypatch.setattr("tasks.data.time.sleep", lambda _: None)
+    assert "2 failed" in pair.do()
+    bad, _ = pair.ctx.ledger.reports(pair.batch)
+    assert {(row["path"], row["step"], row["code"]) for row in bad} == {
+        ("f1", "data", "moved"), ("f2", "data", "moved"),
+    }  # fmt: skip

@@ -15,6 +15,7 @@ from scheduler.epoch import take_over
 from tasks import context as contexts
 from tasks import mark
 from tasks.app import app, use
+from tasks.canvas import control_queue
 from tasks.servers import of_url
 
 # The setting is the one of the Celery that we require.
@@ -83,3 +84,20 @@ def test_a_crawl_does_not_end_while_content_is_wanted(ctx):
     assert brick.crawl == "c1"
     assert brick.crawl_swept
     assert not brick.complete
+
+
+@pytest.mark.parametrize("when", ["before the mark", "between two units"])
+def test_a_secondary_that_restarted_before_a_batch_was_durable_is_not_believed(ctx, when):
+    """What was applied in its earlier life may never have reached its disk: all of it is done again, in a new epoch."""
+    epoch, boot = ctx.progress.brick().epoch, ctx.secondary(ctx.progress.brick().epoch).boot_id
+    manifest = {"kind": "changelog", "start_ns": 1, "end_ns": 2, "last": 5}
+    ctx.ledger.open(epoch, 2, manifest, {"E:4:0": "a", "E:5:0": "b"})
+    for unit, of in (("E:4:0", "another"), ("E:5:0", boot if when == "between two units" else "another")):
+        ctx.ledger.settle(epoch, 2, unit, boot=of)
+    mark.update_stime(NAME, epoch, 2)
+    assert ctx.progress.brick().front < 5
+    told = [
+        message for message in ctx.ledger.redis.lrange(control_queue(), 0, -1) if b"start_over" in message
+    ]
+    assert len(told) == 1
+    assert ctx.ledger.forgotten() == 0
