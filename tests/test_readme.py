@@ -165,3 +165,11 @@ def test_every_link_leads_somewhere():
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_test_that_a_document_names_is_there():
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for path, name in re.findall(r"`(tests/[\w./]+)(?:::(\w+))?", document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+            if name:
+                assert f"def {name}(" in (ROOT / path).read_text(), f"{document.name}: {path}::{name}"
