@@ -284,13 +284,14 @@ class ChangelogStore:
         return self._size <= self.max_bytes * share and len(self._index.entries) <= _MAX_SEGMENTS * share
 
     def _take_in_strays(self) -> None:
-        """A segment that was written, but not yet in the index, when its writer was killed."""
+        """A segment that was written, but not yet in the index, when its writer was killed; others were to be deleted."""
         last = next(reversed(self._index.entries), 0)
         for path in sorted(self.directory.glob("*.segment")):
             number = int(path.stem) if path.stem.isdigit() else 0
-            if number in self._index.entries:
+            known = self._index.entries.get(number)
+            if known is not None and known.state is State.DATA:
                 continue
-            if number != last + 1:
+            if known is not None or number != last + 1:
                 path.unlink()
                 continue
             with suppress(SegmentDamaged):

@@ -38,7 +38,7 @@ config = AgentConfig(
     close_after_ms=10**7, tick_s=10**7,
 )
 sys.stdin.readline()
-run_agent(config, lambda info: None, stop, ready=lambda mode: print("ready", flush=True))
+run_agent(config, lambda info: None, stop, on_alarm=lambda text: None, ready=lambda mode: print("ready", flush=True))
 """
 Seen = dict[int, tuple[SegmentInfo, tuple[Record, ...]]]
 

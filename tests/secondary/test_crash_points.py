@@ -6,12 +6,13 @@ import os
 import shutil
 import sqlite3
 import stat
+from hashlib import blake2b
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from replication.remote.errors import LinkLost
-from replication.volume.identity import ROOT_GFID
 from tests.judge import assert_same
 from tests.killing import kill_at_each, traced
 from tests.secondary.primary import Far, Primary
@@ -24,7 +25,7 @@ class Scene:
     """A primary and its secondary, equal; then ``change`` on the primary, and ``tell`` says so to the agent."""
 
     whole = True  # a name shows an old or a new content, never a part of one
-    theirs: dict[str, bytes] = {}  # what somebody else put there, and has to be kept aside
+    theirs: ClassVar[dict[str, bytes]] = {}  # what somebody else put there, and has to be kept aside
     fault = ""  # kills the agent before, by a point of its own: what is traced is the next one
     greeted = True  # False: also its start is traced
 
@@ -391,8 +392,6 @@ class Compared(Scene):
         for path in ("f", "g"):
             gfid, item = self.gfid(path), self.primary.item(self.gfid(path), os.fsencode(path))
             content = (self.a / path).read_bytes()
-            from hashlib import blake2b
-
             items.append([gfid.hex(), len(content), blake2b(content, digest_size=32).hexdigest(), item])
         self.client.call("compare", items=items)
         self.primary.send(self.client, answer)
@@ -498,7 +497,7 @@ class RecoveredNew(Create):
 class Displaced(Scene):
     """What is not ours stands in the way, and in a directory that goes."""
 
-    theirs = {"new": b"theirs", "d/foreign": b"also theirs", "f": b"put over ours"}
+    theirs: ClassVar = {"new": b"theirs", "d/foreign": b"also theirs", "f": b"put over ours"}
 
     def change(self):
         (self.a / "new").write_bytes(b"ours")
