@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ CALLS = (
     "mkdir", "mkdirat", "mknod", "mknodat", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat",
     "utimensat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
 )  # fmt: skip
+REPOSITORY = Path(__file__).resolve().parents[1]
 _LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)", re.DOTALL)
 _MAKES = re.compile(r"O_CREAT|O_TRUNC|O_TMPFILE|__O_TMPFILE")
 _CLONES = re.compile(r"FICLONE|BTRFS_IOC_CLONE|FS_IOC_SETFLAGS")
@@ -127,3 +130,22 @@ def _tries(point: Point, found: list[Point], log: Path):
         now = [each for each in points(log) if each.call == point.call]
         if rank < len(now):
             yield now[rank]
+
+
+def run_killed(script: str, words, log: Path, point: Point | None) -> tuple[bool, list[str]]:
+    """A Python program up to its end, traced from the line on which it waits for its standard input.
+
+    Whether it was killed, and what it printed after that line. It says "ready" before it.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        with traced(process.pid, log, point):
+            said, _ = process.communicate("go\n", timeout=60)
+    assert process.returncode in (0, -signal.SIGKILL), process.returncode
+    return process.returncode != 0, said.splitlines()
