@@ -7,8 +7,10 @@ hold, are written percent-encoded, and ``encoding = "percent"`` says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from replication.settings import (
 
 _ENCODING = "encoding"
 _PERCENT = "percent"
+_ASIDE_S = 3600  # no write takes so long
 
 
 def read(path: Path, kind: type[Kind] = SessionConfig) -> Kind:  # type: ignore[assignment]
@@ -191,6 +194,15 @@ def replace_file(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        drop_asides(path.parent, f".{path.name}.*.new")
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise SeamarkError(f"cannot write {path}: {error.strerror}", ExitCode.USAGE) from None
+
+
+def drop_asides(directory: Path, pattern: str) -> None:
+    """Remove what was being written aside when its writer was killed, and is old by now."""
+    for left in directory.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ASIDE_S:
+                left.unlink()

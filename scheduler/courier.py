@@ -25,6 +25,7 @@ import msgspec
 
 from replication.errors import SeamarkError
 from replication.session import SessionDir, session_names
+from replication.session_file import drop_asides
 from scheduler.events import Waiting, spool
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Courier:
             waiting = _read(path)
             if waiting is None or set(wanted) <= set(waiting.done):
                 path.unlink(missing_ok=True)
+        drop_asides(directory, "*.new")
 
 
 def targets(events: EventSettings) -> list[str]:

@@ -19,6 +19,7 @@ import msgspec
 
 from replication.errors import SeamarkError
 from replication.session import node_name
+from replication.session_file import drop_asides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +90,7 @@ class EventBook:
     def __init__(self, place: SessionDir) -> None:
         self._place = place
         self._path = place.path / "told.json"
+        drop_asides(place.path, "told.*.new")
         self._stamp = -1
         self._told = Told()
 

@@ -15,6 +15,7 @@ import msgspec
 
 from replication.changelog.store import boot_id
 from replication.session import node_name
+from replication.session_file import drop_asides
 from scheduler.health import Reason
 from scheduler.lease import Holder
 from scheduler.procfs import me, namespace, uptime
@@ -79,6 +80,7 @@ class StatusFile:
 
     def __init__(self, place: SessionDir) -> None:
         self._place = place
+        drop_asides(place.path, "status.*.new")
         self._boot = boot_id()
         self._space = namespace()
 

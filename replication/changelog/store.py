@@ -146,8 +146,8 @@ class ChangelogStore:
         self._lock = fd
         self._index.open_for_append()
         lost = self._index.damaged
-        self._take_in_strays()
-        self._skip_numbers_of_a_lost_boot()
+        whole = self._take_in_strays()
+        self._skip_numbers_that_may_be_lost(whole)
         self._size = sum(info.size for info in self._index.entries.values())
         if lost:
             log.warning("%s: %d damaged entries of the index", self.directory, lost)
@@ -283,14 +283,20 @@ class ChangelogStore:
     def _fits(self, share: float) -> bool:
         return self._size <= self.max_bytes * share and len(self._index.entries) <= _MAX_SEGMENTS * share
 
-    def _take_in_strays(self) -> None:
-        """A segment that was written, but not yet in the index, when its writer was killed."""
+    def _take_in_strays(self) -> bool:
+        """A segment that was written, but not yet in the index, when its writer was killed; others were to be deleted.
+
+        False: there were later ones, so the index has lost some.
+        """
+        whole = True
         last = next(reversed(self._index.entries), 0)
         for path in sorted(self.directory.glob("*.segment")):
             number = int(path.stem) if path.stem.isdigit() else 0
-            if number in self._index.entries:
+            known = self._index.entries.get(number)
+            if known is not None and known.state is State.DATA:
                 continue
-            if number != last + 1:
+            if known is not None or number != last + 1:
+                whole = whole and number <= last + 1
                 path.unlink()
                 continue
             with suppress(SegmentDamaged):
@@ -299,8 +305,10 @@ class ChangelogStore:
                     log.warning("%s: %d torn bytes at its end were cut off", path, found.header.torn_bytes)
                 start = self._monotone(found.header.start_ns)
                 self._index.append(SegmentInfo(number, start, start, found.records, found.size, State.DATA))
+                last = number
                 continue
             path.unlink()
+        return whole
 
     # Numbers: the index is not synced at each segment, so a power failure may lose its newest entries
     # while a consumer has already stored a position beyond them. What was reserved durably is never given
@@ -313,10 +321,10 @@ class ChangelogStore:
             self._write_state(clean=False)
         return number
 
-    def _skip_numbers_of_a_lost_boot(self) -> None:
+    def _skip_numbers_that_may_be_lost(self, whole: bool) -> None:
         last = next(reversed(self._index.entries), 0)
-        reserved, whole = self._read_state(last)
-        self._floor = last + 1 if whole else max(reserved, last + 1)
+        reserved, certain = self._read_state(last)
+        self._floor = last + 1 if whole and certain else max(reserved, last + 1)
         self._reserved = max(reserved, self._floor + _RESERVE)
         self._write_state(clean=False)
         if self._floor > last + 1:
@@ -326,7 +334,8 @@ class ChangelogStore:
         """Which numbers were reserved, and whether the index is certain to be complete."""
         try:
             state = json.loads((self.directory / "writer").read_bytes())
-            return int(state["reserved"]), bool(state["clean"]) or state["boot"] == boot_id()
+            whole = last == state.get("last", last) if state["clean"] else state["boot"] == boot_id()
+            return int(state["reserved"]), whole
         except FileNotFoundError:
             return 0, last == 0
         except (ValueError, KeyError, TypeError):
@@ -335,7 +344,10 @@ class ChangelogStore:
     def _write_state(self, *, clean: bool) -> None:
         path = self.directory / "writer"
         aside = self.directory / "writer.new"
-        text = json.dumps({"boot": boot_id(), "reserved": self._reserved, "clean": clean})
+        state = {"boot": boot_id(), "reserved": self._reserved, "clean": clean}
+        if clean:
+            state["last"] = next(reversed(self._index.entries), 0)
+        text = json.dumps(state)
         with open(aside, "w", encoding="ascii") as file:
             file.write(text + "\n")
             file.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from replication.secondary import sql
 from replication.secondary.agent import Agent
@@ -16,17 +16,39 @@ from replication.secondary.index import Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.tree import LostDirectory
 
+_Line = Tuple[List[Any], int]  # what the journal says of one inode, and when
+
 _CLOCK_GRAIN_NS = 100_000_000  # ctime comes from a coarser clock than ours
 
 
 def replay(agent: Agent, records: Iterator[Dict[str, Any]]) -> None:
     """Within a transaction and with the lock held. Raises OSError, sqlite3.Error."""
+    directories: List[_Line] = []
+    others: List[_Line] = []
+    data: List[List[Any]] = []
     for record in records:
         for line in record.get("n", ()):
-            _names(agent, line, record["at"])
-        for gfid, ino in record.get("d", ()):
-            _content(agent, bytes.fromhex(gfid), ino)
+            (directories if stat.S_ISDIR(line[1]) else others).append((line, record["at"]))
+        data += record.get("d", ())
+    _directories(agent, directories)
+    for line, at in others:
+        _names(agent, line, at)
+    for gfid, ino in data:
+        _content(agent, bytes.fromhex(gfid), ino)
     _shadows(agent)
+
+
+def _directories(agent: Agent, lines: List[_Line]) -> None:
+    """What is in a directory can be looked at once the index says where that is; it may have been made, or moved, by
+    the same transaction. So each that is found may be the way to others.
+    """
+    while lines:
+        left = [(line, at) for line, at in lines if not _names(agent, line, at, given_up=False)]
+        if len(left) == len(lines):
+            break
+        lines = left
+    for line, at in lines:
+        _names(agent, line, at)
 
 
 def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
@@ -36,7 +58,8 @@ def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
         return None
 
 
-def _names(agent: Agent, line: List[Any], at: int) -> None:
+def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> bool:
+    """Whether the inode was found. If not: it is forgotten, or (not ``given_up``) nothing is changed."""
     gfid_hex, mode, ino, limbo, places = line
     index, tree = agent.index, agent.tree
     gfid = bytes.fromhex(gfid_hex)
@@ -51,10 +74,12 @@ def _names(agent: Agent, line: List[Any], at: int) -> None:
     if row is None or not row.ino:
         row = _made(agent, row, gfid, mode, ino, here, at)
         if row is None:
-            return
+            return False
     standing = [key for key, found in here.items() if found.st_ino == row.ino]
-    _set_names(agent, row, keys, standing)
     in_limbo = _in_limbo(agent, row)
+    if not standing and not in_limbo and not given_up:
+        return False
+    _set_names(agent, row, keys, standing)
     named = bool(index.names_of(row.id))
     if in_limbo and named:
         # A directory of an older life, or a file that was on its way, by a link: its name counts.
@@ -66,13 +91,14 @@ def _names(agent: Agent, line: List[Any], at: int) -> None:
         row.limbo = at  # on its way through limbo: its new name is observed again soon
     if not in_limbo and not named:
         _forget(agent, row)
-        return
+        return False
     row.pctime = 0
     row.changed = True
     index.save([row], [], [])
     if row.is_dir:
         tree.forget(row.id)
         tree.moved.pop(row.id, None)
+    return True
 
 
 def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key]) -> None:

@@ -36,9 +36,11 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Far:
-    """An agent process on a root, and a client to it."""
+    """An agent process on a root, and a client to it. ``before_hello`` is called with its process id."""
 
-    def __init__(self, root, *, python=AGENT_PYTHON, fault="", epoch=1, user=None, **hello):
+    def __init__(
+        self, root, *, python=AGENT_PYTHON, fault="", epoch=1, user=None, before_hello=None, **hello
+    ):
         environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_TRACE="1")
         if fault:
             environment["SEAMARK_FAULT"] = fault
@@ -55,6 +57,8 @@ class Far:
         self.process.stdout.close()
         self.client = SecondaryClient(self.reader, self.process.stdin)
         try:
+            if before_hello is not None:
+                before_hello(self.process.pid)
             self.hello = self.client.hello(session="s", volume="v", epoch=epoch, create=True, **hello)
         except BaseException:
             self.close()
