@@ -71,6 +71,7 @@ ODD_HEADERS = [
     None, {}, {"task": []}, {"task": {}}, {"task": "scheduler.jobs.sweep"}, {"task": None, "id": 3},
     {"task": "os.system", "id": "a"}, {"task": "scheduler.jobs.sweep", "id": "x", "eta": "never"},
     {"task": "scheduler.jobs.sweep", "id": "x", "expires": []}, {"task": "scheduler.jobs.sweep", "id": [1]},
+    {"task": "scheduler.jobs.sweep", "id": "x\n2026-01-01T00:00:00 INFO forged"}, {"task": "a" * 300, "id": "x"},
     {"task": "scheduler.jobs.sweep", "id": "x", "timelimit": "a"}, {"task": "scheduler.jobs.sweep", "id": "x", "lang": "c"},
     {"task": "tasks.mark.update_stime", "id": "x", "retries": "many", "stamped_headers": 3},
 ]  # fmt: skip
