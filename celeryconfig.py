@@ -30,11 +30,14 @@ imports = (
     "scheduler.jobs",
 )
 
-# JSON only: a message can be read by a person, and never runs code when it is loaded.
-task_serializer = "json"
-result_serializer = "json"
-event_serializer = "json"
-accept_content = ["json"]
+# JSON only, signed where there is a key (tasks/signing.py): it never runs code when it is loaded.
+task_serializer = _servers["task_serializer"]
+result_serializer = _servers["result_serializer"]
+event_serializer = _servers["event_serializer"]
+accept_content = _servers["accept_content"]
+result_accept_content = _servers["result_accept_content"]
+# What is no message of ours is refused with one line.
+worker_consumer = "tasks.consumer:CheckingConsumer"
 
 # A task is acknowledged when it is done, and handed out again when the process doing it died. Every
 # task is written to be run twice.

@@ -26,6 +26,7 @@ from replication.changelog.recorder import FilesystemRecorder, Recorder, Recorde
 from replication.changelog.segment import Place
 from replication.changelog.store import MAX_BYTES, ChangelogStore, NotTheWriter, StoreBusy
 from replication.changelog.watches import DirectoryRecorder
+from replication.private import private_dir
 
 __all__ = [
     "Agent",
@@ -112,7 +113,7 @@ class Agent:
         self._tick_at = 0.0
 
     def run(self, stop: threading.Event, ready: Callable[[str], None], wake_fd: int | None = None) -> None:
-        Path(self.config.directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_dir(Path(self.config.directory))
         self._recorder = open_recorder(self.config, self._gather, self._gap)
         try:
             self._begin()

@@ -56,6 +56,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         about("the Redis of ledgers and results; unset: the broker, where that is a Redis", restart=True),
     ] = None
     redis_password_file: Annotated[str | None, about("a file with its password", restart=True)] = None
+    message_key_file: Annotated[
+        str | None,
+        about(
+            "a file with a random line of 32 characters or more, the same on all hosts: messages are signed by it, "
+            "and no others accepted",
+            restart=True,
+        ),
+    ] = None
     tls: TlsSettings = msgspec.field(default_factory=TlsSettings)
     sentinel: SentinelSettings = msgspec.field(default_factory=SentinelSettings)
 

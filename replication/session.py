@@ -27,7 +27,7 @@ from replication.settings import SessionConfig, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".toml"
 
 
@@ -89,7 +89,7 @@ class SessionDir:
     """Where one session lives on this host: its file, and the directory that holds all of its state."""
 
     def __init__(self, state_dir: Path, name: str, config_dir: Path | None = None) -> None:
-        if not _NAME.match(name):
+        if not NAME.fullmatch(name):
             raise SessionError(
                 f"session name {name!r}: use letters, digits, '.', '_' and '-', 64 at most", ExitCode.USAGE
             )
@@ -246,10 +246,10 @@ def session_names(state_dir: Path) -> list[str]:
 
 def _names(state_dir: Path) -> Iterator[str]:
     for path in (config_dir_of(state_dir) / "sessions").glob(f"*{_SUFFIX}"):
-        if _NAME.match(path.stem) and path.suffix == _SUFFIX:
+        if NAME.fullmatch(path.stem) and path.suffix == _SUFFIX:
             yield path.name[: -len(_SUFFIX)]
     for path in (state_dir / "sessions").glob("*"):
-        if _NAME.match(path.name) and path.is_dir():
+        if NAME.fullmatch(path.name) and path.is_dir():
             yield path.name
 
 

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from replication.addresses import has_password
 from replication.errors import ExitCode, SeamarkError
+from replication.private import private_dir
 from replication.server_settings import NodeSettings, ServerSettings
 from replication.settings import (
     FIXED,
@@ -183,7 +184,7 @@ def replace_file(path: Path, text: str) -> None:
     """Write aside, sync, rename. Raises SeamarkError when that is not possible; the old file stays."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(path.parent)
         # A file of settings may hold a password or a key: it is ours alone, unless somebody said otherwise.
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
         with os.fdopen(

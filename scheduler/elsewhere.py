@@ -17,6 +17,7 @@ from celery.platforms import SecurityWarning
 
 from replication.errors import LockedError, SeamarkError, UsageError
 from replication.joined import JoinedDir, joined, joined_file, joined_names
+from replication.private import private_dir
 from replication.remote.command import close_shared_connection
 from replication.remote.look import ssh_options
 from replication.remote.target import parse_target
@@ -62,7 +63,7 @@ def _checked(place: JoinedDir) -> Session:
     session = place.load()
     if not os.path.isdir(session.primary):
         raise UsageError(f"{place.config}: primary: {session.primary} is no directory of this host")
-    place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_dir(place.path)
     return session
 
 
@@ -106,7 +107,7 @@ def _locked(options: WorkerOptions) -> Iterator[None]:
     """One worker of a name on this host: Celery would take two of them for one."""
     folder = Path(options.state_dir) / "workers"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(folder)
         fd = os.open(
             folder / f"{options.name.replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import ControlServer
 from replication.errors import LockedError, SeamarkError
+from replication.private import private_dir
 from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
 from scheduler.events import EventBook, Kind
@@ -109,7 +110,7 @@ class Monitor:
     def _locked(self) -> Iterator[None]:
         """One monitor for a state directory. Raises LockedError, SeamarkError."""
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_dir(self.directory)
             fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SeamarkError(f"cannot write in {self.directory}: {error.strerror}") from None

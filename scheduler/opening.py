@@ -21,6 +21,7 @@ import msgspec
 
 import celeryconfig
 from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
+from replication.private import private_dir
 from replication.remote.target import parse_target
 from replication.session import Desired, Session, SessionDir, SessionState, pair_id
 from replication.settings import SessionConfig
@@ -153,7 +154,7 @@ def locked(place: SessionDir, session: Session) -> Iterator[None]:
     """One run for a pair on this host, whatever state directory it was given. Raises LockedError."""
     runtime = _runtime_dir()
     try:
-        place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(place.path)
     except OSError as error:
         raise SeamarkError(
             f"cannot write in {place.path}: {error.strerror}; choose another --state-dir", ExitCode.USAGE

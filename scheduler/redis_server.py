@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from replication.errors import SeamarkError
+from replication.private import private_dir
 
 if TYPE_CHECKING:
     import redis
@@ -102,7 +103,7 @@ class EmbeddedRedis:
         options = {
             "port": "0",
             "unixsocket": self.socket_path,
-            "unixsocketperm": "700",
+            "unixsocketperm": "600",
             "dir": self.directory,
             "daemonize": "no",
             "save": "",  # expendable: a snapshot would only cost time
@@ -224,7 +225,7 @@ def _runs(executable: str) -> bool:
 
 
 def _private_dir(path: str) -> None:
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    private_dir(path)
     status = os.stat(path)
     if status.st_uid != os.geteuid():
         raise RedisServerError(f"cannot start Redis in {path}: the directory belongs to another user")

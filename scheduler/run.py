@@ -82,6 +82,8 @@ def _say_what_cannot_be_kept(session: Session, hello: dict[str, Any]) -> None:
         log.warning(
             "secondary %s: %s (not root, or the file system cannot)", session.secondary, "; ".join(missing)
         )
+    if os.geteuid() != 0 and _POWERS["trusted"] not in missing:
+        log.warning("primary %s: trusted.* attributes cannot be read (not root)", session.primary)
 
 
 class Run:

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from logging.handlers import RotatingFileHandler
 
 from replication.errors import SeamarkError
+from replication.private import private_dir
 from scheduler.options import RunOptions
 from seamark.progress import Display
 from tasks.trace import Formatter, work_of
@@ -102,7 +103,7 @@ def run_log(options: RunOptions) -> str:
 
 def _file_handler(path: str) -> logging.Handler:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        private_dir(os.path.dirname(path))
         handler = RotatingFileHandler(
             path, maxBytes=FILE_BYTES, backupCount=FILE_COUNT, encoding="utf-8", errors="backslashreplace"
         )

@@ -13,6 +13,8 @@ from celery import signals
 from celery.app.amqp import AMQP, Queues
 from kombu.entity import Queue
 
+from tasks import signing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -47,9 +49,14 @@ class FleetQueues(Queues):
 
 
 class FleetAMQP(AMQP):
-    """Celery's own, with queues as above."""
+    """Celery's own, with queues as above; where messages are signed, the task that one is for is signed with it."""
 
     queues_cls = FleetQueues
+
+    def as_task_v2(self, *args: Any, **kwargs: Any) -> Any:
+        message = super().as_task_v2(*args, **kwargs)
+        signing.seal(self.app, message.headers, message.body)
+        return message
 
 
 def lengths(names: Iterable[str]) -> dict[str, int]:

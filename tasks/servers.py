@@ -7,6 +7,7 @@ Neither Celery nor redis-py is imported before one of them is wanted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 import stat
@@ -33,6 +34,7 @@ SCHEMES = (*REDIS, *AMQP)
 _CONNECT_S, _ANSWER_S = 5.0, 30.0  # a server that is not there, and one that says nothing
 _SENTINEL_PORT = 26379
 _SET_IN = "SEAMARK_"
+_SHORTEST_KEY = 32  # characters: 128 bits in hexadecimal
 
 chosen: Servers | None = None
 
@@ -45,6 +47,7 @@ class Servers:
     broker: str
     redis_url: str
     sentinel_password: str | None = None
+    message_key: bytes | None = None  # by which messages are signed, see signing.py
 
     def __repr__(self) -> str:
         return f"Servers(broker={shown(self.broker)}, redis={shown(self.redis_url)})"
@@ -107,6 +110,8 @@ class Servers:
 
     def celery_settings(self) -> dict[str, Any]:
         """What of Celery's settings depends on the servers (celeryconfig.py has the others)."""
+        from tasks import signing
+
         queue_type = "classic" if self.broker_is_redis else "quorum"
         return {
             "broker_url": self.broker,
@@ -119,6 +124,7 @@ class Servers:
             "result_backend": self.redis_url,
             "redis_backend_use_ssl": self._tls(self.redis_url) or None,
             "result_backend_transport_options": self._redis_options(self.redis_url),
+            **signing.celery_settings(self.message_key),
         }
 
     def _transport_options(self) -> dict[str, Any]:
@@ -251,7 +257,21 @@ def resolve(settings: ServerSettings) -> Servers:
     password = None
     if settings.sentinel.password_file is not None:
         password = read_password("sentinel.password_file", settings.sentinel.password_file)
-    return Servers(settings, broker, redis, password)
+    key = None
+    if settings.message_key_file is not None:
+        key = _message_key(settings.message_key_file)
+    return Servers(settings, broker, redis, password, key)
+
+
+def _message_key(path: str) -> bytes:
+    """The key that a file's line stands for. Raises UsageError."""
+    line = read_password("message_key_file", path)
+    if len(line) < _SHORTEST_KEY:
+        raise UsageError(
+            f"message_key_file: the line in {path} is shorter than {_SHORTEST_KEY} characters; "
+            f"make one with: openssl rand -hex 32"
+        )
+    return hashlib.sha256(b"seamark messages\0" + line.encode("utf-8", "surrogateescape")).digest()
 
 
 def _address(name: str, url: str, schemes: tuple[str, ...], password_file: str | None) -> str:

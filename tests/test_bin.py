@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.conftest import need
 from tests.test_architecture import ROOT
 
 CODE = ["bin", "replication", "tasks", "scheduler", "seamark", "celeryconfig.py", "requirements.lock"]
-SCRIPTS = ["bin/seamark", "bin/test", "bin/environment.sh", ".ci/run"]
+SCRIPTS = ["bin/seamark", "bin/test", "bin/audit", "bin/environment.sh", ".ci/run"]
 # What a plain system has; no Python of ours, no settings but where packages come from.
 PLAIN = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
 
@@ -136,6 +138,37 @@ def test_a_python_that_is_too_old_is_passed_over(checkout, bare_path):
     done = _run(checkout / "bin/seamark", "version", env={"PATH": str(bare_path)})
     assert done.returncode == 1
     assert "needs Python 3.11 or newer" in done.stderr
+
+
+def _audit(tmp_path, answer, code):
+    """bin/audit with something in the place of pip-audit, which writes this report."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    (tmp_path / "answer").write_text(answer)
+    fake = tmp_path / "bin" / "pip-audit"
+    fake.write_text(
+        '#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = --output ] && out=$2; shift; done\n'
+        f'cat "{tmp_path}/answer" >"$out"\necho "no way to its data" >&2\nexit {code}\n'
+    )
+    fake.chmod(0o755)
+    (tmp_path / "bin" / "python").unlink(missing_ok=True)
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    return _run(ROOT / "bin" / "audit", env=_environment(SEAMARK_AUDIT_VENV=str(tmp_path)))
+
+
+def test_an_audit_fails_for_what_is_known_and_for_nothing_else(tmp_path):
+    good = {"name": "good", "version": "1", "vulns": []}
+    bad = {"name": "bad", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    skipped = {"name": "strange", "skip_reason": "not there"}
+    for packages, code, words in (
+        ([good, skipped], 0, "1 packages, no vulnerability is known; 1 could not be looked up"),
+        ([good, bad], 1, "bad 2: CVE-1 (mended in 3)"),
+        ([skipped], 0, "not audited: where packages come from here, nothing is known of any of them"),
+    ):
+        done = _audit(tmp_path, json.dumps({"dependencies": packages}), int(bool(code)))
+        assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done
+    done = _audit(tmp_path, "", 1)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "bin/audit: not audited: its data is out of reach (no way to its data)" in done.stderr
 
 
 def test_scripts_are_plain_sh():

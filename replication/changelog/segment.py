@@ -188,6 +188,8 @@ class _Scan:
 
     def _take(self, block: _Block) -> None:
         if block.kind == _CLOSED:
+            if block.end - block.start != _END.size:
+                raise SegmentDamaged(self.path, block.start, "the closing block has another size")
             self.end_ns, records = _END.unpack_from(self.data, block.start)
             if records != self.records:
                 raise SegmentDamaged(
@@ -216,6 +218,12 @@ class _Records:
         self._definitions = definitions
 
     def __iter__(self) -> Iterator[Record]:
+        try:
+            yield from self._decode()
+        except (struct.error, IndexError):  # its checksum is right: whoever wrote it meant something else
+            raise SegmentDamaged(self._scan.path, 0, "a record does not fit its block") from None
+
+    def _decode(self) -> Iterator[Record]:
         data, definitions = self._scan.data, self._definitions
         unpack, size = _RECORD.unpack_from, _RECORD.size
         for block in self._scan.blocks:
@@ -231,6 +239,8 @@ class _Records:
                     offset += length
                 else:
                     yield Record(_KINDS[kinds & 7], gfid, None, None)
+            if offset != block.end:
+                raise SegmentDamaged(self._scan.path, block.start, "a name does not fit its block")
 
 
 def parse_segment(path: str, data: bytes) -> Segment:
@@ -241,20 +251,26 @@ def parse_segment(path: str, data: bytes) -> Segment:
     definitions: list[tuple[bytes, bool]] = []
     for block in scan.blocks:
         if block.kind == _DEFINITIONS:
-            for gfid, is_object, hint in _definitions(data, block):
+            for gfid, is_object, hint in _definitions(path, data, block):
                 (objects if is_object else dirs)[gfid] = hint
                 definitions.append((gfid, is_object))
     return Segment(_Records(scan, definitions), scan.header(), dirs, objects)
 
 
-def _definitions(data: bytes, block: _Block) -> Iterator[tuple[bytes, bool, DirHint]]:
+def _definitions(path: str, data: bytes, block: _Block) -> Iterator[tuple[bytes, bool, DirHint]]:
     offset = block.start
     while offset < block.end:
+        if offset + _DEFINITION.size > block.end:
+            break
         flags, gfid, handle_size, path_size = _DEFINITION.unpack_from(data, offset)
         handle_end = offset + _DEFINITION.size + handle_size
         handle = data[offset + _DEFINITION.size : handle_end]
         offset = handle_end + path_size
+        if offset > block.end:
+            break
         yield gfid, bool(flags & _IS_OBJECT), DirHint(handle, data[handle_end:offset])
+    if offset != block.end:
+        raise SegmentDamaged(path, block.start, "a definition does not fit its block")
 
 
 def recover(path: str) -> Recovered:

@@ -19,6 +19,7 @@ from replication.changelog.index import Index, SegmentInfo, State, as_gap
 from replication.changelog.reader import read_segment
 from replication.changelog.record import Segment, SegmentDamaged, SegmentHeader
 from replication.changelog.segment import Place, SegmentWriter, recover
+from replication.private import private_dir
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class ChangelogStore:
 
     def begin_writing(self) -> None:
         """Take the lock and put in order what the last writer left. Raises StoreBusy, OSError."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_dir(self.directory)
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

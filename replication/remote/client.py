@@ -19,6 +19,7 @@ from replication.remote.encoding import encode_listing
 from replication.remote.errors import LinkLost
 from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
+from replication.secondary.protocol import MAX_HEADER, MAX_PAYLOAD
 
 PROTOCOL = 3
 WINDOW = 32  # requests under way on one link
@@ -106,6 +107,8 @@ class SecondaryClient:
         if lengths is None:
             return None
         header_size, payload_size = _LENGTHS.unpack(lengths)
+        if header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
+            raise LinkLost("the secondary agent sent what is no answer")
         header = self._exactly(header_size)
         payload = self._exactly(payload_size) if payload_size else b""
         if header is None or payload is None:
@@ -129,10 +132,12 @@ class SecondaryClient:
         number = reply.header.get("id")
         if number is None:
             raise SecondaryError(reply.header.get("error", "protocol"), reply.header.get("message", "?"))
-        expected, future, kind = self._waiting.popleft()
+        if (
+            not self._waiting or self._waiting[0][0] != number
+        ):  # who waits stays in line, to hear that the link is lost
+            raise LinkLost(f"answer {str(number)[:20]} came, which is not due")
+        _, future, kind = self._waiting.popleft()
         self._room.release()
-        if number != expected:
-            raise LinkLost(f"answer {number} came where {expected} was due")
         if not reply.header.get("ok"):
             h = reply.header
             future.set_exception(SecondaryError(h["error"], h["message"], h.get("path")))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replication.private import private_dir
 from replication.remote.endpoint import SshOptions, config_arguments, resolve
 from replication.remote.errors import RemoteError
 from replication.remote.ssh_words import as_arguments
@@ -78,7 +79,7 @@ def control_path(target: Target, options: SshOptions) -> Path:
         directory = Path(tempfile.gettempdir()) / f"seamark-{os.getuid()}-{key}"
     if len(os.fsencode(directory / name)) > _MAX_SOCKET_PATH:
         directory = Path("/tmp") / directory.name
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_dir(directory)
     seen = directory.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
         raise RemoteError(

@@ -19,6 +19,8 @@ from re import IGNORECASE
 from re import compile as compile_pattern
 from typing import TYPE_CHECKING
 
+from replication.private import private_dir
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -84,7 +86,7 @@ def judge(files: Iterable[Path], host: str, port: int, blob: bytes) -> tuple[Ver
 
 def pin(file: Path, host: str, port: int, key_type: str, blob: bytes) -> None:
     """Add a key. One short append: several workers may do it at once. Raises OSError."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_dir(file.parent)
     line = f"{lookup_name(host, port)} {key_type} {base64.b64encode(blob).decode()}\n"
     fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

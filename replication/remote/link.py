@@ -208,7 +208,8 @@ def _logged(line: bytes) -> bool:
     if not line.startswith(_LOG_LINE):
         return False
     level, _, text = line[len(_LOG_LINE) :].decode("utf-8", "replace").partition(" ")
-    log.log(_LEVELS.get(level, logging.WARNING), "%s", text[:2000])
+    printable = "".join(c if c.isprintable() else "?" for c in text[:2000])
+    log.log(_LEVELS.get(level, logging.WARNING), "%s", printable)
     return True
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replication.private import private_dir
 from replication.progress import has_filled
 from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> SshOptions:
     """How this session's secondary is reached. ``dry``: nothing is made here for it."""
     if not dry:
-        place.ssh_run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(place.ssh_run)
     return SshOptions(
         port=session.ssh.port,
         identity=Path(session.ssh.identity) if session.ssh.identity else None,

@@ -30,8 +30,8 @@ _UNIT = re.compile(re.escape(_STAGING) + r"(unit\.[0-9a-f]{1,64})/new/?")
 # absolute paths. The letters after e. are what the client understands.
 _LETTERS = re.compile(r"-[ISpz]+e\.[A-Za-z]*")
 _OPTIONS = re.compile(
-    r"--log-format=%i|--stats|--inplace|--no-W|--timeout=\d+|--bwlimit=\d+"
-    r"|--(?:new|old)-compress|--compress-(?:choice=[a-z0-9]+|level=\d+)"
+    r"--log-format=%i|--stats|--inplace|--no-W|--timeout=[0-9]+|--bwlimit=[0-9]+"
+    r"|--(?:new|old)-compress|--compress-(?:choice=[a-z0-9]+|level=[0-9]+)"
 )
 
 

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import Any, BinaryIO, Deque, Dict, Optional, Tuple, Union
 
-from replication.secondary.protocol import AgentError, read_frame
+from replication.secondary.protocol import AgentError, agent_error, read_frame
 
 Frame = Tuple[Dict[str, Any], bytes]
 
@@ -48,6 +48,8 @@ class Inbox:
                 came = error
             except OSError:
                 came = None  # as good as its end
+            except Exception as error:  # memory, for one: whoever waits for a frame must hear of it
+                came = agent_error(error)
             with self._changed:
                 self._came.append(came)
                 self._changed.notify_all()

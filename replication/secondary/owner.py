@@ -65,7 +65,8 @@ def hello(
         found = os.statvfs(root_fd)
         if request.get("create") and not found.f_flag & os.ST_RDONLY:
             _may_write(root, root_fd)
-        answer.update(index="new", entries=0, fs={"writable": not found.f_flag & os.ST_RDONLY})
+        by_user = {"chown": powers.chown, "mknod": powers.mknod, "trusted": powers.trusted}
+        answer.update(index="new", entries=0, fs={"writable": not found.f_flag & os.ST_RDONLY, **by_user})
         return None, answer
     agent = _open(root_fd, owner, request, powers, read_only)
     entries = agent.index.db.execute(sql.COUNT_ENTRIES).fetchone()[0] if request.get("count", True) else 0

@@ -11,12 +11,14 @@ import json
 import os
 import sqlite3
 import struct
+import zlib
 from typing import Any, BinaryIO, Dict, Optional, Tuple
 
 VERSION = 3
 LOG_LINE = "seamark-log: "  # begins a line on standard error that is for the log: level, text
 MAX_HEADER = 64 << 20  # bytes; a larger one is no frame of ours
-MAX_PAYLOAD = 256 << 20
+MAX_PAYLOAD = 32 << 20  # packed and unpacked; what we send has 8 MiB and a file of less than one
+_MAX_VALUES = 4_000_000  # in a header: lists of nothing take thirty times as much memory as they have bytes
 _LENGTHS = struct.Struct(">II")
 
 _CODES = {
@@ -74,13 +76,29 @@ def read_frame(stream: BinaryIO) -> Optional[Tuple[Dict[str, Any], bytes]]:
     payload = stream.read(payload_size) if payload_size else b""
     if len(header) < header_size or len(payload) < payload_size:
         raise AgentError("protocol", "the stream ended inside a frame")
+    if header_size > _MAX_VALUES and header.count(b",") > _MAX_VALUES:
+        raise AgentError("protocol", "a header of too many values")
     try:
         fields = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AgentError("protocol", "not JSON: {}".format(error)) from None
     if not isinstance(fields, dict):
         raise AgentError("protocol", "the header is no object")
     return fields, payload
+
+
+def unpacked(request: Dict[str, Any], payload: bytes) -> memoryview:
+    """The content that came with a request, which says by ``z`` that it is compressed. Raises AgentError."""
+    if not request.get("z"):
+        return memoryview(payload)
+    packed = zlib.decompressobj()
+    try:
+        content = packed.decompress(payload, MAX_PAYLOAD)
+    except zlib.error as error:
+        raise AgentError("protocol", "content: {}".format(error)) from None
+    if not packed.eof:
+        raise AgentError("protocol", "compressed content is cut off, or larger than any of ours")
+    return memoryview(content)
 
 
 def frame(header: Dict[str, Any], payload: bytes = b"") -> bytes:

@@ -157,7 +157,7 @@ class Server:
             return answer
         operation = OPERATIONS.get(op) if isinstance(op, str) else None
         if operation is None:
-            raise AgentError("protocol", "no such operation: {}".format(op))
+            raise AgentError("protocol", "no such operation: {}".format(str(op)[:100]))
         agent = self._agent
         if agent is None:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")

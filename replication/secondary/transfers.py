@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import zlib
 from hashlib import blake2b
 from typing import Any, Dict, List, Optional
 
@@ -15,7 +14,7 @@ from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
-from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.protocol import AgentError, code_of, unpacked
 from replication.secondary.receiver import Staged, place
 from replication.secondary.syscalls import list_directory, spare_bytes
 
@@ -101,7 +100,7 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
     """A piece. What is never written stays a hole."""
     gfid = gfid_of(request["gfid"])
     transfer = under_way(agent, gfid)
-    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
+    content = unpacked(request, payload)
     offset = int(request["offset"])
     if offset < 0 or offset + len(content) > transfer.size:
         raise AgentError("protocol", "a piece beyond the end of its file")

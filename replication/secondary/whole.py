@@ -7,7 +7,6 @@ the very look that it came with. What is not wanted, or could not be placed, is 
 
 from __future__ import annotations
 
-import zlib
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set, Tuple, Union
@@ -20,7 +19,7 @@ from replication.secondary.aside import Portion, portions
 from replication.secondary.content_only import undress
 from replication.secondary.metadata import Item
 from replication.secondary.observed import ATIME, CTIME, GFID, GID, INO, MODE, MTIME, SIZE, UID, parse
-from replication.secondary.protocol import AgentError
+from replication.secondary.protocol import AgentError, unpacked
 from replication.secondary.receiver import place
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def observe(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, 
 def _files(request: Dict[str, Any], payload: bytes) -> List[Tuple[Item, memoryview]]:
     """Content in the order of the request's `content`: [gfid, xattrs] each, of the observed size."""
     entries = {e[GFID]: e for listing in request["parsed"] for e in listing.entries}
-    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
+    content = unpacked(request, payload)
     files: List[Tuple[Item, memoryview]] = []
     offset = 0
     for gfid, xattrs in request["content"]:
@@ -80,7 +79,7 @@ def _place_rest(agent: Agent, aside: Iterator[Portion], answer: Dict[str, Any]) 
 
 def data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
     """Whole files. See docs/formats.md."""
-    content = memoryview(zlib.decompress(payload) if request.get("z") else payload)
+    content = unpacked(request, payload)
     files: List[Tuple[Item, memoryview]] = []
     offset = 0
     items = [Item(*fields) for fields in request["items"]]

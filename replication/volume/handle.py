@@ -153,6 +153,8 @@ def open_beneath(dir_fd: int, path: bytes, flags: int) -> int:
 
     Raises OSError: EXDEV or ELOOP for a path that would leave the tree. Source: openat2(2), Linux 5.6.
     """
+    if b"\0" in path:  # the kernel would read up to there, and open something else
+        raise OSError(errno.ENOENT, "no name has a zero byte in it", path)
     how = _OpenHow(flags | os.O_CLOEXEC, 0, _CONFINED)
     fd: int = _libc.syscall(
         _SYS_OPENAT2, dir_fd, path or b".", ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))

@@ -10,6 +10,7 @@ import click
 
 from replication import checkpoints
 from replication.errors import NotFoundError, TemporaryError, UsageError
+from replication.private import private_dir
 from replication.quantities import Duration
 from replication.session import known_session
 from seamark.commands.shared import Quantity, session_argument, state_dir_option
@@ -56,7 +57,7 @@ def checkpoint(name: str, what: str, timeout: Duration | None, as_json: bool, st
         click.echo(_line(reached, as_json=as_json))
     else:
         time_ns = checkpointing.parse_time(what)
-        place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(place.path)
         click.echo(_line(checkpointing.ask(place, time_ns), as_json=as_json))
 
 

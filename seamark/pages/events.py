@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+import flower.events
+from celery.events.receiver import EventReceiver
 from flower.events import Events
 from tornado.ioloop import IOLoop
 
+from tasks.refusals import refuse, shown
+
 if TYPE_CHECKING:
     from celery import Celery
+
+
+class _Receiver(EventReceiver):
+    """Events as workers send them; Celery's own takes unsigned ones as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.accept = {self.app.conf.event_serializer}
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        refuse(f"an event: {shown(exc)}")
+        message.ack()
+
+
+flower.events.EventReceiver = _Receiver  # the name by which Flower makes its own
 
 
 class QuietEvents(Events):

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from replication.errors import SeamarkError, UsageError
+from replication.private import private_dir
 
 USER = "seamark"
 _BYTES = 18
@@ -25,7 +26,7 @@ def flower_dir(state_dir: str) -> Path:
     """
     directory = Path(state_dir) / "flower"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_dir(directory)
         status = directory.stat()
     except OSError as error:
         raise SeamarkError(f"cannot write in {directory}: {error.strerror}") from None

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import stat
 import subprocess
+import sys
 
 import pytest
 
+from replication.session import Session
+from scheduler.run import _say_what_cannot_be_kept
 from tests.judge import assert_same
-from tests.system.lines import ended, said
+from tests.system.harness import REPOSITORY
+from tests.system.lines import ended, logged, said
 from tests.system.trees import ODD_NAMES, many_small_files
 from tests.system.unprivileged import NOBODY, as_nobody
 
@@ -112,6 +118,45 @@ def test_what_belongs_to_others_is_a_copy_that_belongs_to_us(place):
     again = place.once("--change-detector", "scan", prefix=prefix)
     assert again.process.returncode == 0
     assert again.status["files_done"] == 0, again.status
+
+
+def test_what_cannot_be_kept_is_said_and_a_device_is_a_failure(place):
+    p = place.primary
+    many_small_files(p, 10, 2)
+    prefix = as_nobody(place.base)
+    os.mknod(p / "device", 0o644 | stat.S_IFCHR, os.makedev(1, 3))
+    os.setxattr(p / "d0" / "f0", "trusted.test", b"x")
+    os.chown(p / "d1" / "f1", 1234, 5678)
+    run = place.once("--change-detector", "scan", prefix=prefix)
+    said(run)
+    assert run.process.returncode == 3, run.report()
+    assert logged(run, "owners and groups", "device nodes", "trusted.* attributes", "cannot be")
+    (failure,) = [
+        json.loads(line)
+        for line in subprocess.run(
+            [sys.executable, "-m", "seamark", "failures", session_of(place), "--json", "--state-dir", place.state],
+            capture_output=True, check=False, cwd="/", env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        ).stdout.splitlines()
+    ]  # fmt: skip
+    assert (failure["path"], failure["code"]) == ("device", "permission")
+    assert sorted(os.listdir(place.secondary)) == [".seamark", "d0", "d1"]
+    for number in range(10):
+        name = f"d{number % 2}/f{number}"
+        assert (place.secondary / name).read_bytes() == (p / name).read_bytes()
+
+
+def session_of(place):
+    (path,) = place.state.glob("sessions/*")
+    return path.name
+
+
+def test_trusted_attributes_that_nobody_here_can_read_are_said(caplog, monkeypatch):
+    session = Session(name="s", id="i", instance="i", primary="/p", secondary="root@host:/s")
+    _say_what_cannot_be_kept(session, {"fs": {"chown": True, "mknod": True, "trusted": True, "xattr": True}})
+    assert caplog.text == ""
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    _say_what_cannot_be_kept(session, {"fs": {"chown": True, "mknod": True, "trusted": True, "xattr": True}})
+    assert "primary /p: trusted.* attributes cannot be read" in caplog.text
 
 
 def test_fanotify_where_it_is_not_allowed_is_one_line(place):
