@@ -113,6 +113,7 @@ def test_every_role_under_a_supervisor_of_ones_own(node, own):  # noqa: F811
     log = node.state / "logs" / "photos.log"
     assert log.read_text().count("hybrid crawl") <= 2, log.read_text()
 
+    node.wait_for(lambda: not rsync_differences(primary, copy), "both to be the same")
     for role in ROLES:
         assert own.ended(role) == 0, (role, own.logs())
     assert "Traceback" not in own.logs()
