@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from replication.failures import Failure
-from replication.observation import Change, Entry, Listing
+from replication.observation import Change, Entry, Inode, Listing
 from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed
@@ -108,7 +108,7 @@ class Observer:
         self._filters = filters
         self._deletes = deletes
         self._send_at = _THIN_CONTENT_BYTES if thin else _CONTENT_BYTES
-        self._content: list[tuple[str, dict[str, str], bytes]] = []
+        self._content: dict[bytes, tuple[Inode, dict[str, str], bytes]] = {}  # by gfid: as it was when read
         self._content_bytes = 0
         self._sent: deque[_Sent] = deque()
         self._sent_again: dict[int, Listing] = {}
@@ -138,8 +138,6 @@ class Observer:
                 self._resolve(os.path.join(path, name))
                 continue
             entries.append(entry)
-            if change is Change.DATA:
-                self._take_along(dir_fd, entry)
             if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
                 self._resolve(os.path.join(path, name))
         # A changelog says D of a directory when something below it changed that it could not record: most often
@@ -154,6 +152,9 @@ class Observer:
                 for e in entries
                 if e.inode and e.inode.gfid in below
             ]
+        for entry in entries:  # not before what was gathered until now is sent
+            if entry.change is Change.DATA:
+                self._take_along(dir_fd, entry)
         self._add(Listing(parent, entries), path)
 
     def list_directory(
@@ -210,7 +211,7 @@ class Observer:
             return
         if (read := read_observed(dir_fd, entry)) is not None:
             content, xattrs = read
-            self._content.append((entry.inode.gfid.hex(), xattrs, content))
+            self._content[entry.inode.gfid] = (entry.inode, xattrs, content)
             self._content_bytes += len(content)
 
     def _doubt(self, entry: Entry) -> Entry:
@@ -246,16 +247,22 @@ class Observer:
         """Send what is gathered, without waiting for the answer."""
         if not self._listings and not even_nothing:
             return
+        # An inode may be met twice, under two names: if it changed in between, the state that is told is the second.
+        content = [
+            (gfid.hex(), xattrs, data)
+            for gfid, (inode, xattrs, data) in self._content.items()
+            if self._where[gfid][1].inode == inode
+        ]
         future = self._client.submit_observe(
             self._listings, position=self._position, after=self._after, crawl=self._crawl,
-            limbo_until=max(time.time_ns(), self._not_before), content=self._content, compress=self._compress,
+            limbo_until=max(time.time_ns(), self._not_before), content=content, compress=self._compress,
             deletes=self._deletes,
         )  # fmt: skip
         self._told = True
         self._sent.append(_Sent(future, self._listings, self._number, self._paths, self._where))
         self._number += 1
         self._listings, self._paths, self._where, self._pending = [], {}, {}, 0
-        self._content, self._content_bytes = [], 0
+        self._content, self._content_bytes = {}, 0
         self.collect(leave=_WINDOW)
 
     def collect(self, leave: int = 0) -> None:

@@ -47,6 +47,7 @@ class Patience:
         self.what = what
         self.last_heard = time.monotonic()
         self._asked: float | None = None
+        self._lock = threading.Lock()  # one thread writes, another reads
         self.lost: str | None = None
 
     def give_up(self, reason: str) -> LinkLost:
@@ -55,12 +56,14 @@ class Patience:
         return LinkLost(self.lost)
 
     def heard(self) -> None:
-        self.last_heard = time.monotonic()
-        self._asked = None
+        with self._lock:
+            self.last_heard = time.monotonic()
+            self._asked = None
 
     def asked(self) -> None:
-        if self._asked is None:
-            self._asked = time.monotonic()
+        with self._lock:
+            if self._asked is None:
+                self._asked = time.monotonic()
 
     @property
     def owed_s(self) -> float:
@@ -69,8 +72,13 @@ class Patience:
         return 0.0 if asked is None else time.monotonic() - asked
 
     def moved(self) -> None:
-        """It took something from us: a large request over a slow link is no silence."""
-        self._asked = time.monotonic()
+        """It took something from us: a large request over a slow link is no silence.
+
+        Its answer may be here before we come to say so: then nothing is owed.
+        """
+        with self._lock:
+            if self._asked is not None:
+                self._asked = time.monotonic()
 
     def check(self) -> None:
         """Raises LinkLost when it has owed us one for too long."""

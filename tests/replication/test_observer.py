@@ -90,3 +90,38 @@ def test_a_wrong_guess_sends_nothing_more(pair):
     findings = session.observer.finish()
     assert sorted(path for _, path in findings.unlisted) == [b"tree", b"tree/d0", b"tree/d1", b"tree/d2"]
     assert (findings.files, findings.needs) == (0, [])
+
+
+def test_a_directory_that_came_among_files_that_were_written(pair):
+    """Content travels with the look at its file, not with what was gathered before."""
+    volume, client, tmp_path = pair
+    (tmp_path / "primary/before").mkdir()
+    (tmp_path / "primary/written").write_text("content")
+    time.sleep(0.05)
+    session = Session(volume, client, 1)
+    session.observer.look(volume.root_fd, ROOT_GFID, b"", {b"before": Change.NONE})
+    session.observer.look(volume.root_fd, ROOT_GFID, b"", {b"written": Change.DATA, b"tree": Change.DATA})
+    findings = session.observer.finish()
+    assert (findings.files, findings.needs) == (1, [])
+    assert (tmp_path / "secondary/written").read_text() == "content"
+
+
+@pytest.mark.parametrize("later", ["longer than before", "as long", "short"])
+def test_a_file_that_is_met_twice_in_one_look_and_changed_between(pair, later):
+    """What was read at first is of another state than the one that is told."""
+    volume, client, tmp_path = pair
+    primary, secondary = tmp_path / "primary", tmp_path / "secondary"
+    (primary / "moves").write_text("content")
+    (primary / "stays").write_text("another")
+    time.sleep(0.05)
+    session = Session(volume, client, 1)
+    session.observer.look(volume.root_fd, ROOT_GFID, b"", {b"moves": Change.DATA, b"stays": Change.DATA})
+    os.rename(primary / "moves", primary / "moved")
+    (primary / "moved").write_text(later)
+    time.sleep(0.05)
+    session.observer.look(volume.root_fd, ROOT_GFID, b"", {b"moves": Change.NONE, b"moved": Change.NONE})
+    findings = session.observer.finish()
+    assert (secondary / "stays").read_text() == "another"
+    assert not (secondary / "moved").exists() or (secondary / "moved").read_text() == later
+    assert [item.path for item in findings.needs] in ([b"moved"], [])
+    assert (secondary / "moved").exists() != bool(findings.needs)

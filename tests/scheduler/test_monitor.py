@@ -249,6 +249,23 @@ def test_the_limit_of_the_fleet_holds_for_a_session_that_has_none(node):
     assert node.stop() == 0
 
 
+@pytest.mark.slow
+def test_what_a_killed_session_leaves_behind_is_ended(node):
+    """A worker that cannot end holds the lock that the session needs to begin again."""
+    primary, copy = node.session("photos")
+    node.monitor()
+    node.ok("start", "photos")
+    (primary / "a").write_text("1")
+    node.wait_for_file(copy / "a", "1")
+    left = node.pids("photos")["worker data"]
+    os.kill(left, signal.SIGSTOP)
+    os.kill(json.loads((node.state / "monitor" / "pids.json").read_text())["session photos"], signal.SIGKILL)
+    (primary / "b").write_text("2")
+    node.wait_for_file(copy / "b", "2")
+    assert not _alive(left)
+    assert node.stop() == 0
+
+
 def test_one_monitor_is_enough(node):
     node.monitor()
     node.wait_for(lambda: (node.state / "monitor" / "monitor.sock").exists(), "the monitor")
