@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from replication.session import SessionDir
     from scheduler.signs import Sign
     from scheduler.supervisor import Supervisor
 
 log = logging.getLogger("seamark.heal")
 STUCK_S = 60.0
 _STILL_S = 30.0
+_LEFT_S = 30.0  # more than a service is given to end
 
 
 class Healer:
@@ -71,6 +73,42 @@ def kill_session(supervisor: Supervisor, pid: int, pids: Path) -> None:
     ours = [service for service in below.values() if parent(service) == pid]
     for each in [pid, *ours]:
         supervisor.kill(each)
+
+
+class LeftBehind:
+    """What a killed process of a session has left behind, and does not end: it would hold the session's lock for ever.
+
+    It was told to end when its parent did, and was given some time.
+    """
+
+    def __init__(self, place: SessionDir) -> None:
+        self._place = place
+        self._since: dict[int, float] = {}
+
+    def look(self, supervisor: Supervisor) -> None:
+        """Kill what has been left behind for too long. Never blocks."""
+        now = time.monotonic()
+        found = left_behind(self._place.path / "pids.json", self._place.run_lock)
+        self._since = {pid: self._since.get(pid, now) for pid in found}
+        for pid, since in self._since.items():
+            if now - since > _LEFT_S:
+                log.warning("%s: process %d outlived the session's own: killed", self._place.name, pid)
+                supervisor.kill(pid)
+
+
+def left_behind(pids: Path, lock: Path) -> list[int]:
+    """Of the services in a file of process ids, those that hold the lock while their parent, whoever that is, does not."""
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(pids.read_bytes()).values()
+        return [pid for pid in known if _has_open(pid, lock) and not _has_open(parent(pid), lock)]
+    return []
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        name = os.fspath(path.resolve())
+        return any(os.readlink(entry.path) == name for entry in os.scandir(f"/proc/{pid}/fd"))
+    return False
 
 
 class ProcessWatch:

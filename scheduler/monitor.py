@@ -24,7 +24,7 @@ from replication.session import Desired, SessionDir, node_config, session_names
 from scheduler import services
 from scheduler.events import EventBook, Kind
 from scheduler.fleet import FleetSettings
-from scheduler.heal import STUCK_S, ProcessWatch, kill_session
+from scheduler.heal import STUCK_S, LeftBehind, ProcessWatch, kill_session
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
@@ -74,6 +74,7 @@ class Monitor:
         self._notifier = Notifier()
         self._books: dict[str, EventBook] = {}
         self._stillness: dict[str, Stillness] = {}
+        self._left: dict[str, LeftBehind] = {}
 
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
@@ -204,6 +205,9 @@ class Monitor:
                 kill_session(
                     self.supervisor, pid, SessionDir(Path(self.options.state_dir), name).path / "pids.json"
                 )
+            if service.failing:
+                place = SessionDir(Path(self.options.state_dir), name)
+                self._left.setdefault(name, LeftBehind(place)).look(self.supervisor)
 
     def _tell_faulty(self) -> None:
         """An event for each session whose own process cannot tell: it is frozen, or dies again and again."""

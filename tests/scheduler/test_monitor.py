@@ -249,6 +249,25 @@ def test_the_limit_of_the_fleet_holds_for_a_session_that_has_none(node):
     assert node.stop() == 0
 
 
+@pytest.mark.slow
+def test_what_a_killed_session_leaves_behind_is_ended(node):
+    """A worker that cannot end holds the lock that the session needs to begin again."""
+    primary, copy = node.session("photos")
+    node.monitor()
+    node.ok("start", "photos")
+    (primary / "a").write_text("1")
+    node.wait_for_file(copy / "a", "1")
+    left = node.pids("photos")["worker data"]
+    os.kill(json.loads((node.state / "monitor" / "pids.json").read_text())["session photos"], signal.SIGKILL)
+    for _ in range(20):  # when their parents end, the kernel has those go on that are stopped
+        os.kill(left, signal.SIGSTOP)
+        time.sleep(0.05)
+    (primary / "b").write_text("2")
+    node.wait_for(lambda: (copy / "b").exists(), "the session to go on", 90)
+    assert not _alive(left)
+    assert node.stop() == 0
+
+
 def test_one_monitor_is_enough(node):
     node.monitor()
     node.wait_for(lambda: (node.state / "monitor" / "monitor.sock").exists(), "the monitor")
