@@ -49,11 +49,13 @@ def _has_open(pid: str, directory: os.stat_result) -> bool:
 
 
 def sweep_staging(hidden_fd: int) -> None:
-    """Remove staging directories whose process is gone: nobody holds their lock."""
+    """Remove staging directories whose process is gone: nobody holds their lock. And what was placed, but is here still."""
     staging_fd = os.open(layout.STAGING, _DIR, dir_fd=hidden_fd)
     try:
         for name in os.listdir(staging_fd):
             if not name.startswith("agent."):
+                if _OF_A_FILE.match(os.fsencode(name)):
+                    _remove_placed(staging_fd, os.fsencode(name))
                 continue
             fd = os.open(name, _DIR, dir_fd=staging_fd)
             try:
@@ -105,6 +107,15 @@ def _sweep_directory(agent: Agent, dir_fd: int) -> None:
         row = rows.get(gfid)
         wanted = row.dirty if row is not None else agent.rebuilding
         _remove_old(dir_fd, name, _LEFTOVER_AGE_S if wanted else _YOUNG_S)
+
+
+def _remove_placed(dir_fd: int, name: bytes) -> None:
+    """A transfer whose process was killed when the file had its name: it would have a link too many."""
+    try:
+        if os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_nlink > 1:
+            _remove_old(dir_fd, name, float("-inf"))
+    except OSError:
+        pass
 
 
 def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:

@@ -154,7 +154,7 @@ SCENES = {
 @pytest.mark.parametrize(
     "most",
     [
-        pytest.param(4, id="some"),
+        pytest.param(3, id="some"),
         pytest.param(None, id="each", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )

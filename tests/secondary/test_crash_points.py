@@ -548,14 +548,19 @@ def run(make, directory, log, point):
         shutil.rmtree(base, ignore_errors=True)
 
 
+QUICK = ("Create", "Rename", "TypeChanges", "Save", "Stream", "Staged", "Rebuilt", "RecoveredNew")
+
+
 @pytest.mark.parametrize(
-    "most",
+    ("name", "most"),
     [
-        pytest.param(4, id="some"),
-        pytest.param(None, id="each", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        *[pytest.param(name, 3, id=f"{name}-some") for name in QUICK],
+        *[
+            pytest.param(name, None, id=f"{name}-each", marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+            for name in SEEN
+        ],
     ],
 )
-@pytest.mark.parametrize("name", SEEN)
 def test_killed_before_a_call(name, most, in_memory, tmp_path):
     def work(log, point):
         return run(SEEN[name], in_memory, log, point)
