@@ -50,6 +50,9 @@ class Findings:
     empty: set[bytes] = field(default_factory=set)  # those among them of which nothing is there
     failures: list[Failure] = field(default_factory=list)
     resolved: list[str] = field(default_factory=list)  # keys of failures that are none any more
+    doubted: set[bytes] = field(
+        default_factory=set
+    )  # files that changed under a name which is theirs no more
     names: int = 0
     files: int = 0  # whose content went along and is there
     bytes: int = 0  # of that content
@@ -117,6 +120,7 @@ class Observer:
         self._assumed: set[bytes] = (
             set()
         )  # directories that hold nothing there, unless an answer says otherwise
+        self._changed: set[tuple[bytes, bytes]] = set()  # names under which content changed: parent, name
         self._asides: list[Future[Reply]] = []  # requests whose answers say nothing
         self._told = False
         self.findings = Findings()
@@ -138,6 +142,8 @@ class Observer:
                 self._resolve(os.path.join(path, name))
                 continue
             entries.append(entry)
+            if change is Change.DATA:
+                self._changed.add((parent, name))
             if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
                 self._resolve(os.path.join(path, name))
         # A changelog says D of a directory when something below it changed that it could not record: most often
@@ -304,6 +310,11 @@ class Observer:
                 found.unlisted.append((gfid, at[0]))
         if log.isEnabledFor(logging.DEBUG):
             _say(sent, dict(answer.need), set(answer.meta))
+        found.doubted |= {
+            bytes.fromhex(gfid)
+            for gfid, parent, name in answer.kept
+            if (bytes.fromhex(parent), os.fsencode(name)) in self._changed
+        }
         found.empty |= {bytes.fromhex(gfid) for gfid in answer.empty}
         found.files += answer.content[0]
         found.bytes += answer.content[1]

@@ -88,6 +88,10 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
         gfid, path = queue.popitem()
         queue.update(_list(work, observer, gfid, path))
     observer.finish()
+    if observer.findings.doubted and ctx.place.detector() != "filesystem":
+        # What changed there says so itself; here the only witness was a name that is gone.
+        _look_at_names(work, observer, dict.fromkeys(observer.findings.doubted, Change.UNKNOWN))
+        observer.finish()
     queue.update(observer.findings.unlisted)
     if at is None and not queue:
         return observer.findings, None
@@ -170,18 +174,22 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
 
 def _look_at_objects(work: Unit, observer: Observer, segment: Segment, objects: dict[bytes, Kind]) -> None:
     """Records that name no name: directories by their hint, the rest by the names that the index has."""
-    files = []
-    for gfid in objects:
+    files = {}
+    for gfid, kinds in objects.items():
         hint = segment.dirs.get(gfid)
         if hint is not None or gfid == ROOT_GFID:
             observer.findings.meta.append((gfid, hint.path if hint else b""))
         else:
-            files.append(gfid)
+            files[gfid] = Change.DATA if kinds & Kind.D else Change.NONE
+    _look_at_names(work, observer, files)
+
+
+def _look_at_names(work: Unit, observer: Observer, files: dict[bytes, Change]) -> None:
+    """Observe files by all names that the index has for them."""
     if not files:
         return
     known = work.ctx.secondary(work.epoch).client.names(files)
     for gfid, paths in known.items():
-        change = Change.DATA if objects[gfid] & Kind.D else Change.NONE
         for path in paths:
             directory, name = os.path.split(path)
             try:
@@ -190,7 +198,7 @@ def _look_at_objects(work: Unit, observer: Observer, segment: Segment, objects: 
                 continue
             try:
                 parent = identify_fd(fd)[0] if directory else ROOT_GFID
-                observer.look(fd, parent, directory, {name: change})
+                observer.look(fd, parent, directory, {name: files[gfid]})
             finally:
                 os.close(fd)
 

@@ -317,23 +317,12 @@ class FilesystemRecorder:
             self._tree.clear()
 
     def _record_object(self, handle: bytes, mask: int) -> None:
-        """An event that no name came with: its last name but one was removed, or it was opened by handle.
-
-        Whether the object is in the volume at all, only a consumer can tell, by its gfid.
-        """
+        """An event that no name came with: its last name but one was removed, or it was opened by handle."""
         try:
-            fd = open_by_handle(self._root_fd, handle, os.O_PATH)
-        except OSError as error:
-            if error.errno not in (errno.ESTALE, errno.ENOENT):
-                self._unsure(error)
-            return
-        try:
-            stat = stat_at(fd, b"")
-        finally:
-            os.close(fd)
-        if stat.nlink and not st.S_ISDIR(stat.mode):
             changed = mask & _DATA_EVENTS or handle in self._modified
-            self._gather.add_object(gfid_from(handle, stat.btime_ns), handle, M | D if changed else M)
+            record_object(self._root_fd, self._gather, handle, M | D if changed else M)
+        except OSError as error:
+            self._unsure(error)
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         handle = file_handle(self._root_fd, path)
@@ -348,3 +337,22 @@ class FilesystemRecorder:
 
     def next_segment(self, serial: int) -> None:
         self._modified.serial = serial
+
+
+def record_object(root_fd: int, gather: Gather, handle: bytes, kinds: int) -> None:
+    """Record an object that has a name still, whichever that is. Needs CAP_DAC_READ_SEARCH; raises OSError.
+
+    Whether it is in the volume at all, only a consumer can tell, by its gfid.
+    """
+    try:
+        fd = open_by_handle(root_fd, handle, os.O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ESTALE, errno.ENOENT):
+            return
+        raise
+    try:
+        stat = stat_at(fd, b"")
+    finally:
+        os.close(fd)
+    if stat.nlink and not st.S_ISDIR(stat.mode):
+        gather.add_object(gfid_from(handle, stat.btime_ns), handle, kinds)

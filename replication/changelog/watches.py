@@ -28,6 +28,7 @@ from replication.changelog.recorder import (
     E,
     M,
     RecorderUnavailable,
+    record_object,
 )
 from replication.volume.handle import file_handle, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, gfid_from
@@ -65,6 +66,7 @@ class DirectoryRecorder:
         self._on_gap = on_gap
         self._doubts: list[_Doubt] = []
         self._modified = Modified()
+        self._unnamed: set[bytes] = set()  # what changed under a name that was removed
         self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.fd = -1
         try:
@@ -128,6 +130,8 @@ class DirectoryRecorder:
             self._modified.add(target)
         if mask & ONDIR:
             self._doubt_directory(mask, node, name, target)
+        elif mask & DELETE and target is not None and target in self._modified:
+            self._unnamed.add(target)
 
     def _doubt_directory(self, mask: int, node: Node, name: bytes, target: bytes | None) -> None:
         known = self._tree.by_handle.get(target or b"")
@@ -278,6 +282,15 @@ class DirectoryRecorder:
     # ---- the rest of a recorder
 
     def before_close(self) -> None:
+        try:
+            for handle in self._unnamed:
+                record_object(self._root_fd, self._gather, handle, M | D)
+        except PermissionError:
+            pass  # the names that the secondary knows of it are looked at all the same (tasks/entry.py)
+        except OSError as error:
+            log.warning("what changed under a name that is gone cannot be found: %s", error)
+            self._start_over("recorder")
+        self._unnamed.clear()
         if self._tree.root.names:
             self._root_state.refresh()
 

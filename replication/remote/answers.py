@@ -57,6 +57,9 @@ class Observed:
     rebuilding: bool = False
     ticket: int = 0  # of this look: goes back with the content that it makes somebody read
     empty: frozenset[str] = frozenset()  # those of ``list`` of which nothing is known there
+    kept: tuple[
+        tuple[str, str, str], ...
+    ] = ()  # names that files lost which have others: gfid, parent's, name
     content: tuple[int, int] = (0, 0)  # files and bytes that came with the look and were wanted
 
     @classmethod
@@ -71,5 +74,6 @@ class Observed:
             header["rebuilding"],
             header["ticket"],
             frozenset(header["empty"]),
+            tuple((gfid, parent, name) for gfid, parent, name in header.get("kept", ())),
             tuple(header.get("content", (0, 0))),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from replication.secondary import adopt, excluded, held, parts, sql
@@ -97,6 +96,7 @@ class _Work:
         self.ticket = 0
         self._ids = 0
         self._unseen: List[Tuple[Row, Listing]] = []
+        self._kept: List[List[str]] = []
 
     def _ticket(self) -> int:
         """The number of this look: content that was read for an earlier one is out of date (receiver.place)."""
@@ -110,7 +110,8 @@ class _Work:
     def apply(self, listings: List[Listing]) -> None:
         plan = Plan(self.index, self.rows, self.by_id)
         self._load(listings)
-        for listing in self._parents_first(listings):
+        ordered, self.unknown = parts.parents_first(listings, self.rows)
+        for listing in ordered:
             self._take(plan, listing)
         self._absent.sort_out(plan, self.limbo_until)
         self.carry_out(plan)
@@ -135,29 +136,6 @@ class _Work:
             self.by_id[row.id] = row
         amount = len(gfids) - len(self.rows)
         self._ids = self.index.take_ids(amount) if amount > 0 else 0
-
-    def _parents_first(self, listings: List[Listing]) -> List[Listing]:
-        """In the order given, but none before its directory is known; the rest is reported as unknown."""
-        rows = self.rows
-        ordered: List[Listing] = []
-        coming: Set[bytes] = set()
-        pending = listings
-        while pending:
-            later = []
-            for listing in pending:
-                row = rows.get(listing.parent)
-                if row.is_dir if row is not None else listing.parent in coming:
-                    ordered.append(listing)
-                    coming.update(
-                        e[GFID] for e in listing.entries if e[GFID] is not None and stat.S_ISDIR(e[MODE])
-                    )
-                else:
-                    later.append(listing)
-            if len(later) == len(pending):
-                self.unknown = list({listing.parent.hex(): None for listing in later})
-                break
-            pending = later
-        return ordered
 
     def _take(self, plan: Plan, listing: Listing) -> None:
         parent = self.rows[listing.parent]
@@ -259,6 +237,7 @@ class _Work:
     def carry_out(self, plan: Plan) -> None:
         """Do what a plan says, in the tree and in the index."""
         plan.make(self.limbo_until)
+        self._kept += plan.kept_names()
         self._absent.note(plan)
         shadows = self.agent.namespace.shadows
         for bare in shadows.of(plan.bare()):
@@ -397,4 +376,5 @@ class _Work:
             "rebuilding": self.agent.rebuilding,
             "counts": self.agent.namespace.all_counts(),
             "placed": self.placed,
+            "kept": self._kept,
         }

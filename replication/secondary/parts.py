@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import stat
+from typing import Dict, List, Set, Tuple
+
 from replication.secondary import sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
-from replication.secondary.observed import GFID, NAME, Listing
+from replication.secondary.observed import GFID, MODE, NAME, Listing
 from replication.secondary.protocol import AgentError
 
 
@@ -21,3 +24,25 @@ def note_seen(agent: Agent, parent: Row, listing: Listing) -> None:
     db.executemany(sql.ADD_SEEN, [(parent.id, e[NAME]) for e in listing.entries if e[GFID] is not None])
     if listing.last:
         del agent.parts[parent.gfid]
+
+
+def parents_first(listings: List[Listing], rows: Dict[bytes, Row]) -> Tuple[List[Listing], List[str]]:
+    """In the order given, but none before its directory is known; also the directories of those that stay unknown."""
+    ordered: List[Listing] = []
+    coming: Set[bytes] = set()
+    pending = listings
+    while pending:
+        later = []
+        for listing in pending:
+            row = rows.get(listing.parent)
+            if row.is_dir if row is not None else listing.parent in coming:
+                ordered.append(listing)
+                coming.update(
+                    e[GFID] for e in listing.entries if e[GFID] is not None and stat.S_ISDIR(e[MODE])
+                )
+            else:
+                later.append(listing)
+        if len(later) == len(pending):
+            return ordered, list({listing.parent.hex(): None for listing in later})
+        pending = later
+    return ordered, []

@@ -11,6 +11,7 @@ A file that is still empty here comes to a new name with its content, and not be
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import Dict, List, Optional, Set, Tuple
 
@@ -57,6 +58,7 @@ class Plan:
         self.relist: List[int] = []  # directories that must be listed again
         self.parents: Set[int] = set()  # directories whose names change
         self.taken: Dict[Key, Row] = {}  # what each name that comes stands for
+        self.kept: List[Tuple[Row, Key]] = []  # files that lose a name, and have others
         self._names: Dict[int, List[Key]] = {}
         self._gone: Dict[int, List[Key]] = {}
         self._come: Dict[int, List[Tuple[Key, Observed]]] = {}
@@ -231,6 +233,8 @@ class Plan:
             stay = [k for k in gone if self._stays(row, k)]
             free = [k for k in gone if k not in stay]
             last = None if keep else next(iter(free + stay), None)
+            if row.is_file and (keep or come):
+                self.kept += [(row, k) for k in gone]
             if not row.ino:
                 if come and not (row.is_file and not row.new):
                     attaches[inode] = self._made(row, come)
@@ -268,6 +272,15 @@ class Plan:
         """Names at which nothing is to stand that could replace a shadow: they are absent now, or a directory's."""
         absent = [key for key in self.drop if key not in self.taken]
         return absent + [key for key, row in self.taken.items() if row.is_dir]
+
+    def kept_names(self) -> List[List[str]]:
+        """[gfid, parent's gfid, name] of each name that a file lost which has others; after ``make``."""
+        found = []
+        for row, (parent, name) in self.kept:
+            directory = self.by_id.get(parent)
+            if directory is not None:
+                found.append([row.gfid.hex(), directory.gfid.hex(), os.fsdecode(name)])
+        return found
 
     def _made(self, row: Row, come: List[Tuple[Key, Observed]]) -> List[Step]:
         first, e = come[0]
