@@ -39,3 +39,41 @@ def test_attributes_are_read_all_the_same(place, tmp_path):
         assert run.status["failures"] == 0
         assert run.stop() == 0
     assert_same(place.primary, place.secondary)
+
+
+WITHOUT_HANDLES = """
+opened = module.DirectoryVolume.open_dir
+
+def open_dir(self, path, gfid):
+    if path == b"old/below" and os.path.exists({flag!r}):
+        os.unlink({flag!r})
+        os.rename(self.root + b"/old", self.root + b"/new")
+    return opened(self, path, gfid)
+
+def open_dir_by_handle(self, handle):
+    raise PermissionError(1, "as for a user")
+
+module.DirectoryVolume.open_dir = open_dir
+module.DirectoryVolume.open_dir_by_handle = open_dir_by_handle
+"""
+
+
+def test_what_was_recorded_in_it_is_looked_at_also_without_privileges(place, tmp_path):
+    """The directory is renamed before its record is looked at, and no handle may be opened."""
+    flag = tmp_path / "flag"
+    hooked = hook(tmp_path, "replication.volume.directory", WITHOUT_HANDLES.format(flag=str(flag)))
+    below = place.primary / "old" / "below"
+    below.mkdir(parents=True)
+    for name in "abc":
+        (below / name).write_text(name)
+    with place.run(python_path=hooked) as run:
+        run.wait_idle()
+        flag.touch()
+        (below / "a").write_text("changed")
+        (below / "b").unlink()
+        (below / "c").rename(below / "e")
+        run.wait_for(lambda: not flag.exists(), "the rename")
+        run.wait_same()
+        run.wait_for(lambda: run.status["failures"] == 0, "the failure to be over")
+        assert run.stop() == 0
+    assert_same(place.primary, place.secondary)
