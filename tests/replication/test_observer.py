@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from replication.observation import Change
 from replication.observer import Observer
 from replication.volume.directory import DirectoryVolume
-from replication.volume.identity import ROOT_GFID
+from replication.volume.identity import ROOT_GFID, identify_fd
 from tests.secondary.primary import Far
 
 
@@ -125,3 +126,29 @@ def test_a_file_that_is_met_twice_in_one_look_and_changed_between(pair, later):
     assert not (secondary / "moved").exists() or (secondary / "moved").read_text() == later
     assert [item.path for item in findings.needs] in ([b"moved"], [])
     assert (secondary / "moved").exists() != bool(findings.needs)
+
+
+def test_a_directory_of_which_a_name_cannot_be_read_deletes_nothing(pair, monkeypatch):
+    """A read error says nothing of what is there."""
+    volume, client, tmp_path = pair
+    send_all(Session(volume, client, 1), b"tree")
+    (tmp_path / "primary/tree/d1/f3").unlink()
+    observe = volume.observe
+
+    def failing(dir_fd, name, change):
+        if name == b"f7":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return observe(dir_fd, name, change)
+
+    monkeypatch.setattr(volume, "observe", failing)
+    session = Session(volume, client, 2)
+    gfid = identify_fd(volume.open_dir_unchecked(b"tree/d1"))[0]
+    session.list(gfid, b"tree/d1")
+    found = session.observer.finish()
+    assert [(failure.step, failure.path) for failure in found.failures] == [("entry", "tree/d1/f7")]
+    assert sorted(os.listdir(tmp_path / "secondary/tree/d1")) == sorted(f"f{n}" for n in range(20))
+    monkeypatch.setattr(volume, "observe", observe)
+    session = Session(volume, client, 3)
+    session.list(gfid, b"tree/d1")
+    assert session.observer.finish().failures == []
+    assert not (tmp_path / "secondary/tree/d1/f3").exists()
