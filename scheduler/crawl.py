@@ -261,8 +261,8 @@ class Crawler:
             return
         if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and self._list_again():
             return
-        brick = self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
-        self.ctx.publish_mark(self.epoch, brick)
+        self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
+        self.ctx.publish_mark(self.epoch)
         if not self.ctx.ledger.limbo() and not self._waits():
             return
         left = settle_deletes(self.ctx, self.epoch)

@@ -49,7 +49,6 @@ from tasks.terms import encode_terms, terms_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replication.progress import Brick
     from replication.remote.client import SecondaryClient
     from replication.remote.endpoint import SshOptions
 
@@ -290,19 +289,28 @@ class Context:
         except redis.RedisError:
             return None
 
-    def publish_mark(self, epoch: int, brick: Brick, *, now: bool = False) -> None:
+    def publish_mark(self, epoch: int, *, now: bool = False) -> None:
         """Write the mark to both roots: seldom, since it is a write to the primary, or ``now``.
 
-        The same on both, so that a comparison of the two sees no difference.
+        The same on both, so that a comparison of the two sees no difference: one at a time. Who finds another one at it
+        and wants more asks again (scheduler/completion.py).
         """
         if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not now:
             return
-        text = mark_text(brick)
-        client = self.secondary(epoch).client
-        client.call("mark", text=text)  # first: refused when another holder has taken over, who goes by it
-        if store_mark(self.volume.root_fd, self.session.id, text):
-            client.call("mark", name=mark_name(self.session.id), text=text)
-        self.ledger.set_published(brick.stime_ns)
+        if not self.ledger.try_lock("publish mark", _PUBLISH_EVERY_S):
+            return
+        try:
+            brick = self.progress.brick()
+            text = mark_text(brick)
+            client = self.secondary(epoch).client
+            client.call(
+                "mark", text=text
+            )  # first: refused when another holder has taken over, who goes by it
+            if store_mark(self.volume.root_fd, self.session.id, text):
+                client.call("mark", name=mark_name(self.session.id), text=text)
+            self.ledger.set_published(brick.stime_ns)
+        finally:
+            self.ledger.unlock("publish mark")
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

@@ -58,7 +58,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
         if ledger.once_in(_RETAIN_EVERY_S, "retain"):
             _retain(work, brick.front)
         ledger.forget(epoch, done[-1].number)
-        work.ctx.publish_mark(epoch, brick, now=any(ended))
+        work.ctx.publish_mark(epoch, now=any(ended))
         tick_signature(session).apply_async()
         work.outcome = f"front {brick.front}, batches up to {done[-1].number} durable"
     return work.outcome
@@ -68,7 +68,7 @@ def update_stime(task: Task[..., Any], session: str, epoch: int, batch: int) -> 
 def publish_stime(task: Task[..., Any], session: str, epoch: int) -> str:
     """Write the mark to both roots now: a run that is about to end wants it there."""
     with working(task, session, epoch, 0, "") as work:
-        work.ctx.publish_mark(epoch, work.ctx.progress.brick(), now=True)
+        work.ctx.publish_mark(epoch, now=True)
         work.outcome = "the mark is on both roots"
     return work.outcome
 
