@@ -25,6 +25,11 @@ _NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _TRIES = 100  # times that a name we have just freed may be taken again by others
 
 
+def is_object_of(row: Row, found: os.stat_result) -> bool:
+    """Whether this is the object of an inode. Numbers are used again: what has another type is somebody else's."""
+    return found.st_ino == row.ino and stat.S_IFMT(found.st_mode) == stat.S_IFMT(row.mode)
+
+
 def limbo_name(row: Row) -> bytes:
     return row.gfid.hex().encode()
 
@@ -64,7 +69,7 @@ class Namespace:
         found = self.standing(key)
         if found is None:
             return False
-        if found.st_ino == row.ino and found.st_dev == self.tree.device:
+        if is_object_of(row, found) and found.st_dev == self.tree.device:
             return True
         self.displacer.displace(key)
         return False
@@ -150,7 +155,7 @@ class Namespace:
             found = os.stat(limbo_name(row), dir_fd=self.tree.limbo_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return found.st_ino == row.ino
+        return is_object_of(row, found)
 
     def _rename(
         self, source_fd: int, source: bytes, target_fd: int, target: bytes, row: Row, key: Optional[Key]

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from replication.secondary import sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
-from replication.secondary.namespace import limbo_name
+from replication.secondary.namespace import is_object_of, limbo_name
 from replication.secondary.tree import LostDirectory
 
 _Line = Tuple[List[Any], int]  # what the journal says of one inode, and when
@@ -75,7 +75,7 @@ def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> boo
         row = _made(agent, row, gfid, mode, ino, here, at)
         if row is None:
             return False
-    standing = [key for key, found in here.items() if found.st_ino == row.ino]
+    standing = [key for key, found in here.items() if is_object_of(row, found)]
     in_limbo = _in_limbo(agent, row)
     if not standing and not in_limbo and not given_up:
         return False
@@ -121,7 +121,7 @@ def _in_limbo(agent: Agent, row: Row) -> bool:
         found = os.stat(limbo_name(row), dir_fd=agent.tree.limbo_fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return found.st_ino == row.ino
+    return is_object_of(row, found)
 
 
 def _made(

@@ -258,6 +258,35 @@ def test_a_symlink_planted_on_the_secondary_leads_nowhere(trees, tmp_path):
         assert client.stat()["displaced"] == 1
 
 
+def test_a_symlink_with_the_inode_number_of_what_stood_there_is_not_ours(trees, tmp_path):
+    """File systems use numbers again, often at once."""
+    a, b = trees
+    fill(a)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    far = Far(b)
+    primary = Primary(a)
+    primary.crawl(far.client)
+    far.close()
+    number = os.lstat(b / "dir").st_ino
+    shutil.rmtree(b / "dir")
+    planted = (outside.parent / f"planted{n}" for n in range(2000))
+    for link in planted:
+        os.symlink(outside, link)
+        if os.lstat(link).st_ino == number:
+            os.rename(link, b / "dir")
+            break
+    else:
+        pytest.skip("this file system gives each number once")
+    (a / "dir" / "new").write_text("new")
+    with Far(b) as client:
+        for crawl in ("x", "y"):
+            primary.crawl(client, crawl)
+        assert os.listdir(outside) == []
+        assert differences(a, b) == ""
+        assert client.stat()["displaced"] == 1
+
+
 # ---- what must survive
 
 
