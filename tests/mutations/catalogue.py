@@ -137,6 +137,11 @@ MUTATIONS = (
         "    return bool(row.is_file and not row.size and e[SIZE])\n", "    return False\n",
         ("tests/secondary/test_shadows.py",),
     ),
+    Mutation(
+        "what changed under a name that is gone is not looked at under the others", 5, "tasks/entry.py",
+        'if observer.findings.doubted and ctx.place.detector() != "filesystem":', "if False:",
+        ("tests/system/test_other_names.py",),
+    ),
     # ---- 6: nothing that is not ours is deleted
     Mutation(
         "what is in the way is removed", 6, "replication/secondary/displaced.py",
