@@ -215,11 +215,11 @@ class Context:
         self.link.take_turn()
         try:
             client = _pool.get(self.session.name, self.target, self.options, partial(self._greet, epoch))
-        except SeamarkError as error:
-            self.link.failed(error)
-            raise
         except (StaleFence, SecondaryError):
             self.link.works()  # there is somebody, who refuses us
+            raise
+        except SeamarkError as error:
+            self.link.failed(error)
             raise
         self.link.works()
         return client

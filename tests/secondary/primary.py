@@ -59,7 +59,9 @@ class Far:
         try:
             if before_hello is not None:
                 before_hello(self.process.pid)
-            self.hello = self.client.hello(session="s", volume="v", epoch=epoch, create=True, **hello)
+            self.hello = self.client.hello(
+                **{"session": "s", "volume": "v", "epoch": epoch, "create": True, **hello}
+            )
         except BaseException:
             self.close()
             raise

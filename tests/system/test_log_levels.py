@@ -9,8 +9,8 @@ import pytest
 # What a role says at the level debug only.
 SAYS = {
     "agent": "position ",
-    "control": " E:",
-    "data": " D:stream:",
+    "control": "/E:",
+    "data": "/D:stream:",
     "beat": "sent scheduler.jobs.",
     "secondary": "observe took ",
 }

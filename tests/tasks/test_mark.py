@@ -8,6 +8,7 @@ import time
 import pytest
 
 from replication.observation import Change, Listing
+from replication.remote.answers import SecondaryError
 from replication.session import Session, SessionDir
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import ROOT_GFID
@@ -17,6 +18,7 @@ from tasks import mark
 from tasks.app import app, use
 from tasks.canvas import control_queue
 from tasks.servers import of_url
+from tests.secondary.primary import Far
 
 # The setting is the one of the Celery that we require.
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
@@ -101,3 +103,23 @@ def test_a_secondary_that_restarted_before_a_batch_was_durable_is_not_believed(c
     ]
     assert len(told) == 1
     assert ctx.ledger.forgotten() == 0
+
+
+def test_a_refusal_is_no_secondary_that_is_out_of_reach(ctx):
+    """Whoever has taken over says so to each that asks: that is what ends this node's work."""
+    epoch = ctx.progress.brick().epoch
+    ctx.drop_connection()
+    with Far(ctx.session.secondary, epoch=epoch + 1, **as_session(ctx)):
+        for _ in range(3):
+            with pytest.raises(SecondaryError) as refused:
+                ctx.secondary(epoch)
+            assert refused.value.code == "stale-epoch"
+            assert ctx.link.rests() is None
+
+
+def as_session(ctx):
+    return {
+        "session": ctx.session.id,
+        "volume": ctx.session.root or ctx.session.id,
+        "holder": ctx.session.instance,
+    }
