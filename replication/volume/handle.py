@@ -11,7 +11,8 @@ import errno
 import os
 import struct
 import threading
-from typing import NamedTuple
+import time
+from typing import NamedTuple, NoReturn
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -22,6 +23,7 @@ _STATX_BASIC_AND_BTIME = 0xFFF
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _MAX_HANDLE_SIZE = 128
 _SYS_OPENAT2 = 437
+_TRIES = 5
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -80,7 +82,7 @@ class Stat(NamedTuple):
     mount_root: bool  # something is mounted here; False where the kernel does not say (before Linux 5.8)
 
 
-def _raise(name: bytes) -> None:
+def _raise(name: bytes) -> NoReturn:
     code = ctypes.get_errno()
     raise OSError(code, os.strerror(code), name)
 
@@ -110,10 +112,14 @@ def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:
     fh.handle_bytes = len(body)
     fh.handle_type = int.from_bytes(handle[:4], "little", signed=True)
     ctypes.memmove(fh.f_handle, body, len(body))
-    fd: int = _libc.open_by_handle_at(mount_fd, ctypes.byref(fh), flags | os.O_CLOEXEC)
-    if fd < 0:
-        _raise(b"(by handle)")
-    return fd
+    for _ in range(_TRIES):
+        fd: int = _libc.open_by_handle_at(mount_fd, ctypes.byref(fh), flags | os.O_CLOEXEC)
+        if fd >= 0:
+            return fd
+        if ctypes.get_errno() != errno.ENOMEM:  # which passes: it was seen while there was plenty
+            break
+        time.sleep(0.001)
+    _raise(b"(by handle)")
 
 
 def stat_at(dir_fd: int, name: bytes) -> Stat:
