@@ -86,6 +86,11 @@ class Row:
         )  # fmt: skip
 
 
+def is_object_of(row: Row, found: os.stat_result) -> bool:
+    """Whether this is the object of an inode. Numbers are used again: what has another type is somebody else's."""
+    return found.st_ino == row.ino and stat.S_IFMT(found.st_mode) == stat.S_IFMT(row.mode)
+
+
 class Index:
     """A connection to the index file. Raises sqlite3.Error; a damaged file is a sqlite3.DatabaseError."""
 

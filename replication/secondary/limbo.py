@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional
 
 from replication.secondary import faults, held, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
+from replication.secondary.index import Key, Row, is_object_of
 from replication.secondary.metadata import dress_directory
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observe import take_away
@@ -102,7 +102,7 @@ def _set_aside(agent: Agent, row: Row) -> int:
 def _remove(agent: Agent, row: Row) -> int:
     name, fd = limbo_name(row), agent.tree.limbo_fd
     try:
-        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == row.ino:
+        if is_object_of(row, os.stat(name, dir_fd=fd, follow_symlinks=False)):
             os.unlink(name, dir_fd=fd)
         else:
             agent.namespace.displacer.displace_from(fd, name, b".seamark/limbo/" + name)

@@ -13,7 +13,7 @@ import stat
 from base64 import b64decode
 from typing import Any, Dict, List, Optional, Tuple
 
-from replication.secondary.index import Row
+from replication.secondary.index import Row, is_object_of
 from replication.secondary.protocol import AgentError
 
 _OURS = ("user.seamark.", "trusted.seamark.")
@@ -157,7 +157,7 @@ def apply_at(
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         found = os.fstat(fd)
-        if found.st_ino != row.ino or stat.S_IFMT(found.st_mode) != stat.S_IFMT(row.mode):
+        if not is_object_of(row, found):
             raise AgentError("io", "another object stands there", os.fsdecode(name))
         dress_existing(b"/proc/self/fd/%d" % fd, found, item, powers, xattrs, times)
     finally:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from replication.secondary import faults
 from replication.secondary.displaced import Displacer
-from replication.secondary.index import Key, Row
+from replication.secondary.index import Key, Row, is_object_of
 from replication.secondary.metadata import Powers
 from replication.secondary.shadows import Shadows
 from replication.secondary.syscalls import rename_new
@@ -23,11 +23,6 @@ from replication.secondary.tree import Tree
 # The file system has no hard links, this inode has too many, or it is not ours to link (protected_hardlinks).
 _NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 _TRIES = 100  # times that a name we have just freed may be taken again by others
-
-
-def is_object_of(row: Row, found: os.stat_result) -> bool:
-    """Whether this is the object of an inode. Numbers are used again: what has another type is somebody else's."""
-    return found.st_ino == row.ino and stat.S_IFMT(found.st_mode) == stat.S_IFMT(row.mode)
 
 
 def limbo_name(row: Row) -> bytes:

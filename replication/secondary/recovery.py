@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from replication.secondary import sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
-from replication.secondary.namespace import is_object_of, limbo_name
+from replication.secondary.index import Key, Row, is_object_of
+from replication.secondary.namespace import limbo_name
 from replication.secondary.tree import LostDirectory
 
 _Line = Tuple[List[Any], int]  # what the journal says of one inode, and when

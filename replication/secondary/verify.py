@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
+from replication.secondary.index import is_object_of
 from replication.secondary.inspection import (
     Manner,
     Row,
@@ -237,10 +238,9 @@ def _mend(agent: Agent, path: bytes, anew: bool) -> None:
     if not row.ino:
         index.doubt(row.id)  # under way, or lost: the next look wants it
         return
-    if found is not None and not anew and found.st_ino == row.ino and found.st_dev == agent.tree.device:
-        if stat.S_IFMT(found.st_mode) == stat.S_IFMT(row.mode):
-            index.doubt(row.id)
-            return
+    if found is not None and not anew and is_object_of(row, found) and found.st_dev == agent.tree.device:
+        index.doubt(row.id)
+        return
     if found is not None:
         namespace.displacer.displace(key)
     namespace.shadows.forget([key])
