@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -82,8 +83,8 @@ def be_agent(place: SessionDir, session: Session) -> int:
 def commands(state_dir: Path, name: str) -> dict[str, str]:
     """Each role's command line, by its name. Raises SeamarkError."""
     session = enter(state_dir, name)
-    where = f"env SEAMARK_STATE_DIR={state_dir}"
-    celery = f"{where} SEAMARK_SESSION={name} {sys.executable} -m celery -A scheduler.roles"
+    where, python = f"env SEAMARK_STATE_DIR={quote(str(state_dir))}", quote(sys.executable)
+    celery = f"{where} SEAMARK_SESSION={name} {python} -m celery -A scheduler.roles"
 
     def worker(role: str, processes: int, queues: list[str]) -> str:
         return (
@@ -92,7 +93,7 @@ def commands(state_dir: Path, name: str) -> dict[str, str]:
         )
 
     return {
-        "agent": f"{where} {sys.executable} -m seamark agent {name}",
+        "agent": f"{where} {python} -m seamark agent {name}",
         "control": worker("control", services.CONTROL_PROCESSES, [control_queue()]),
         "data": worker("data", session.jobs, services.queues_of_data()),
         "beat": f"{celery} beat",

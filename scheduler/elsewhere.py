@@ -11,6 +11,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from celery.platforms import SecurityWarning
@@ -75,7 +76,7 @@ def plain_celery(options: WorkerOptions, sessions: list[Session]) -> str:
     """The command that runs the same worker without us, for those who have their own supervisor."""
     many = "--autoscale={},{}".format(*options.autoscale) if options.autoscale else f"-c {options.processes}"
     return (
-        f"SEAMARK_STATE_DIR={options.state_dir} {sys.executable} -m celery -A tasks.app worker -n {options.name} {many} "
+        f"SEAMARK_STATE_DIR={quote(options.state_dir)} {quote(sys.executable)} -m celery -A tasks.app worker -n {options.name} {many} "
         f"--without-gossip --without-mingle -l WARNING -Q {','.join(queues_of(sessions))}"
     )
 

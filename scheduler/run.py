@@ -16,6 +16,7 @@ from replication.addresses import shown
 from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryError
 from replication.remote.command import close_shared_connection
 from replication.session import node_name
+from replication.session_file import replace_file
 from replication.volume.storage import shared_kind
 from scheduler import services
 from scheduler.completion import Completion
@@ -39,7 +40,6 @@ from tasks.servers import of_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from replication.session import Session, SessionDir
     from scheduler.opening import Opening
@@ -58,13 +58,6 @@ _AT_ONCE = 2  # asked to stop so often: what is under way is given back instead 
 _SOON_S = 0.05  # between looks while progress is made
 _DATA_AFTER_S = 0.3
 _BEAT_AFTER_S = 1.5
-
-
-def _write_private(path: Path, text: bytes) -> None:
-    """A small file for this user alone: it may hold a password."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(text)
 
 
 _POWERS = {
@@ -124,7 +117,7 @@ class Run:
             os.environ["SEAMARK_STATE_DIR"] = self.options.state_dir
             os.environ.update(found.environment())
             name_queues(self.session)
-            _write_private(self.place.servers, found.to_json())
+            replace_file(self.place.servers, found.to_json().decode())  # roles apart read it at any time
             use(found)
             ctx = Context(self.place, self.session)
             # A Redis that hangs is to be told of, and must not hang whoever tells.

@@ -71,6 +71,8 @@ def detector(node):  # noqa: F811
 
 @pytest.mark.timeout(300)
 def test_every_role_under_a_supervisor_of_ones_own(node, own):  # noqa: F811
+    node.state = node.base / "a state's"  # what is printed is for a shell
+    node.environment["SEAMARK_STATE_DIR"] = str(node.state)
     primary, copy = node.session("photos")
     many_small_files(primary, 10, 20)
     node.monitor(*(word for role in ROLES for word in ("--without", role)))
