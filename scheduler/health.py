@@ -82,11 +82,8 @@ def _of_role(sign: Sign) -> list[Reason]:
         return [Reason(code=code, text=f"{sign.role} ended {sign.deaths} times in a row ({sign.why})")]
     if sign.is_silent:
         how = "records nothing" if sign.role == AGENT else "gives no sign of life"
-        who = (
-            f"{sign.role} (process {sign.pid})"
-            if sign.pid
-            else f"{sign.role} ({'under its own supervisor' if sign.apart else 'not running'})"
-        )
+        state = "under its own supervisor" if sign.apart else "not running"
+        who = f"{sign.role} ({f'process {sign.pid}' if sign.pid else state})"
         stopped = ", stopped by a signal" if sign.stopped else ""
         return [Reason(code=code, text=f"{who}{stopped} {how} for {sign.silent_s:.0f} s")]
     if sign.stopped:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.services")
 CONTROL_PROCESSES = 3  # entries of one batch, the mark of another, a tick
-DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
+_DATA_LATER_S = 2.0  # the start of a run needs the processor for other things
 _PATIENCE_S = 60.0
 _WAITS_FOR_NOTES = 10
 SCHEDULER = "celery.beat:Scheduler"
@@ -167,7 +167,7 @@ def queues_of_data() -> list[str]:
 
 
 def data_worker(session: Session) -> Service:
-    return worker_service("data", queues_of_data(), session.jobs, session.name, DATA_LATER_S)
+    return worker_service("data", queues_of_data(), session.jobs, session.name, _DATA_LATER_S)
 
 
 def beat_service(session: Session) -> Service:

@@ -50,5 +50,5 @@ def bisect(work: Unit, why: str) -> str | None:
     )
     work.say([failure])
     work.finish(boot=boot, failures=[failure])
-    work.ctx.ledger.count(files=0, errors=1)
+    work.ctx.ledger.count(errors=1)
     return f"failed: {why}"
