@@ -10,6 +10,7 @@ import subprocess
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -370,13 +371,17 @@ def test_what_a_crash_may_have_taken_from_the_old_primary_is_proved(turned, monk
     ctime = os.stat(turned.a / "h").st_ctime_ns
     with sqlite3.connect(turned.b / ".seamark" / "index.sqlite") as index:
         index.execute(
-            "UPDATE inode SET pctime = ? WHERE id = (SELECT inode FROM entry WHERE name = 'h')", (ctime,)
+            "UPDATE inode SET pctime = ? WHERE id = (SELECT inode FROM entry WHERE name = CAST('h' AS BLOB))",
+            (ctime,),
         )
         index.execute("INSERT OR REPLACE INTO meta VALUES('mark', ?)", (json.dumps({"stime_ns": ctime + 1}),))
     index.close()
     turned.promote()
     if restarted:
-        monkeypatch.setattr(agreeing.time, "clock_gettime_ns", lambda _: 0)
+        clock = SimpleNamespace(
+            clock_gettime_ns=lambda _: 0, CLOCK_BOOTTIME=7, time_ns=time.time_ns, monotonic=time.monotonic
+        )
+        monkeypatch.setattr(agreeing, "time", clock)
     client = Direct(turned.a)
     with seeding(client, turned.b, turned.base, session="back", volume="vb") as work:
         assert said(work.plan()) == ({("h", "changed", False)} if restarted else set())
