@@ -102,7 +102,9 @@ class ControlServer:
         connection.close()
 
     def _read(self, connection: socket.socket) -> None:
-        buffer = self._buffers[connection]
+        buffer = self._buffers.get(connection)
+        if buffer is None:
+            return  # dropped since the selector found it readable: it was told something, and did not read
         try:
             data = connection.recv(1 << 16)
             buffer += data

@@ -49,11 +49,13 @@ def hello(
         if request.get("dry") and os.path.isdir(os.path.dirname(root)):
             return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
-    refuse_loop(root_fd, request.get("lineage"))
     owner = read_owner(root_fd)
-    if owner is None and not _foreign(root_fd):
-        _refuse_unmounted(request)
+    if owner is None:
+        refuse_loop(root_fd, request.get("lineage"))
+        if not _foreign(root_fd):
+            _refuse_unmounted(request)
     _check_owner(root_fd, owner, request)
+    refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
         "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),

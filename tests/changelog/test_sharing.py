@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -182,6 +183,22 @@ def test_a_follower_hears_of_each_position_and_of_the_end(state: Path, root: Pat
             select.select([followers[0].fileno()], [], [], 1)
     followers[0].close()
     hung.close()
+
+
+def test_followers_that_go_while_they_are_told_something_are_no_trouble(state: Path, root: Path) -> None:
+    """One socket has ended, and another one asks for what is told to the first, in one look of the agent."""
+    log = state / "log"
+    with running(root, log) as agent, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.connect(str(log / "agent.sock"))
+        for number in range(40):
+            followers = [Follower(log) for _ in range(5)]
+            (root / f"f{number}").touch()
+            time.sleep(0.005)  # it has read that, and sleeps for a moment
+            asking.sendall(b'{"op": "barrier"}\n')
+            for follower in followers:
+                follower.close()
+            assert b'"ok": true' in asking.recv(1000)
+        assert agent.barrier()
 
 
 def test_another_directory_in_the_place_of_the_root_is_not_taken_for_it(state: Path, root: Path) -> None:

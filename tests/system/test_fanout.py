@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -239,6 +241,24 @@ def test_the_process_of_a_session_is_killed_and_the_other_does_not_notice(fan):
     assert all_of.agent() == agent
     assert len(all_of.crawls("b1")) == 1
     assert len(all_of.crawls("b0")) == 1  # nor does it miss anything itself
+    assert all_of.node.stop() == 0
+
+
+def test_a_planned_failover_of_one_while_the_other_goes_on(fan):
+    """The agent does not end with the session: what it has recorded last is asked for."""
+    all_of = fan(2)
+    for number in range(50):
+        (all_of.primary / f"n{number}").write_text("written just before")
+    done = subprocess.run(
+        [sys.executable, "-m", "seamark", "failover", "b1", "--planned", "--yes"],
+        capture_output=True, text=True, env=all_of.node.environment, cwd="/", timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert differing(all_of.primary, all_of.copies["b1"]) == []
+    (all_of.primary / "later").write_text("only for the other")
+    all_of.settle("b0")
+    assert not (all_of.copies["b1"] / "later").exists()
+    assert len(all_of.crawls("b0")) == 1
     assert all_of.node.stop() == 0
 
 
