@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.target import parse_target
+from replication.secondary.lineage import lineage_of
 from replication.session import node_name
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
         answer_timeout_s=session.ssh.answer_timeout_s,
         gated=session.ssh.identity == str(place.key),
     )
+
+
+def lineage_of_session(session: Session) -> list[str]:
+    """The volumes that what a session sends comes from; its own last."""
+    return lineage_of(os.fsencode(session.primary), session.root) if session.root else []
 
 
 def client_of(link: Link) -> SecondaryClient:
@@ -70,6 +77,7 @@ def looking(
         hello = client.hello(
             session=session.id, volume=session.root or session.id, epoch=0, adopt=session.adopt,
             create=create, read_only=True, dry=dry, filled=has_filled(place.progress) and not session.adopt,
+            lineage=lineage_of_session(session),
         )  # fmt: skip
         yield client, hello
     finally:
@@ -86,7 +94,7 @@ def claim(place: SessionDir, session: Session, epoch: int, takes: int) -> dict[s
         return client_of(link).hello(
             session=session.id, volume=session.root or session.id, epoch=epoch, adopt=session.adopt,
             filled=has_filled(place.progress) and not session.adopt, filters=session.filters,
-            holder=session.instance, takes=takes, of=named(session),
+            holder=session.instance, takes=takes, of=named(session), lineage=lineage_of_session(session),
         )  # fmt: skip
     finally:
         link.close()

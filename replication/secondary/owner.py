@@ -15,7 +15,9 @@ from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.filters import Filters
 from replication.secondary.index import Index, root_row
+from replication.secondary.kept import Copied, check_home, read_settings
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
+from replication.secondary.lineage import kept_lineage, refuse_loop
 from replication.secondary.metadata import Powers
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
@@ -48,9 +50,12 @@ def hello(
             return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
     owner = read_owner(root_fd)
-    if owner is None and not _foreign(root_fd):
-        _refuse_unmounted(request)
+    if owner is None:
+        refuse_loop(root_fd, request.get("lineage"))
+        if not _foreign(root_fd):
+            _refuse_unmounted(request)
     _check_owner(root_fd, owner, request)
+    refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
         "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
@@ -95,6 +100,22 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
         raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
+
+
+def belongs(root: bytes) -> Dict[str, Any]:
+    """Whose secondary this is, and the settings that are kept, for who has lost the session. The op `belongs`. Raises AgentError."""
+    root_fd = open_root(root, False)
+    try:
+        owner = read_owner(root_fd)
+        if owner is None:
+            return {"owner": None, "settings": None}
+        hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+        try:
+            return {"owner": owner, "settings": read_settings(hidden_fd)}
+        finally:
+            os.close(hidden_fd)
+    finally:
+        os.close(root_fd)
 
 
 def _may_write(root: bytes, root_fd: int) -> None:
@@ -257,22 +278,27 @@ def _open_index(
         there = False
     rebuild = not there and (owner is not None or bool(request.get("adopt")))
     try:
-        index = _create(path, root, rebuild)
+        index = _create(path, root, rebuild, hidden_fd)
     except sqlite3.DatabaseError as error:
         if not there or (isinstance(error, sqlite3.OperationalError) and "file" not in str(error)):
             raise
         set_aside(hidden_fd)
-        index = _create(path, root, True)
+        index = _create(path, root, True, hidden_fd, error.mark if isinstance(error, Copied) else None)
     return index
 
 
-def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
+def _create(
+    path: bytes, root: os.stat_result, rebuild: bool, hidden_fd: int, mark: Optional[str] = None
+) -> Index:
     index = Index(path)
     index.db.execute("BEGIN IMMEDIATE")
     try:
         index.create(root_row(root))
         if index.meta.get("format") != sql.FORMAT:
             raise sqlite3.DatabaseError("the index is of another format")
+        check_home(index, hidden_fd)
+        if mark is not None:
+            index.set_meta("mark", mark)
         if rebuild:
             index.set_meta("state", "rebuilding")
             index.db.execute(sql.INDEX_INO)
@@ -343,6 +369,8 @@ def _take_over(
     _after_boot(agent)
     wanted = {name: request[name] for name in ("session", "volume", "epoch")}
     wanted["holder"] = request.get("holder")
+    if lineage := kept_lineage(owner, request):
+        wanted["lineage"] = lineage
     # Who replicates to here, for people and for a promotion; only the primary's own node says it.
     wanted["of"] = request.get("of") or (owner or {}).get("of")
     # A primary that was promoted itself: whoever is promoted after it has to be above.

@@ -157,6 +157,8 @@ class Server:
             return {"t": time.time_ns()}
         if op == "survey":
             return survey.survey(self._root, request)
+        if op == "belongs":
+            return owner.belongs(self._root)
         if op == "promotion":
             return promotion.promotion(self._root, request)
         if isinstance(op, str) and op.startswith("seed_"):

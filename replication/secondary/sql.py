@@ -211,6 +211,8 @@ BACK_BY_INODE = "DELETE FROM removed WHERE inode = ?"
 REMOVED = "SELECT path, amount FROM removed WHERE inode = ? ORDER BY amount LIMIT 1"
 COUNT_INODES = "SELECT count(*) FROM inode"
 DIRECTORIES_AMONG = "SELECT id FROM inode WHERE id IN ({}) AND mode & 61440 = 16384".format(_MARKS)
+SOME_ENTRIES = """SELECT entry.name, inode.id, inode.ino FROM entry JOIN inode ON inode.id = entry.inode
+WHERE entry.parent = ? AND inode.ino <> 0 LIMIT ?"""
 COUNT_ENTRIES = "SELECT count(*) FROM entry"
 # While rebuilding: whose object stands here?
 INDEX_INO = "CREATE INDEX IF NOT EXISTS inode_ino ON inode(ino)"
