@@ -21,7 +21,7 @@ from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 from replication.secondary.protocol import MAX_HEADER, MAX_PAYLOAD
 
-PROTOCOL = 3
+PROTOCOL = 4
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -11,9 +11,11 @@ import sqlite3
 import time
 from typing import Any, Dict, Optional, Tuple, Union
 
-from replication.secondary import layout, sql
+from replication.secondary import layout, snapshots, sql
 from replication.secondary.agent import Agent
+from replication.secondary.directories import our_directory
 from replication.secondary.filters import Filters
+from replication.secondary.homes import sweep_aside
 from replication.secondary.index import Index, root_row
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.metadata import Powers
@@ -73,7 +75,7 @@ def hello(
     state = agent.index.meta.get("state", "ok")
     answer.update(
         index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
-        entries=entries, fs=probe(agent), index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
+        entries=entries, fs={**probe(agent), "snapshot": snapshots.method(agent) or None}, index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
         mark=agent.index.meta.get("mark"),
     )  # fmt: skip
     answer["epoch"], answer["holder"] = _served(agent.index, owner if read_only else None)
@@ -180,7 +182,7 @@ def _open(
     found = os.fstat(root_fd)
     hidden_fd = root_fd
     for name in (layout.HIDDEN, *_DIRECTORIES):
-        made = _our_directory(hidden_fd, name)
+        made = our_directory(hidden_fd, name)
         if name == layout.HIDDEN:
             hidden_fd = made
         else:
@@ -204,26 +206,11 @@ def _open(
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)
         os.close(lock_fd)
+    sweep_aside(hidden_fd)
     if not read_only:
         with agent.transaction(check_epoch=False):
             _take_over(agent, hidden_fd, owner, request)
     return agent
-
-
-def _our_directory(parent_fd: int, name: bytes) -> int:
-    """Make or open one of our own directories: for us alone, whatever the root passes on to new ones."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
-    except FileExistsError:
-        return os.open(name, _DIR, dir_fd=parent_fd)
-    fd = os.open(name, _DIR, dir_fd=parent_fd)
-    for attribute in ("system.posix_acl_default", "system.posix_acl_access"):
-        try:
-            os.removexattr(fd, attribute)
-        except OSError:
-            pass
-    os.fchmod(fd, 0o700)
-    return fd
 
 
 def _open_index(

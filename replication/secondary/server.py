@@ -14,6 +14,7 @@ from replication.secondary import (
     limbo,
     lookups,
     owner,
+    snapshots,
     survey,
     transfers,
     verify,
@@ -63,6 +64,9 @@ OPERATIONS: Dict[str, Operation] = {
     "held": _plain(held.held),
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
+    "snapshot": _plain(snapshots.snapshot),
+    "snapshots": _plain(snapshots.snapshots),
+    "snapshot_remove": _plain(snapshots.snapshot_remove),
     "inspect": _plain(verify.inspect),
     "pieces": _plain(verify.pieces),
     "hashing": _plain(verify.hashing),
@@ -73,8 +77,9 @@ OPERATIONS: Dict[str, Operation] = {
 class Server:
     """One connection."""
 
-    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO, *, gated: bool = False) -> None:
         self._root = root
+        self._gated = gated
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
@@ -163,6 +168,8 @@ class Server:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
         if isinstance(agent, Onlooker):
             return agent.do(op, request)
+        agent.gated = self._gated
+        agent.under_way.end(unless=str(op))
         for _ in range(_HEALINGS):
             try:
                 return operation(agent, request, payload)

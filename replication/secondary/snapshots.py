@@ -1,0 +1,179 @@
+"""Snapshots: read-only copies of the secondary as it was when the primary's side said that all up to a mark is here.
+
+``.seamark/snapshots/<time it was taken>/`` holds ``root``, a secondary complete in itself, and ``record``. How long each is
+kept at least was said when it was taken, and stands in its record: whoever says something else later, by whatever right,
+can have later ones kept less long, and this one longer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import Any, Dict, List, Optional
+
+from replication.secondary import copies, homes, layout, sql
+from replication.secondary.agent import Agent
+from replication.secondary.clones import set_read_only
+from replication.secondary.protocol import AgentError
+from replication.secondary.retention import DEFAULT, Retention
+from replication.secondary.steps import Work
+from replication.secondary.syscalls import syncfs
+
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?")
+
+
+def method(agent: Agent) -> str:
+    """How snapshots are taken here; empty: they cannot be."""
+    return copies.method_here(agent.tree.root_fd, agent.staging_fd)
+
+
+def snapshot(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """The operation `snapshot`: take one, then remove those that no rule keeps any more."""
+    return agent.under_way.go_on("snapshot", lambda: _take(agent, request))
+
+
+def _take(agent: Agent, request: Dict[str, Any]) -> Work:
+    keep = _retention(request["keep"])
+    mark = _mark(str(request["mark"]))
+    checkpoint = request.get("checkpoint")
+    with (
+        agent.transaction()
+    ):  # refused where somebody else has taken over; what a dead process left is mended
+        pass
+    how = method(agent)
+    if not how:
+        raise AgentError(
+            "unsupported", "this file system has no snapshots: it has to be btrfs, or XFS made with reflink=1"
+        )
+    home = homes.Home(agent.tree.hidden_fd, layout.SNAPSHOTS)
+    try:
+        began = time.monotonic()
+        taken_ns = time.time_ns()
+        yield from copies.copy(agent, home.fd, how)
+        record = {
+            "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
+            "keep": str(keep), **_finish(home.fd), "took_s": round(time.monotonic() - began, 3),
+        }  # fmt: skip
+        home.write(record)
+        _seal(home.fd, how)
+        name = _rename(home, taken_ns)
+    except BaseException:
+        for _ in home.throw_away():
+            pass
+        raise
+    finally:
+        home.close()
+    removed = yield from _thin(agent, keep)
+    return {"snapshot": {**record, "name": name}, "removed": removed}
+
+
+def _finish(home_fd: int) -> Dict[str, Any]:
+    """Make the copy complete in itself, and say what it holds."""
+    agent = copies.opened(home_fd)
+    try:
+        completed = copies.complete(agent)
+        _, files, _, wanted, _, size = agent.index.db.execute(sql.STATISTICS).fetchone()
+        return {"files": files, "bytes": size, "wanted": wanted, "completed": completed}
+    finally:
+        agent.close()
+
+
+def _seal(home_fd: int, how: str) -> None:
+    """It is on the disk, and nothing writes to it any more."""
+    root_fd = os.open(
+        copies.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home_fd
+    )
+    try:
+        syncfs(root_fd)
+        if how == copies.BTRFS:
+            set_read_only(root_fd, True)
+    finally:
+        os.close(root_fd)
+
+
+def _rename(home: homes.Home, taken_ns: int) -> str:
+    base = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(taken_ns // 10**9))
+    attempt = 0
+    while True:
+        name = base if not attempt else "{}-{}".format(base, attempt)
+        try:
+            home.rename(name.encode())
+            return name
+        except FileExistsError:
+            attempt += 1
+
+
+def snapshots(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
+    """The operation `snapshots`: all of them, the oldest first, each with until when it has to be kept."""
+    found = homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)
+    until = _until(found)
+    return {
+        "method": method(agent) or None,
+        "items": [{**r, "until_ns": until.get(str(r["name"]))} for r in found],
+    }
+
+
+def snapshot_remove(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """The operation `snapshot_remove`. ``force``: also one that has to be kept; never by a key of the session's own."""
+    return agent.under_way.go_on("snapshot_remove", lambda: _remove(agent, request))
+
+
+def _remove(agent: Agent, request: Dict[str, Any]) -> Work:
+    name = str(request["name"])
+    found = {str(r["name"]): r for r in homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)}
+    if not _NAME.fullmatch(name) or name not in found:
+        raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
+    until = _until(list(found.values())).get(name)
+    if until is not None and until > time.time_ns() and not (request.get("force") and not agent.gated):
+        raise AgentError("kept", "snapshot {} has to be kept until {}".format(name, _clock(until)))
+    yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+    return {}
+
+
+def _thin(agent: Agent, keep: Retention) -> Any:
+    """Remove those that neither their own rule nor today's keeps, but never the last. Gives their names."""
+    found = homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)[:-1]
+    own = _until(found)
+    today = keep.until(int(r["taken_ns"]) for r in found if "taken_ns" in r)
+    now = time.time_ns()
+    removed: List[str] = []
+    for record in found:
+        name = str(record["name"])
+        if "taken_ns" not in record or (own[name] or 0) > now or (today[int(record["taken_ns"])] or 0) > now:
+            continue
+        yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+        removed.append(name)
+    return removed
+
+
+def _until(found: List[Dict[str, Any]]) -> Dict[str, Optional[int]]:
+    """Until when each has to be kept by what its own record says; None: it need not be."""
+    series = [int(r["taken_ns"]) for r in found if "taken_ns" in r]
+    rules = {str(r.get("keep", DEFAULT)) for r in found}
+    by_rule = {rule: Retention.parse(rule).until(series) for rule in rules}
+    return {
+        str(r["name"]): by_rule[str(r.get("keep", DEFAULT))][int(r["taken_ns"])]
+        for r in found
+        if "taken_ns" in r
+    }
+
+
+def _retention(text: Any) -> Retention:
+    try:
+        return Retention.parse(text)
+    except ValueError as error:
+        raise AgentError("protocol", str(error)) from None
+
+
+def _mark(text: str) -> Dict[str, Any]:
+    """The mark as it is told (docs/formats.md)."""
+    mark = json.loads(text)
+    if not isinstance(mark, dict) or not isinstance(mark.get("stime_ns"), int):
+        raise AgentError("protocol", "not a mark")
+    return {name: mark.get(name) for name in ("stime_ns", "front", "epoch")}
+
+
+def _clock(at_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ns // 10**9))
