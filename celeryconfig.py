@@ -75,6 +75,7 @@ task_annotations = {
         "retry_failures",
         "resync",
         "check_checkpoints",
+        "take_snapshot",
         "answer",
         "ask_secondary",
     )

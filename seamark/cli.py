@@ -30,6 +30,7 @@ from seamark.commands.push_pem import push_pem
 from seamark.commands.resync import resync
 from seamark.commands.roles import agent, roles
 from seamark.commands.run import run
+from seamark.commands.snapshots import snapshots
 from seamark.commands.status import status
 from seamark.commands.verify import verify
 from seamark.commands.version import version
@@ -48,7 +49,7 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
-    doctor, logs, failures, resync, verify, deletions, monitor, agent, roles, worker, workers, flower, install_units, changelog,
+    doctor, logs, failures, resync, verify, deletions, snapshots, monitor, agent, roles, worker, workers, flower, install_units, changelog,
     completion, version,
 ):  # fmt: skip
     cli.add_command(command)
