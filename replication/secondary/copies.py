@@ -2,7 +2,7 @@
 
 A copy lies in a directory of its own below ``.seamark``, its *home*, as ``root``. The moment is one between two
 transactions: whoever makes a copy holds the lock that all agents of the root share. What a transaction that was killed has
-left is copied with the journal that says so; ``promotion.complete`` mends it in the copy.
+left is copied with the journal that says so. Then the copy is made complete in itself, as a secondary is that is promoted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Generator, Iterator, List
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
@@ -25,6 +25,7 @@ from replication.secondary.clones import (
     remove_subvolume,
     snapshot_subvolume,
 )
+from replication.secondary.completion import complete
 from replication.secondary.index import Index
 from replication.secondary.metadata import Powers
 from replication.secondary.mirror import Mirror
@@ -37,6 +38,9 @@ _TABLE = b"inodes.sqlite"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT = (layout.OWNER, layout.INDEX, layout.INDEX + b"-wal")
 _EMPTY = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
+
+
+Making = Generator[int, None, List[str]]
 
 
 def method_here(root_fd: int, dir_fd: int) -> str:
@@ -57,13 +61,14 @@ def between_transactions(agent: Agent) -> Iterator[None]:
         os.close(fd)
 
 
-def copy(agent: Agent, home_fd: int, method: str) -> Iterator[int]:
-    """Make ``root`` in a home; gives the number of steps taken, now and then. Raises OSError, sqlite3.Error."""
+def copy(agent: Agent, home_fd: int, method: str) -> Making:
+    """Make ``root`` in a home, a step for each name. Gives the paths that may be half written. Raises OSError, sqlite3.Error."""
     if method == BTRFS:
         with between_transactions(agent):
+            half_written = torn(agent)
             snapshot_subvolume(agent.tree.root_fd, home_fd, ROOT)
         yield from _without_copies(home_fd)
-        return
+        return half_written
     for name in (ROOT, _LINKS):
         os.mkdir(name, 0o700, dir_fd=home_fd)
     links_fd, root_fd = (os.open(name, _DIR, dir_fd=home_fd) for name in (_LINKS, ROOT))
@@ -73,6 +78,7 @@ def copy(agent: Agent, home_fd: int, method: str) -> Iterator[int]:
     try:
         yield from mirror.run(agent.tree.root_fd, root_fd, final=False)
         with between_transactions(agent):
+            half_written = torn(agent)
             yield from mirror.run(agent.tree.root_fd, root_fd, final=True)
             hidden_fd = _our_directories(root_fd)
             try:
@@ -90,6 +96,7 @@ def copy(agent: Agent, home_fd: int, method: str) -> Iterator[int]:
         os.close(links_fd)
     yield from removal(home_fd, _LINKS)
     os.unlink(_TABLE, dir_fd=home_fd)
+    return half_written
 
 
 def opened(home_fd: int) -> Agent:
@@ -105,11 +112,25 @@ def opened(home_fd: int) -> Agent:
     return agent
 
 
-def complete(agent: Agent) -> Dict[str, Any]:
-    """Make a copy complete in itself: what a killed transaction has left in it is mended."""
-    with agent.transaction():
-        pass
-    return {}
+def torn(agent: Agent) -> List[str]:
+    """Paths of files that are being written in place, and may be half written in a copy that is made now."""
+    from replication.secondary import promotion
+
+    return promotion._torn(agent.tree.root_fd, agent.index)
+
+
+def make_complete(home_fd: int, half_written: List[str]) -> Dict[str, Any]:
+    """Complete a copy in itself, as a promotion does; what it holds, and what had to be done."""
+    agent = opened(home_fd)
+    try:
+        agent.index.begin()
+        agent.index.set_meta("torn", "\n".join(half_written))
+        agent.index.commit()
+        completed = complete(agent)
+        _, files, _, _, _, size = agent.index.db.execute(sql.STATISTICS).fetchone()
+        return {"files": files, "bytes": size, "completed": completed}
+    finally:
+        agent.close()
 
 
 def throw_away(dir_fd: int, home: bytes) -> Iterator[int]:

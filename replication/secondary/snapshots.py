@@ -13,7 +13,7 @@ import re
 import time
 from typing import Any, Dict, List, Optional
 
-from replication.secondary import copies, homes, layout, sql
+from replication.secondary import copies, homes, layout
 from replication.secondary.agent import Agent
 from replication.secondary.clones import set_read_only
 from replication.secondary.protocol import AgentError
@@ -51,10 +51,10 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
     try:
         began = time.monotonic()
         taken_ns = time.time_ns()
-        yield from copies.copy(agent, home.fd, how)
+        half_written = yield from copies.copy(agent, home.fd, how)
         record = {
             "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
-            "keep": str(keep), **_finish(home.fd), "took_s": round(time.monotonic() - began, 3),
+            "keep": str(keep), **copies.make_complete(home.fd, half_written), "took_s": round(time.monotonic() - began, 3),
         }  # fmt: skip
         home.write(record)
         _seal(home.fd, how)
@@ -67,17 +67,6 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
         home.close()
     removed = yield from _thin(agent, keep)
     return {"snapshot": {**record, "name": name}, "removed": removed}
-
-
-def _finish(home_fd: int) -> Dict[str, Any]:
-    """Make the copy complete in itself, and say what it holds."""
-    agent = copies.opened(home_fd)
-    try:
-        completed = copies.complete(agent)
-        _, files, _, wanted, _, size = agent.index.db.execute(sql.STATISTICS).fetchone()
-        return {"files": files, "bytes": size, "wanted": wanted, "completed": completed}
-    finally:
-        agent.close()
 
 
 def _seal(home_fd: int, how: str) -> None:

@@ -85,7 +85,7 @@ def _as_json(record: dict[str, Any]) -> dict[str, Any]:
     return {
         **plain, "damaged": False, "taken": record["taken_ns"] / 1e9, "mark": record["mark"]["stime_ns"] / 1e9,
         "until": None if until is None else until / 1e9,
-        **{key: record[key] for key in ("checkpoint", "method", "keep", "files", "bytes", "wanted")},
+        **{key: record[key] for key in ("checkpoint", "method", "keep", "files", "bytes", "completed")},
     }  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_a_snapshot_is_the_secondary_of_that_moment_and_complete_in_itself(kind,
         found = take(client)
         assert found["method"] == METHODS[kind]
         assert found["mark"] == {"stime_ns": 1_700_000_000_000_000_000, "front": 7, "epoch": 1}
-        assert found["wanted"] == 0
+        assert found["completed"] == {"restored": 0, "displaced": 0, "missing": 0, "wanted": 0, "torn": []}
         assert os.stat(root).st_mtime_ns == before.st_mtime_ns
         copy = path_of(root, found)
         assert_same(primary, copy)
@@ -98,7 +98,10 @@ def test_the_index_of_a_snapshot_speaks_of_the_snapshot(kind, root):
         assert answer.need == []
         assert client.stat()["limbo"] == 1  # its new name was not looked at yet
         found = take(client)
+        assert found["completed"]["restored"] == 1
         copy = path_of(root, found)
+        assert (copy / "dir" / "deep" / "deeper").is_dir()
+        assert client.stat()["limbo"] == 1
     writable = root.parent / "writable"
     if kind == "btrfs subvolume":
         os.system(f"btrfs subvolume snapshot {copy} {writable} >/dev/null")
