@@ -36,6 +36,7 @@ class Agent:
         self.epoch = 0
         self.gated = False  # reached by a key of the session's own, which may do less
         self.under_way = UnderWay()
+        self.view: Any = None  # views.View
         self.read_only = False
         self.leaves_others = (
             False  # while the index is made anew: what the primary does not have stays in its place
@@ -151,6 +152,10 @@ class Agent:
     def close(self) -> None:
         """Leave nothing of this process behind."""
         self.under_way.end()
+        if self.view is not None:
+            from replication.secondary import views
+
+            views.end(self)
         try:
             for name in list_directory(self.staging_fd):
                 os.unlink(name, dir_fd=self.staging_fd)

@@ -14,7 +14,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import Any, Dict, Generator, Iterator, List
 
-from replication.secondary import layout, sql
+from replication.secondary import layout, overlay, sql
 from replication.secondary.agent import Agent
 from replication.secondary.clones import (
     can_clone,
@@ -99,9 +99,8 @@ def copy(agent: Agent, home_fd: int, method: str) -> Making:
     return half_written
 
 
-def opened(home_fd: int) -> Agent:
-    """The copy of a home as a secondary of its own, which nobody else has open. Raises OSError, sqlite3.Error."""
-    root_fd = os.open(ROOT, _DIR, dir_fd=home_fd)
+def opened(root_fd: int) -> Agent:
+    """A copy as a secondary of its own, which nobody else has open; the descriptor becomes its. Raises OSError, sqlite3.Error."""
     index = Index(b"/proc/self/fd/%d/%s/%s" % (root_fd, layout.HIDDEN, layout.INDEX))
     index.read_meta()
     staging = b"agent.%d.0" % os.getpid()
@@ -119,9 +118,9 @@ def torn(agent: Agent) -> List[str]:
     return promotion._torn(agent.tree.root_fd, agent.index)
 
 
-def make_complete(home_fd: int, half_written: List[str]) -> Dict[str, Any]:
-    """Complete a copy in itself, as a promotion does; what it holds, and what had to be done."""
-    agent = opened(home_fd)
+def make_complete(root_fd: int, half_written: List[str]) -> Dict[str, Any]:
+    """Complete a copy in itself, as a promotion does; what it holds, and what had to be done. Closes the descriptor."""
+    agent = opened(root_fd)
     try:
         agent.index.begin()
         agent.index.set_meta("torn", "\n".join(half_written))
@@ -140,6 +139,7 @@ def throw_away(dir_fd: int, home: bytes) -> Iterator[int]:
     except FileNotFoundError:
         return
     try:
+        yield from overlay.unmount(dir_fd, fd)
         if _is_subvolume_at(fd):
             remove_subvolume(fd, ROOT)
             yield 1

@@ -94,7 +94,7 @@ class Mirror:
                 if name is None:
                     for gone in level.left:
                         yield from _remove(level.target, gone)
-                    _dress(level.target, level.source, level.found)
+                    dress(level.target, level.source, level.found)
                     _close(stack.pop())
                     continue
                 level.left.pop(name, None)
@@ -196,7 +196,7 @@ class Mirror:
                     clone(source, target)
                 else:
                     copy_content(source, target, found.st_size)
-                _dress(target, source, found)
+                dress(target, source, found)
             finally:
                 os.close(target)
         finally:
@@ -262,7 +262,7 @@ def _unlink(dir_fd: int, name: bytes) -> None:
         pass
 
 
-def _dress(target: int, source: int, found: os.stat_result) -> None:
+def dress(target: int, source: int, found: os.stat_result) -> None:
     """Owner, mode, attributes and times, by descriptors. What we may not set was not set here before either."""
     try:
         os.fchown(target, found.st_uid, found.st_gid)

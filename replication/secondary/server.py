@@ -20,6 +20,7 @@ from replication.secondary import (
     survey,
     transfers,
     verify,
+    views,
     whole,
 )
 from replication.secondary.agent import Agent
@@ -70,6 +71,13 @@ OPERATIONS: Dict[str, Operation] = {
     "snapshot": _plain(snapshots.snapshot),
     "snapshots": _plain(snapshots.snapshots),
     "snapshot_remove": _plain(snapshots.snapshot_remove),
+    "view": _plain(views.view),
+    "view_check": _plain(views.view_check),
+    "view_state": _plain(views.view_state),
+    "view_keep": _plain(views.view_keep),
+    "view_drop": _plain(views.view_drop),
+    "views": _plain(views.views),
+    "views_discard": _plain(views.views_discard),
     "inspect": _plain(verify.inspect),
     "pieces": _plain(verify.pieces),
     "hashing": _plain(verify.hashing),

@@ -54,10 +54,10 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
         half_written = yield from copies.copy(agent, home.fd, how)
         record = {
             "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
-            "keep": str(keep), **copies.make_complete(home.fd, half_written), "took_s": round(time.monotonic() - began, 3),
+            "keep": str(keep), **copies.make_complete(_root_of(home), half_written), "took_s": round(time.monotonic() - began, 3),
         }  # fmt: skip
         home.write(record)
-        _seal(home.fd, how)
+        _seal(home, how)
         name = _rename(home, taken_ns)
     except BaseException:
         for _ in home.throw_away():
@@ -69,11 +69,13 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
     return {"snapshot": {**record, "name": name}, "removed": removed}
 
 
-def _seal(home_fd: int, how: str) -> None:
+def _root_of(home: homes.Home) -> int:
+    return os.open(copies.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home.fd)
+
+
+def _seal(home: homes.Home, how: str) -> None:
     """It is on the disk, and nothing writes to it any more."""
-    root_fd = os.open(
-        copies.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home_fd
-    )
+    root_fd = _root_of(home)
     try:
         syncfs(root_fd)
         if how == copies.BTRFS:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replication.errors import NotFoundError, UsageError
+from replication.errors import NotFoundError, SeamarkError, UsageError
+from replication.remote.answers import SecondaryError
 from replication.session import known_session
 from seamark.commands.shared import session_argument, state_dir_option
 from seamark.progress import text
@@ -91,5 +92,12 @@ def _as_json(record: dict[str, Any]) -> dict[str, Any]:
 
 def _remove(client: SecondaryClient, names: tuple[str, ...], *, force: bool) -> None:
     for name in names:
-        client.finish("snapshot_remove", name=name, force=force)
+        try:
+            client.finish("snapshot_remove", name=name, force=force)
+        except SecondaryError as error:
+            if error.code == "not-found":
+                raise NotFoundError(error.reason) from None
+            if error.code == "kept":
+                raise SeamarkError(f"{error.reason}; --force removes it all the same") from None
+            raise
         click.echo(f"snapshot {name} removed")
