@@ -76,6 +76,7 @@ task_annotations = {
         "resync",
         "check_checkpoints",
         "take_snapshot",
+        "hold_drill",
         "answer",
         "ask_secondary",
     )

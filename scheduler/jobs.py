@@ -9,7 +9,7 @@ from celery.schedules import schedule
 
 from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
-from scheduler import checkpointing, snapshots
+from scheduler import checkpointing, drilling, snapshots
 from scheduler.crawl import Crawler
 from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
@@ -40,6 +40,7 @@ _PERIODIC = (
     "resync",
     "check_checkpoints",
     "take_snapshot",
+    "hold_drill",
     "verify_slice",
 )
 _SECONDARY_S = 10  # until a secondary that was asked is taken for silent
@@ -167,6 +168,19 @@ def take_snapshot(task: Task[..., Any], session: str) -> str:
         return "another epoch"
     except (SeamarkError, SecondaryError) as error:
         log.warning("%s: no snapshot: %s", session, error)
+        return f"not now: {error}"
+
+
+@app.task(bind=True, name="scheduler.jobs.hold_drill", ignore_result=True)
+def hold_drill(task: Task[..., Any], session: str) -> str:
+    """Hold a drill if one is due by itself."""
+    ctx = context(session)
+    if (why := ctx.holding()) is not None:
+        return why
+    try:
+        return drilling.hold_if_due(ctx, lambda: renew(task, ctx.broker))
+    except (SeamarkError, SecondaryError) as error:
+        log.warning("%s: no drill: %s", session, error)
         return f"not now: {error}"
 
 
