@@ -25,20 +25,18 @@ CREATE TABLE IF NOT EXISTS checkpoint_plan (
 -- Snapshots of the secondary: one row, while the session takes them.
 CREATE TABLE IF NOT EXISTS snapshot (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    since_ns INTEGER NOT NULL,       -- checkpoints that were reached before have none
     checkpoint INTEGER NOT NULL,     -- the last that has one
     name TEXT NOT NULL, taken_ns INTEGER NOT NULL, mark_ns INTEGER NOT NULL,  -- the last that was taken
     tried_ns INTEGER NOT NULL,
     error TEXT NOT NULL              -- why the last try failed; empty: it did not
 );
 """
-_COLUMNS = "since_ns, checkpoint, name, taken_ns, mark_ns, tried_ns, error"
+_COLUMNS = "checkpoint, name, taken_ns, mark_ns, tried_ns, error"
 
 
 class Snapshots(NamedTuple):
     """The row; see the schema. ``name`` empty: none was taken yet."""
 
-    since_ns: int
     checkpoint: int
     name: str
     taken_ns: int
@@ -54,8 +52,8 @@ def known(db: sqlite3.Connection) -> Snapshots | None:
 
 
 def begin(db: sqlite3.Connection) -> None:
-    """From now on each checkpoint that is reached has a snapshot."""
-    db.execute("INSERT OR IGNORE INTO snapshot VALUES (1, ?, 0, '', 0, 0, 0, '')", (time.time_ns(),))
+    """From now on the last checkpoint that was reached has a snapshot."""
+    db.execute("INSERT OR IGNORE INTO snapshot VALUES (1, 0, '', 0, 0, 0, '')")
 
 
 def end(db: sqlite3.Connection) -> None:
@@ -69,9 +67,8 @@ def due(db: sqlite3.Connection) -> Checkpoint | None:
     if plan is None:
         return None
     reached = [
-        found for found in checkpoints.of(db)
-        if found.id > plan.checkpoint and found.reached_ns is not None and found.reached_ns >= plan.since_ns
-    ]  # fmt: skip
+        found for found in checkpoints.of(db) if found.id > plan.checkpoint and found.reached_ns is not None
+    ]
     return reached[-1] if reached else None
 
 

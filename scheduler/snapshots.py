@@ -32,12 +32,10 @@ def take_due(ctx: Context, turn: Callable[[], object]) -> str:
         if progress.look(snapshots.known) is not None:
             progress.change(snapshots.end)
         return "none is wanted"
-    plan = progress.look(snapshots.known)
-    if plan is None:
+    if progress.look(snapshots.known) is None:
         progress.change(snapshots.begin)
-        return "from the next checkpoint on"
-    due = progress.look(snapshots.due)
-    if due is None or (plan.error and abs(time.time_ns() - plan.tried_ns) < _AGAIN_S * 1e9):
+    plan, due = progress.look(snapshots.known), progress.look(snapshots.due)
+    if plan is None or due is None or (plan.error and abs(time.time_ns() - plan.tried_ns) < _AGAIN_S * 1e9):
         return "none is due"
     with held_by_us(ctx.place.path / "snapshot.lock") as ours:
         if not ours:

@@ -104,6 +104,7 @@ def test_one_that_cannot_be_taken_is_said_until_it_can(node, tmp_path):  # noqa:
         node.wait_for_file(copy / "a", "1")
         (copy / ".seamark" / "snapshots").write_text("in the way")
         node.ok("checkpoint", "photos", "now")
+        node.ok("checkpoint", "photos", "wait", "--timeout", "60s")
 
         def reasons():
             return {
