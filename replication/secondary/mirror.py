@@ -20,6 +20,8 @@ from replication.secondary.metadata import PLAIN_ACLS
 from replication.secondary.syscalls import list_directory
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _GRAIN_NS = 100_000_000  # ctime comes from a clock that ticks: one so young may stand for two states
 _MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO)
@@ -140,7 +142,7 @@ class Mirror:
             if known is not None and known.linked and known.ctime == found.st_ctime_ns:
                 os.link(b"%d" % found.st_ino, name, src_dir_fd=self._links_fd, dst_dir_fd=level.target)
             else:
-                self._copy(level, name, found)
+                self._copy(level, name, found, known)
         except OSError as error:
             # In the first pass things move below our hands; the second has the last word.
             if self._final or error.errno not in (*_MOVED, errno.EACCES, errno.EPERM):
@@ -166,37 +168,34 @@ class Mirror:
             os.close(source)
             raise
 
-    def _copy(self, level: _Level, name: bytes, found: os.stat_result) -> None:
+    def _copy(self, level: _Level, name: bytes, found: os.stat_result, known: Optional[_Copied]) -> None:
         kind = stat.S_IFMT(found.st_mode)
         if kind == stat.S_IFREG:
-            self._file(level, name, found)
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink(name, dir_fd=level.source), name, dir_fd=level.target)
-            _dress_name(level, name, found)
+            new = self._file(level, name, found)
         else:
-            os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=level.target)
-            _dress_name(level, name, found)
-        new = os.stat(name, dir_fd=level.target, follow_symlinks=False).st_ino
+            if kind == stat.S_IFLNK:
+                os.symlink(os.readlink(name, dir_fd=level.source), name, dir_fd=level.target)
+            else:
+                os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=level.target)
+            new = _dress_name(level, name, found)
         link = b"%d" % found.st_ino
-        _unlink(self._links_fd, link)
+        if known is not None and known.linked:
+            os.unlink(link, dir_fd=self._links_fd)
         if found.st_nlink > 1:
             os.link(name, link, src_dir_fd=level.target, dst_dir_fd=self._links_fd, follow_symlinks=False)
         self._note(found, new, int(found.st_nlink > 1))
 
-    def _file(self, level: _Level, name: bytes, found: os.stat_result) -> None:
-        source = self._open(
-            level.source, name, found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+    def _file(self, level: _Level, name: bytes, found: os.stat_result) -> int:
+        source = self._open(level.source, name, found, _READ)
         try:
-            target = os.open(
-                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=level.target
-            )
+            target = os.open(name, _NEW, 0o600, dir_fd=level.target)
             try:
                 if self._share:
                     clone(source, target)
                 else:
                     copy_content(source, target, found.st_size)
                 dress(target, source, found)
+                return os.fstat(target).st_ino
             finally:
                 os.close(target)
         finally:
@@ -255,13 +254,6 @@ def _remove(dir_fd: int, name: bytes) -> Iterator[int]:
         os.unlink(name, dir_fd=dir_fd)
 
 
-def _unlink(dir_fd: int, name: bytes) -> None:
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        pass
-
-
 def dress(target: int, source: int, found: os.stat_result) -> None:
     """Owner, mode, attributes and times, by descriptors. What we may not set was not set here before either."""
     try:
@@ -273,8 +265,8 @@ def dress(target: int, source: int, found: os.stat_result) -> None:
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _dress_name(level: _Level, name: bytes, found: os.stat_result) -> None:
-    """The same for what is not opened."""
+def _dress_name(level: _Level, name: bytes, found: os.stat_result) -> int:
+    """The same for what is not opened; its inode number."""
     try:
         os.chown(name, found.st_uid, found.st_gid, dir_fd=level.target, follow_symlinks=False)
     except PermissionError:
@@ -284,10 +276,12 @@ def _dress_name(level: _Level, name: bytes, found: os.stat_result) -> None:
     source, target = (os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd) for fd in level[:2])
     try:
         _attributes(b"/proc/self/fd/%d" % target, b"/proc/self/fd/%d" % source)
+        new = os.fstat(target).st_ino
     finally:
         os.close(source)
         os.close(target)
     os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=level.target, follow_symlinks=False)
+    return new
 
 
 def _strip(fd: int) -> None:

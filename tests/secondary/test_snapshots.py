@@ -248,6 +248,38 @@ def wait_for_sweep(root):
 
 
 @pytest.mark.root
+def test_without_root(kind, root):
+    """Of a user's own: what its modes forbid it to read is copied all the same, and looks as before."""
+    primary = root.parent / "primary"
+    primary.mkdir()
+    (primary / "open").write_text("open")
+    os.link(primary / "open", primary / "another name")
+    os.symlink("open", primary / "symlink")
+    os.mkfifo(primary / "fifo")
+    (primary / "closed").mkdir()
+    (primary / "closed" / "file").write_text("inside")
+    (primary / "locked").write_text("locked")
+    for path, mode in (("locked", 0), ("closed/file", 0o200), ("closed", 0)):
+        (primary / path).chmod(mode)
+    os.chown(root, 1234, 1234)
+    for path in list(root.parents)[:-2]:
+        path.chmod(path.stat().st_mode | 0o011)  # pytest keeps others out
+    side = Primary(primary)
+    with Far(root, user=1234) as client:
+        side.crawl(client)
+        found = take(client)
+        copy = path_of(root, found)
+        assert (copy / "closed" / "file").read_text() == "inside"
+        assert_same(root, copy)
+        (primary / "closed" / "file").write_text("another")
+        side.crawl(client, stamp=2)
+        second = take(client)
+        assert_same(root, path_of(root, second))
+        until_done(client, "snapshot_remove", name=found["name"], force=True)
+        assert not (root / ".seamark" / "snapshots" / found["name"]).exists()
+
+
+@pytest.mark.root
 def test_how_long_they_are_kept_was_said_when_they_were_taken(tmp_path):
     with root_of("xfs", tmp_path / "fs") as root, Far(root) as client:
         first = take(client, keep="30d daily")
