@@ -28,10 +28,10 @@ class Node:
         self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SEAMARK_STATE_DIR": str(self.state)}
         self.process = None
 
-    def command(self, *words):
+    def command(self, *words, timeout=120):
         done = subprocess.run(
             [sys.executable, "-m", "seamark", *map(str, words)],
-            capture_output=True, text=True, env=self.environment, cwd="/", timeout=60, check=False,
+            capture_output=True, text=True, env=self.environment, cwd="/", timeout=timeout, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done

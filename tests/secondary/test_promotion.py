@@ -61,6 +61,8 @@ def contents(root):
             dirs.remove(".seamark")
         for name in files:
             path = os.path.join(directory, name)
+            if os.path.islink(path):
+                continue
             with open(path, "rb") as file:
                 found[os.path.relpath(path, root)] = file.read()
     return found
