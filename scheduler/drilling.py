@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cronsim import CronSim
 
 from replication import drills
-from replication.errors import ExitCode, LockedError, SeamarkError, UsageError
+from replication.errors import ExitCode, LockedError, NotFoundError, SeamarkError, UsageError
 from replication.locks import held_by_us
 from replication.progress import Progress
 from replication.remote.answers import SecondaryError
@@ -44,6 +44,7 @@ class Wanted(NamedTuple):
     timeout_s: float
     keep: bool = False
     own: bool = True
+    snapshot: str | None = None  # of which the view is made, and not of the secondary as it is
 
 
 def of_session(session: Session) -> Wanted:
@@ -87,7 +88,7 @@ def _begun(place: SessionDir, session: Session, wanted: Wanted, mark: float) -> 
     backlog = seen.backlog if seen is not None else None
     return {
         "message_type": "drill", "session": session.name, "node": node_name(), "secondary": session.secondary,
-        "started": now, "ended": None, "passed": False, "reason": "",
+        "snapshot": None, "started": now, "ended": None, "passed": False, "reason": "",
         "mark": mark, "mark_age_s": max(0.0, now - mark),
         "lost": {
             "as_of": seen.time if seen is not None else None,
@@ -112,7 +113,11 @@ def _hold(
         try:
             if wanted.check and ssh_options(place, session, dry=True).gated:
                 raise UsageError(GATED)
-            view = client.finish("view", turn, method=wanted.method, stays=wanted.keep)
+            if wanted.snapshot is not None:
+                _goes_by(report, client, wanted.snapshot)
+            view = client.finish(
+                "view", turn, method=wanted.method, stays=wanted.keep, snapshot=wanted.snapshot
+            )
             report["view"] = {
                 key: view[key]
                 for key in ("path", "method", "frozen", "took_s", "files", "bytes", "completed")
@@ -129,6 +134,15 @@ def _hold(
             report["reason"] = report["reason"] or error.reason
         except UsageError as error:
             report["reason"] = error.message
+
+
+def _goes_by(report: dict[str, Any], client: SecondaryClient, name: str) -> None:
+    """The report is of a snapshot: by its mark. Raises NotFoundError when there is none of that name."""
+    found = {record["name"]: record for record in client.call("snapshots").header["items"]}
+    if "mark" not in found.get(name, {}):
+        raise NotFoundError(f"there is no snapshot {name}: seamark snapshots {report['session']}")
+    mark = found[name]["mark"]["stime_ns"] / 1e9
+    report.update(snapshot=name, mark=mark, mark_age_s=max(0.0, report["started"] - mark))
 
 
 def _check(

@@ -35,6 +35,8 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "held",
         f"{text.moment(report['started'])}, {text.duration(report['ended'] - report['started'])} in all",
     )
+    if report["snapshot"] is not None:
+        yield "snapshot", report["snapshot"]
     yield "mark", f"{text.moment(report['mark'])}, {text.duration(report['mark_age_s'])} old"
     yield "would be lost", _lost(report["lost"])
     view = report["view"]

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Dict, Generator, Iterator, List
+from typing import Any, Dict, Generator, Iterator, List, Optional
 
 from replication.secondary import layout, overlay, sql
 from replication.secondary.agent import Agent
@@ -50,23 +50,43 @@ def method_here(root_fd: int, dir_fd: int) -> str:
     return REFLINK if can_clone(dir_fd) else ""
 
 
-@contextmanager
-def between_transactions(agent: Agent) -> Iterator[None]:
-    """Nobody changes the root meanwhile."""
-    fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=agent.tree.hidden_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+class Source:
+    """What a copy is made of: a secondary that others work on, or a copy, which nothing changes any more."""
+
+    def __init__(self, root_fd: int, agent: Optional[Agent] = None) -> None:
+        self.root_fd = root_fd
+        self.agent = agent
+        self.hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+        self.limbo_fd = os.open(layout.LIMBO, _DIR, dir_fd=self.hidden_fd)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.limbo_fd)
+        os.close(self.hidden_fd)
+
+    @contextmanager
+    def between_transactions(self) -> Iterator[List[str]]:
+        """Nobody changes it meanwhile. Gives the paths of files that are being written in place, and may be half written."""
+        from replication.secondary import promotion
+
+        if self.agent is None:
+            yield []
+            return
+        fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.hidden_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield promotion._torn(self.root_fd, self.agent.index)
+        finally:
+            os.close(fd)
 
 
-def copy(agent: Agent, home_fd: int, method: str) -> Making:
+def copy(source: Source, home_fd: int, method: str) -> Making:
     """Make ``root`` in a home, a step for each name. Gives the paths that may be half written. Raises OSError, sqlite3.Error."""
     if method == BTRFS:
-        with between_transactions(agent):
-            half_written = torn(agent)
-            snapshot_subvolume(agent.tree.root_fd, home_fd, ROOT)
+        with source.between_transactions() as half_written:
+            snapshot_subvolume(source.root_fd, home_fd, ROOT)
         yield from _without_copies(home_fd)
         return half_written
     for name in (ROOT, _LINKS):
@@ -76,19 +96,19 @@ def copy(agent: Agent, home_fd: int, method: str) -> Making:
     table = b"/proc/self/fd/%d/%s" % (home_fd, _TABLE)
     mirror = Mirror(links_fd, table, share=share)
     try:
-        yield from mirror.run(agent.tree.root_fd, root_fd, final=False)
-        with between_transactions(agent):
-            half_written = torn(agent)
-            yield from mirror.run(agent.tree.root_fd, root_fd, final=True)
+        if source.agent is not None:
+            yield from mirror.run(source.root_fd, root_fd, final=False)
+        with source.between_transactions() as half_written:
+            yield from mirror.run(source.root_fd, root_fd, final=True)
             hidden_fd = _our_directories(root_fd)
             try:
-                yield from _limbo(agent, mirror, hidden_fd)
-                _files(agent.tree.hidden_fd, hidden_fd, share=share)
+                yield from _limbo(source, mirror, hidden_fd)
+                _files(source.hidden_fd, hidden_fd, share=share)
             finally:
                 os.close(hidden_fd)
         mirror.finish()
         _renumber(root_fd, table)
-        found = os.fstat(agent.tree.root_fd)
+        found = os.fstat(source.root_fd)
         os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
     finally:
         mirror.close()
@@ -109,13 +129,6 @@ def opened(root_fd: int) -> Agent:
     agent = Agent(root_fd, index, Powers(), staging)
     agent.epoch = index.meta.get("epoch", 0)
     return agent
-
-
-def torn(agent: Agent) -> List[str]:
-    """Paths of files that are being written in place, and may be half written in a copy that is made now."""
-    from replication.secondary import promotion
-
-    return promotion._torn(agent.tree.root_fd, agent.index)
 
 
 def make_complete(root_fd: int, half_written: List[str]) -> Dict[str, Any]:
@@ -182,11 +195,11 @@ def _our_directories(root_fd: int) -> int:
     return hidden_fd
 
 
-def _limbo(agent: Agent, mirror: Mirror, hidden_fd: int) -> Iterator[int]:
+def _limbo(source: Source, mirror: Mirror, hidden_fd: int) -> Iterator[int]:
     """What waits for its name goes along."""
     target_fd = os.open(layout.LIMBO, _DIR, dir_fd=hidden_fd)
     try:
-        yield from mirror.run(agent.tree.limbo_fd, target_fd, final=True)
+        yield from mirror.run(source.limbo_fd, target_fd, final=True)
     finally:
         os.close(target_fd)
 

@@ -68,7 +68,7 @@ class Mirror:
     def __init__(self, links_fd: int, table: bytes, *, share: bool) -> None:
         self._links_fd = links_fd
         self._share = share
-        self._device = os.fstat(links_fd).st_dev
+        self._device = 0
         self._final = False
         self._db = sqlite3.connect(os.fsdecode(table), isolation_level=None)
         self._db.execute("PRAGMA synchronous=OFF")
@@ -86,6 +86,7 @@ class Mirror:
     def run(self, source_fd: int, target_fd: int, *, final: bool) -> Iterator[int]:
         """One pass over a directory; a step for each name. ``final``: nobody changes anything meanwhile."""
         self._final = final
+        self._device = os.fstat(source_fd).st_dev
         top = _Below(os.dup(source_fd), os.dup(target_fd), os.fstat(source_fd), False)
         stack: List[_Level] = []
         self._enter(stack, top)

@@ -51,7 +51,8 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
     try:
         began = time.monotonic()
         taken_ns = time.time_ns()
-        half_written = yield from copies.copy(agent, home.fd, how)
+        with copies.Source(agent.tree.root_fd, agent) as source:
+            half_written = yield from copies.copy(source, home.fd, how)
         record = {
             "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
             "keep": str(keep), **copies.make_complete(_root_of(home), half_written), "took_s": round(time.monotonic() - began, 3),
@@ -104,6 +105,19 @@ def snapshots(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
         "method": method(agent) or None,
         "items": [{**r, "until_ns": until.get(str(r["name"]))} for r in found],
     }
+
+
+def root_of(agent: Agent, name: str) -> int:
+    """A descriptor of a snapshot's root. Raises AgentError when there is none of that name."""
+    if _NAME.fullmatch(name):
+        path = b"%s/%s/%s" % (layout.SNAPSHOTS, name.encode(), copies.ROOT)
+        try:
+            return os.open(
+                path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.hidden_fd
+            )
+        except FileNotFoundError:
+            pass
+    raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
 
 
 def snapshot_remove(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

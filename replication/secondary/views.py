@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any, Dict, Iterator, List
 
-from replication.secondary import copies, homes, layout, overlay, sql
+from replication.secondary import copies, homes, layout, overlay, snapshots, sql
 from replication.secondary.agent import Agent
 from replication.secondary.checking import Check
 from replication.secondary.clones import can_clone
@@ -28,10 +28,11 @@ _NONE = (
 
 
 class View:
-    """One that is there. ``frozen``: later changes of the root do not show in it."""
+    """One that is there, of the secondary or of a snapshot. ``frozen``: later changes of the root do not show in it."""
 
-    def __init__(self, agent: Agent, method: str, *, stays: bool) -> None:
-        self._agent = agent
+    def __init__(self, agent: Agent, source_fd: int, method: str, *, stays: bool) -> None:
+        self._source_fd = source_fd
+        self._agent = agent if source_fd == agent.tree.root_fd else None
         self._stays = stays
         self.method = method
         self.frozen = method != OVERLAY
@@ -41,18 +42,18 @@ class View:
 
     def make(self) -> Work:
         """Make it, complete in itself; what it holds."""
-        if self.method == OVERLAY:
-            with copies.between_transactions(self._agent):
-                half_written = copies.torn(self._agent)
-                self.path = overlay.mount(self._agent.tree.root_fd, self.home.fd, stays=self._stays)
-                return self._complete(half_written)
-        half_written = yield from copies.copy(self._agent, self.home.fd, self.method)
+        with copies.Source(self._source_fd, self._agent) as source:
+            if self.method == OVERLAY:
+                with source.between_transactions() as half_written:
+                    self.path = overlay.mount(source.root_fd, self.home.fd, stays=self._stays)
+                    return self._complete(half_written)
+            half_written = yield from copies.copy(source, self.home.fd, self.method)
         self.path = os.fsencode(os.readlink("/proc/self/fd/{}".format(self.home.fd))) + b"/" + copies.ROOT
         return self._complete(half_written)
 
     def _complete(self, half_written: List[str]) -> Dict[str, Any]:
         made = copies.make_complete(os.open(self.path, _DIR), half_written)
-        found = os.fstat(self._agent.tree.root_fd)
+        found = os.fstat(self._source_fd)
         os.utime(self.path, ns=(found.st_atime_ns, found.st_mtime_ns))
         return made
 
@@ -70,22 +71,30 @@ class View:
         if self.check is not None:
             self.check.end()
         yield from self.home.throw_away()
+        self.close()
+
+    def close(self) -> None:
+        """It is somebody else's now, or nobody's."""
         self.home.close()
+        if self._agent is None:
+            os.close(self._source_fd)
 
 
-def methods(agent: Agent) -> List[str]:
+def methods(agent: Agent, source_fd: int) -> List[str]:
     """How views can be made here, the best first. A whole copy, which takes time and room, can be made anywhere."""
-    best = copies.method_here(agent.tree.root_fd, agent.staging_fd)
+    best = copies.method_here(source_fd, agent.staging_fd)
     found = [best] if best else []
     if best == copies.BTRFS and can_clone(agent.staging_fd):
         found.append(copies.REFLINK)
-    if overlay.possible(agent.tree.root_fd):
+    if source_fd == agent.tree.root_fd and overlay.possible(source_fd):
         found.append(OVERLAY)
     return [*found, copies.COPY]
 
 
 def view(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """The operation `view`: make one. ``method``: as `methods` has it, or auto; ``stays``: it is to be kept."""
+    """The operation `view`: make one. ``method``: as `methods` has it, or auto; ``stays``: it is to be kept; ``snapshot``:
+    of that one, and not of the secondary as it is now.
+    """
     return agent.under_way.go_on("view", lambda: _make(agent, request))
 
 
@@ -95,7 +104,10 @@ def _make(agent: Agent, request: Dict[str, Any]) -> Work:
     for _ in homes.sweep(agent.tree.hidden_fd):
         yield 1
     began = time.monotonic()
-    found = View(agent, _method(agent, str(request["method"])), stays=bool(request.get("stays")))
+    name = request.get("snapshot")
+    source_fd = agent.tree.root_fd if name is None else snapshots.root_of(agent, str(name))
+    method = _method(agent, source_fd, str(request["method"]))
+    found = View(agent, source_fd, method, stays=bool(request.get("stays")))
     try:
         made = yield from found.make()
     except BaseException:
@@ -109,8 +121,8 @@ def _make(agent: Agent, request: Dict[str, Any]) -> Work:
     }  # fmt: skip
 
 
-def _method(agent: Agent, wanted: str) -> str:
-    can = methods(agent)
+def _method(agent: Agent, source_fd: int, wanted: str) -> str:
+    can = methods(agent, source_fd)
     if wanted == "auto":
         if can == [copies.COPY]:
             raise AgentError("unsupported", _NONE)
@@ -159,7 +171,7 @@ def view_keep(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         {"made_ns": time.time_ns(), "method": found.method, "why": str(request.get("why", ""))[:200]}
     )
     agent.view = None
-    found.home.close()
+    found.close()
     return {"name": name, "path": os.fsdecode(found.path)}
 
 
@@ -189,7 +201,10 @@ def _discard(agent: Agent) -> Work:
 
 def views(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     """How views can be made here, and which are kept."""
-    return {"methods": methods(agent), "kept": homes.records(agent.tree.hidden_fd, layout.VIEWS)}
+    return {
+        "methods": methods(agent, agent.tree.root_fd),
+        "kept": homes.records(agent.tree.hidden_fd, layout.VIEWS),
+    }
 
 
 def _of(agent: Agent) -> View:

@@ -38,6 +38,7 @@ _METHODS = ("auto", "btrfs", "reflink", "overlay", "copy")
     metavar="D",
     help="How long the check may take, as 90s, 5m or 2h. [default: drill.timeout]",
 )
+@click.option("--snapshot", metavar="SNAPSHOT", help="Try this one, and not the secondary as it is now.")
 @click.option("--keep", is_flag=True, help="Leave the view there afterwards, for people.")
 @click.option("--discard", is_flag=True, help="Throw away the views that were kept, and do nothing else.")
 @click.option("--report", metavar="FILE|-", help="Write the report to a file as well.")
@@ -71,14 +72,21 @@ def drill(name: str, discard: bool, report: str | None, as_json: bool, state_dir
 
 
 def _wanted(
-    own: Wanted, *, check: str | None, method: str | None, timeout: Duration | None, keep: bool
+    own: Wanted,
+    *,
+    check: str | None,
+    method: str | None,
+    timeout: Duration | None,
+    keep: bool,
+    snapshot: str | None,
 ) -> Wanted:
     return own._replace(
         check=own.check if check is None else check,
         method=method or own.method,
         timeout_s=own.timeout_s if timeout is None else float(timeout),
         keep=keep,
-        own=check is None or check == own.check,
+        own=snapshot is None and (check is None or check == own.check),
+        snapshot=snapshot,
     )
 
 

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import random
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,18 @@ def test_a_snapshot_is_the_secondary_of_that_moment_and_complete_in_itself(kind,
         assert kept["name"] == found["name"]
         assert kept["until_ns"] == found["taken_ns"] + 24 * HOUR
         assert client.check() == []
+        # Nor does what is done in a view of it.
+        with Far(root, read_only=True, epoch=0) as other:
+            view = until_done(other, "view", method="auto", snapshot=found["name"])
+            assert (view["method"], view["frozen"]) == (METHODS[kind], True)
+            path = Path(view["path"])
+            assert (path / "file").read_bytes() == b"content"
+            (path / "file").write_bytes(b"changed")
+            with pytest.raises(SecondaryError):
+                until_done(other, "view", method="auto", snapshot=found["name"])
+        assert (copy / "file").read_bytes() == b"content"
+        with pytest.raises(SecondaryError, match="no snapshot"):
+            until_done(client, "view", method="auto", snapshot="../snapshots")
     if kind == "btrfs subvolume":
         with pytest.raises(OSError, match="Read-only"):
             (copy / "new").touch()
@@ -104,7 +118,9 @@ def test_the_index_of_a_snapshot_speaks_of_the_snapshot(kind, root):
         assert client.stat()["limbo"] == 1
     writable = root.parent / "writable"
     if kind == "btrfs subvolume":
-        os.system(f"btrfs subvolume snapshot {copy} {writable} >/dev/null")
+        subprocess.run(
+            ["btrfs", "subvolume", "snapshot", copy, writable], check=True, stdout=subprocess.DEVNULL
+        )
     else:
         copy.rename(writable)
     with Far(writable, epoch=2) as client:
@@ -179,6 +195,9 @@ def test_the_second_pass_finds_whatever_the_first_one_missed(tmp_path, seed):
         for directory in (source, target, links):
             directory.mkdir()
         every_kind_of_thing(source)
+        (source / "stays").mkdir()
+        os.setxattr(source / "stays", "user.was", b"1")
+        subprocess.run(["setfacl", "-d", "-m", "u:1001:rx", source / "stays"], check=True)
         fds = [os.open(path, os.O_RDONLY) for path in (source, target, links)]
         mirror = Mirror(fds[2], os.fsencode(root / "table"), share=True)
         steps = mirror.run(*fds[:2], final=False)
@@ -193,13 +212,15 @@ def test_the_second_pass_finds_whatever_the_first_one_missed(tmp_path, seed):
         os.symlink("x", source / "empty dir")
         (source / "fifo").rename(source / "was a fifo")
         os.removexattr(source / "moved", "user.dir")
-        os.system(f"setfacl -b -k {source}/moved")
         for _ in steps:
             pass
         for name in draw.sample(sorted(set(os.listdir(source)) - set(os.listdir(source / "moved"))), 5):
             if name != "moved":
                 os.rename(source / name, source / "moved" / name)
         (source / "new").write_bytes(b"new")
+        os.removexattr(source / "stays", "user.was")
+        subprocess.run(["setfacl", "-k", source / "stays"], check=True)
+        (source / "stays" / "new").write_bytes(b"new")
         os.chmod(source / "moved", 0o711)
         for _ in mirror.run(*fds[:2], final=True):
             pass

@@ -73,8 +73,12 @@ def left(root):
     views = root / ".seamark" / "views"
     found = [str(p) for p in views.iterdir()] if views.exists() else []
     found += [str(p) for p in root.parent.glob(".seamark-view.*")]
-    mounts = Path("/proc/self/mounts").read_text()
-    return found + [line for line in mounts.splitlines() if str(root.parent) in line and "overlay" in line]
+    return found + mounts(root)
+
+
+def mounts(root):
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line for line in lines if str(root.parent) in line and "overlay" in line]
 
 
 def test_a_view_is_complete_and_what_is_done_in_it_stays_in_it(kind, root, primary):
@@ -85,6 +89,7 @@ def test_a_view_is_complete_and_what_is_done_in_it_stays_in_it(kind, root, prima
         with Far(root, read_only=True, epoch=0) as other:
             made = make(other, kind)
             assert made["method"] == WAYS[kind]
+            assert mounts(root) == []  # only the check sees one
             assert made["frozen"] == (kind != "ext4")
             assert made["completed"] == {"restored": 0, "displaced": 0, "missing": 0, "wanted": 0, "torn": []}
             words = (
