@@ -205,7 +205,7 @@ class SecondaryClient:
 
     def promotion(self, **said: Any) -> dict[str, Any]:
         """What would be lost, or the promotion itself (secondary/promotion.py); needs no hello."""
-        return self.call("promotion", **said).header
+        return self.finish("promotion", **said)
 
     def submit_observe(
         self,

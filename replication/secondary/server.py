@@ -28,6 +28,7 @@ from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
 from replication.secondary.onlooker import Onlooker
 from replication.secondary.protocol import LOG_LINE, AgentError, agent_error, frame
+from replication.secondary.steps import UnderWay
 from replication.secondary.tree import LostDirectory
 
 Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
@@ -94,6 +95,7 @@ class Server:
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
+        self._promoting = UnderWay()
         self._seeding: Optional[seeding.Seeding] = None
         self._level = _LEVELS.index("error")
 
@@ -117,6 +119,7 @@ class Server:
         finally:
             if self._agent is not None:
                 self._agent.close()
+            self._promoting.end()
             if self._seeding is not None:
                 self._seeding.close()
 
@@ -169,7 +172,7 @@ class Server:
         if op == "survey":
             return survey.survey(self._root, request)
         if op == "promotion":
-            return promotion.promotion(self._root, request)
+            return self._promoting.go_on(op, lambda: promotion.promotion(self._root, request))
         if isinstance(op, str) and op.startswith("seed_"):
             return self._seed(op, request)
         if op == "hello":

@@ -21,6 +21,7 @@ from replication.secondary.retention import DEFAULT, Retention
 from replication.secondary.steps import Work
 from replication.secondary.syscalls import syncfs
 
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?")
 
 
@@ -71,7 +72,7 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
 
 
 def _root_of(home: homes.Home) -> int:
-    return os.open(copies.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home.fd)
+    return os.open(copies.ROOT, _DIR, dir_fd=home.fd)
 
 
 def _seal(home: homes.Home, how: str) -> None:
@@ -107,17 +108,34 @@ def snapshots(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def root_of(agent: Agent, name: str) -> int:
-    """A descriptor of a snapshot's root. Raises AgentError when there is none of that name."""
+def known(root_fd: int) -> List[Dict[str, Any]]:
+    """What is known of all of a root, the oldest first."""
+    hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+    try:
+        return homes.records(hidden_fd, layout.SNAPSHOTS)
+    finally:
+        os.close(hidden_fd)
+
+
+def check_name(root_fd: int, name: str) -> None:
+    """Raises AgentError when a root has no snapshot of that name."""
+    os.close(root_of(root_fd, name))
+
+
+def root_of(root_fd: int, name: str) -> int:
+    """A descriptor of a snapshot's own root. Raises AgentError when there is none of that name."""
     if _NAME.fullmatch(name):
-        path = b"%s/%s/%s" % (layout.SNAPSHOTS, name.encode(), copies.ROOT)
+        path = b"/".join((layout.HIDDEN, layout.SNAPSHOTS, name.encode(), copies.ROOT))
         try:
-            return os.open(
-                path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.hidden_fd
-            )
+            return os.open(path, _DIR, dir_fd=root_fd)
         except FileNotFoundError:
             pass
     raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
+
+
+def record_of(agent: Agent, name: str) -> Dict[str, Any]:
+    """What is known of a snapshot."""
+    return next((record for record in known(agent.tree.root_fd) if record["name"] == name), {})
 
 
 def snapshot_remove(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

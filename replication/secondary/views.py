@@ -105,7 +105,7 @@ def _make(agent: Agent, request: Dict[str, Any]) -> Work:
         yield 1
     began = time.monotonic()
     name = request.get("snapshot")
-    source_fd = agent.tree.root_fd if name is None else snapshots.root_of(agent, str(name))
+    source_fd = agent.tree.root_fd if name is None else snapshots.root_of(agent.tree.root_fd, str(name))
     method = _method(agent, source_fd, str(request["method"]))
     found = View(agent, source_fd, method, stays=bool(request.get("stays")))
     try:

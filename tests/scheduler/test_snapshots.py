@@ -126,3 +126,47 @@ def test_one_that_cannot_be_taken_is_said_until_it_can(node, tmp_path):  # noqa:
     log = "".join(path.read_text() for path in (node.state / "logs").iterdir())
     assert '"event": "snapshot-failed"' in log
     assert '"event": "snapshot-taken"' in log
+
+
+@pytest.mark.timeout(180)
+def test_a_failover_to_a_snapshot(node, tmp_path):  # noqa: F811
+    """What ransomware did to the primary was replicated, and is undone by that."""
+    with root_of("xfs", tmp_path / "fs") as copy:
+        primary = copy.parent / "primary"
+        primary.mkdir()
+        for number in range(30):
+            (primary / f"f{number}").write_text(f"{number}")
+        node.ok("create", "photos", primary, copy, "--set", "checkpoint_snapshot=true")
+        node.monitor()
+        node.ok("start", "photos")
+        node.ok("checkpoint", "photos", "now")
+        node.wait_for(lambda: node.command("snapshots", "photos", "--json").stdout, "a snapshot", 90)
+        (good,) = listed(node)
+        for number in range(30):
+            (primary / f"f{number}").rename(primary / f"f{number}.locked")
+            (primary / f"f{number}.locked").write_text("encrypted")
+        node.wait_for_file(copy / "f29.locked", "encrypted")
+        said = node.ok(
+            "drill", "photos", "--snapshot", good["name"], "--check", "grep -qx 7 f7 && ! ls | grep locked"
+        )
+        assert f"snapshot      {good['name']}" in said
+        assert node.command("drill", "photos", "--check", "grep -qx 7 f7").returncode == 1
+        assert node.command("drill", "photos", "--snapshot", "nothing").returncode == 4
+        node.ok("stop", "photos")
+        node.wait_for(
+            lambda: node.command("failover", "photos", "--to", good["name"], "-n").returncode == 0, "its end"
+        )
+        for words, code in (
+            (("--planned", "--to", good["name"]), 2), (("--to", "nothing", "--yes"), 4), (("--to", good["name"]), 2),
+        ):  # fmt: skip
+            assert node.command("failover", "photos", *words).returncode == code, words
+        assert (copy / "f29.locked").read_text() == "encrypted"
+        said = node.ok("failover", "photos", "--to", good["name"], "--yes")
+        assert f"all that came after snapshot {good['name']}" in " ".join(said.split())
+        assert sorted(path.name for path in copy.iterdir()) == sorted(
+            [".seamark", *(f"f{n}" for n in range(30))]
+        )
+        assert [(copy / f"f{n}").read_text() for n in range(30)] == [f"{n}" for n in range(30)]
+        (kept,) = (copy / ".seamark" / "displaced").iterdir()
+        assert (kept / "f29.locked").read_text() == "encrypted"
+        assert node.stop() == 0
