@@ -176,4 +176,60 @@ MUTATIONS = (
         "        if wait_s > 0:\n            raise LinkRests", "        if False:\n            raise LinkRests",
         ("tests/tasks/test_link.py",),
     ),
+    # ---- copies of the secondary
+    Mutation(
+        "a copy is of several moments", 5, "replication/secondary/copies.py",
+        "            yield from mirror.run(source.root_fd, root_fd, final=True)\n", "",
+        ("tests/secondary/test_snapshots.py", "-k", "one_moment and xfs"),
+    ),
+    Mutation(
+        "others write while a copy is made", 5, "replication/secondary/copies.py",
+        "            fcntl.flock(fd, fcntl.LOCK_EX)\n", "            pass\n",
+        ("tests/secondary/test_snapshots.py", "-k", "one_moment and xfs"),
+    ),
+    Mutation(
+        "attributes that are gone stay on a copy's directories", 5, "replication/secondary/mirror.py",
+        "                _strip(at.target)\n", "                pass\n",
+        ("tests/secondary/test_snapshots.py", "-k", "second_pass"),
+    ),
+    Mutation(
+        "the copied index speaks of the root's inodes", 5, "replication/secondary/copies.py",
+        "        index.db.execute(sql.RENUMBER_INODES)\n", "",
+        ("tests/secondary/test_snapshots.py", "-k", "speaks and xfs"),
+    ),
+    Mutation(
+        "the session's own key removes snapshots that have to be kept", 6, "replication/secondary/snapshots.py",
+        'request.get("force") and not agent.gated', 'request.get("force")',
+        ("tests/scheduler/test_drill.py", "-k", "gate"),
+    ),
+    Mutation(
+        "the session's own key runs commands", 8, "replication/secondary/views.py",
+        "    if agent.gated:\n", "    if False:\n",
+        ("tests/scheduler/test_drill.py", "-k", "gate"),
+    ),
+    Mutation(
+        "who takes many snapshots pushes the good ones out", 6, "replication/secondary/retention.py",
+        "found.setdefault(at // slot_ns, at)", "found[at // slot_ns] = at",
+        ("tests/secondary/test_snapshots.py", "-k", "pushes_none_out"),
+    ),
+    Mutation(
+        "rules that are said later hold for snapshots of earlier", 6, "replication/secondary/snapshots.py",
+        "(own[name] or 0) > now or ", "",
+        ("tests/secondary/test_snapshots.py", "-k", "how_long"),
+    ),
+    Mutation(
+        "the mount of a drill is everybody's", 8, "replication/secondary/overlay.py",
+        "        if not stays:\n", "        if False:\n",
+        ("tests/secondary/test_views.py", "-k", "is_complete and ext4"),
+    ),
+    Mutation(
+        "what killed processes leave of copies stays", 5, "replication/secondary/owner.py",
+        "    sweep_aside(hidden_fd)\n", "",
+        ("tests/secondary/test_views.py", "-k", "killed and xfs"),
+    ),
+    Mutation(
+        "going back forgets how far it was", 6, "replication/secondary/goback.py",
+        "            plan[\"step\"] = \"in\"\n", "",
+        ("tests/secondary/test_goback.py", "-k", "killed"),
+    ),
 )  # fmt: skip
