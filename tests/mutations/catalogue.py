@@ -229,7 +229,7 @@ MUTATIONS = (
     ),
     Mutation(
         "going back forgets how far it was", 6, "replication/secondary/goback.py",
-        "            plan[\"step\"] = \"in\"\n", "",
+        '            plan["step"] = "in"\n', "",
         ("tests/secondary/test_goback.py", "-k", "killed"),
     ),
 )  # fmt: skip
