@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import time
 import pytest
 
 from tests.conftest import need
+from tests.hosts import HostServer
 from tests.judge import assert_same, rsync_differences
 from tests.scheduler.test_monitor import Node, _alive, _below
 from tests.sshd import SshServer
@@ -24,12 +26,12 @@ pytestmark = pytest.mark.timeout(600)
 class Site(Node):
     """A node of its own: a directory of data, a state directory, a monitor, and an sshd for the other site."""
 
-    def __init__(self, base, name):
+    def __init__(self, base, name, host=None):
         base.mkdir()
-        super().__init__(base)
+        super().__init__(base, host.prefix if host is not None else ())
         self.name, self.root = name, base / "data"
         self.environment["SEAMARK_NODE"] = name
-        self.ssh = SshServer(base / "sshd")
+        self.ssh = SshServer(base / "sshd") if host is None else HostServer(host, base / "sshd")
 
     def way(self):
         """Options of a command on the other site that reach this one."""
@@ -48,7 +50,8 @@ class Site(Node):
             return
         below = [self.process.pid, *_below(self.process.pid)]
         for pid in below:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
         self.wait_for(lambda: not any(_alive(pid) for pid in below), "the site to be dead")
@@ -57,8 +60,8 @@ class Site(Node):
 class Pair:
     """Site a replicates to site b."""
 
-    def __init__(self, base, files=200, push=False):
-        self.a, self.b = Site(base / "a", "a"), Site(base / "b", "b")
+    def __init__(self, base, files=200, push=False, hosts=(None, None)):
+        self.a, self.b = (Site(base / name, name, host) for name, host in zip("ab", hosts, strict=True))
         self.a.root.mkdir()
         self.random = random.Random(files)
         fill(self.a.root, files, self.random)
