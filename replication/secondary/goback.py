@@ -32,15 +32,17 @@ _STAY = frozenset((layout.HIDDEN, b"lost+found"))
 _OF_THE_ROOT = ("epoch", "holder", "boot", "displaced", "told")
 
 
-def go_back(agent: Agent, name: str) -> Iterator[int]:
-    """Make the root what a snapshot is. ``agent`` is open for writing, and alone; its index is another one afterwards, so
+def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
+    """Make the root what a snapshot is, once in each term. ``agent`` is open for writing, and alone; its index is another one afterwards, so
     it has to be opened anew. A step for each name. Raises AgentError, OSError, sqlite3.Error.
     """
     hidden_fd = agent.tree.hidden_fd
     with agent.transaction():  # replays the journal, if there is one
         pass
     if _NEW not in list_directory(hidden_fd):
-        yield from _prepare(agent, name)
+        if agent.index.meta.get("gone_back") == term:
+            return
+        yield from _prepare(agent, name, term)
     new_fd = os.open(_NEW, _DIR, dir_fd=hidden_fd)
     try:
         plan = _plan(new_fd)
@@ -57,7 +59,7 @@ def go_back(agent: Agent, name: str) -> Iterator[int]:
     yield from removal(hidden_fd, _NEW)
 
 
-def _prepare(agent: Agent, name: str) -> Iterator[int]:
+def _prepare(agent: Agent, name: str, term: int) -> Iterator[int]:
     """The copy, and the plan of what is to come."""
     source_fd = snapshots.root_of(agent.tree.root_fd, name)
     record = snapshots.record_of(agent, name)
@@ -71,7 +73,7 @@ def _prepare(agent: Agent, name: str) -> Iterator[int]:
         displaced = int(agent.index.meta.get("displaced", 0)) + 1
         aside = _fresh(agent.tree.displaced_fd, displaced)
         kept = {key: agent.index.meta.get(key) for key in _OF_THE_ROOT}
-        kept.update(displaced=displaced, mark=json.dumps(record.get("mark", {})))
+        kept.update(gone_back=term, displaced=displaced, mark=json.dumps(record.get("mark", {})))
         found = os.fstat(source_fd)
         times = [found.st_atime_ns, found.st_mtime_ns]
         plan = {"snapshot": name, "step": "out", "aside": aside.decode(), "meta": kept, "times": times}

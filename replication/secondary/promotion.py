@@ -70,7 +70,7 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Work:
             end_others(agent)
             if promoted.get("to") is not None:
                 again_fd = os.dup(agent.tree.root_fd)
-                yield from go_back(agent, promoted["to"])
+                yield from go_back(agent, promoted["to"], term)
                 agent.close()
                 agent = _fence(again_fd, owner.read_owner(again_fd) or found, promoted)
             report = complete(agent)

@@ -64,8 +64,8 @@ class Past:
     def displaced(self):
         """What was in the root; one that was killed too early has left an empty one as well."""
         found = [path for path in (self.root / ".seamark" / "displaced").iterdir() if any(path.iterdir())]
-        (kept,) = found
-        return kept
+        assert len(found) == 1, {path.name: os.listdir(path) for path in found}
+        return found[0]
 
     def judge(self):
         assert_same(self.then, self.root)
