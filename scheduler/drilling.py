@@ -34,6 +34,7 @@ GATED = (
     "on that host, or give the session a key that opens a shell (ssh.identity)"
 )
 _SHOWN = 2000
+_AGAIN_S = 60  # after one that could not be held, or was ended by a kill
 
 
 class Wanted(NamedTuple):
@@ -174,7 +175,7 @@ def discard(place: SessionDir, session: Session) -> list[str]:
 
 def hold_if_due(ctx: Context, turn: Callable[[], object]) -> str:
     """Hold one if a time that was set has come since the last. Raises SeamarkError, SecondaryError."""
-    if not _is_due(ctx):
+    if not _is_due(ctx) or not ctx.ledger.once_in(_AGAIN_S, "drill"):
         return "none is due"
     try:
         report = drill(ctx.place, ctx.session, of_session(ctx.session), turn)

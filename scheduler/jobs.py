@@ -167,7 +167,8 @@ def take_snapshot(task: Task[..., Any], session: str) -> str:
     except StaleFence:
         return "another epoch"
     except (SeamarkError, SecondaryError) as error:
-        log.warning("%s: no snapshot: %s", session, error)
+        if not isinstance(error, LinkRests):
+            log.warning("%s: no snapshot: %s", session, error)
         return f"not now: {error}"
 
 

@@ -19,10 +19,11 @@ from replication.secondary.mirror import dress
 _PREFIX = b".seamark-view."
 _ID = re.compile(rb"[0-9]{1,20}\.[0-9]{1,20}")
 _LAYERS = b"layers"
+_LAYER_NAMES = (b"upper", b"work", b"root")
 _NEW_NAMESPACE = 0x20000
 _PRIVATE = 1 << 18 | 1 << 14  # MS_PRIVATE | MS_REC
 _PLAIN = 2 | 4  # MS_NOSUID | MS_NODEV
-_DETACH = 2
+_DETACH = 2 | 8  # MNT_DETACH | UMOUNT_NOFOLLOW
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +60,7 @@ def mount(root_fd: int, home_fd: int, *, stays: bool) -> bytes:
         os.close(parent_fd)
     fds = []
     try:
-        for name in ("upper", "work", "root"):
+        for name in _LAYER_NAMES:
             os.mkdir(name, 0o700, dir_fd=at)
         base = os.fsencode(os.readlink("/proc/self/fd/{}".format(at)))
         root = os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd)))
@@ -67,14 +68,16 @@ def mount(root_fd: int, home_fd: int, *, stays: bool) -> bytes:
             _check(_libc.unshare(_NEW_NAMESPACE), "unshare")
             _check(_libc.mount(b"none", b"/", None, _PRIVATE, None), "/")
         # By descriptors, whose names need no escapes; opened here, since layers are of one's own namespace.
-        fds = [os.open(path, _DIR) for path in (root, base + b"/upper", base + b"/work")]
-        if not os.path.samestat(os.fstat(fds[0]), os.fstat(root_fd)):
+        fds = [os.open(path, _DIR) for path in (root, *(base + b"/" + name for name in _LAYER_NAMES))]
+        meant = [os.fstat(root_fd), *(os.stat(name, dir_fd=at) for name in _LAYER_NAMES)]
+        if not all(os.path.samestat(os.fstat(fd), found) for fd, found in zip(fds, meant)):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(root))
         dress(fds[1], root_fd, os.fstat(root_fd))  # the view's root looks as the upper one
         # Directories of the root may be renamed, and links stay links.
         options = "lowerdir=/proc/self/fd/{},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{},redirect_dir=on,index=on"
-        words = options.format(*fds).encode()
-        _check(_libc.mount(b"overlay", base + b"/root", b"overlay", _PLAIN, words), os.fsdecode(base))
+        words = options.format(*fds[:3]).encode()
+        where = b"/proc/self/fd/%d" % fds[3]
+        _check(_libc.mount(b"overlay", where, b"overlay", _PLAIN, words), os.fsdecode(base))
         return base + b"/root"
     finally:
         for each in (*fds, at):
@@ -99,6 +102,8 @@ def unmount(kind_fd: int, home_fd: int) -> Iterator[int]:
     try:
         at = os.open(_PREFIX + id_, _DIR, dir_fd=parent_fd)
         try:
+            if os.fstat(at).st_uid != os.geteuid():
+                return  # somebody else's, put in its place
             mounted = os.fsencode(os.readlink("/proc/self/fd/{}".format(at))) + b"/root"
         finally:
             os.close(at)
