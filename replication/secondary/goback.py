@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List
 
 from replication.secondary import copies, faults, homes, layout, snapshots
 from replication.secondary.agent import Agent
-from replication.secondary.clones import removal
+from replication.secondary.directories import our_directory
 from replication.secondary.displaced import _fresh
 from replication.secondary.mirror import dress
 from replication.secondary.protocol import AgentError
@@ -41,6 +41,7 @@ def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
         pass
     if _NEW not in list_directory(hidden_fd):
         if agent.index.meta.get("gone_back") == term:
+            yield from homes.sweep(hidden_fd)
             return
         yield from _prepare(agent, name, term)
     new_fd = os.open(_NEW, _DIR, dir_fd=hidden_fd)
@@ -56,7 +57,11 @@ def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
     finally:
         os.close(new_fd)
     faults.point("gone-back")
-    yield from removal(hidden_fd, _NEW)
+    # What is left of the copy is nobody's from here on, and is swept whoever comes next.
+    kind_fd = our_directory(hidden_fd, layout.VIEWS)
+    os.rename(_NEW, homes.going(), src_dir_fd=hidden_fd, dst_dir_fd=kind_fd)
+    os.close(kind_fd)
+    yield from homes.sweep(hidden_fd)
 
 
 def _prepare(agent: Agent, name: str, term: int) -> Iterator[int]:

@@ -92,6 +92,11 @@ def _read(hidden_fd: int, kind: bytes, name: bytes) -> Dict[str, Any]:
         return {}
 
 
+def going() -> bytes:
+    """A name for what is to be thrown away."""
+    return _GOING + b"%d.%d" % (os.getpid(), time.time_ns())
+
+
 def remove(hidden_fd: int, kind: bytes, name: bytes) -> Iterator[int]:
     """Throw away one that stays. Raises OSError; FileNotFoundError where there is none."""
     kind_fd = os.open(kind, _DIR, dir_fd=hidden_fd)
@@ -99,9 +104,9 @@ def remove(hidden_fd: int, kind: bytes, name: bytes) -> Iterator[int]:
         fd = os.open(name, _DIR, dir_fd=kind_fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            going = _GOING + b"%d.%d" % (os.getpid(), time.time_ns())
-            os.rename(name, going, src_dir_fd=kind_fd, dst_dir_fd=kind_fd)
-            yield from throw_away(kind_fd, going)
+            away = going()
+            os.rename(name, away, src_dir_fd=kind_fd, dst_dir_fd=kind_fd)
+            yield from throw_away(kind_fd, away)
         finally:
             os.close(fd)
     finally:
