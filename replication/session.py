@@ -58,6 +58,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     adopt: bool = False  # take over what is there, until the next start
     desired: Desired = Desired.CREATED
     deletes_allowed_ns: int = 0  # a person agreed to what was gone from the primary by then
+    back_from: str = ""  # made by a failback: the id of the session whose secondary its primary was
 
 
 class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

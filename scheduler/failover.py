@@ -38,7 +38,7 @@ _END_S = 60.0
 CODES = {
     "not-ours": ExitCode.NOT_FOUND, "not-found": ExitCode.NOT_FOUND, "owned": ExitCode.LOCKED, "promoted": ExitCode.LOCKED,
     "stale-term": ExitCode.LOCKED, "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY,
-    "unmounted": ExitCode.TEMPORARY,
+    "unmounted": ExitCode.TEMPORARY, "busy": ExitCode.TEMPORARY,
 }  # fmt: skip
 
 

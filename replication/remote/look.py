@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replication.failback.promoted import term_of
 from replication.private import private_dir
 from replication.progress import has_filled
 from replication.remote.client import SecondaryClient
@@ -46,6 +47,7 @@ def named(session: Session) -> dict[str, Any]:
     """What the secondary keeps of who replicates to it, for people, and for the day of a promotion."""
     return {
         "name": session.name, "path": session.primary, "node": node_name(), "filters": list(session.filters),
+        "term": term_of(session.primary),
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Dict, Generator, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from replication.secondary import layout, overlay, sql
 from replication.secondary.agent import Agent
@@ -40,9 +40,6 @@ _KEPT = (layout.OWNER, layout.INDEX, layout.INDEX + b"-wal")
 _EMPTY = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
 
 
-Making = Generator[int, None, List[str]]
-
-
 def method_here(root_fd: int, dir_fd: int) -> str:
     """How this file system copies a tree in no time and no room; empty: it does not. ``dir_fd``: to try it in."""
     if is_subvolume(root_fd):
@@ -67,28 +64,26 @@ class Source:
         os.close(self.hidden_fd)
 
     @contextmanager
-    def between_transactions(self) -> Iterator[List[str]]:
-        """Nobody changes it meanwhile. Gives the paths of files that are being written in place, and may be half written."""
-        from replication.secondary import promotion
-
+    def between_transactions(self) -> Iterator[None]:
+        """Nobody changes it meanwhile, but who writes to a file in place; of that the index knows."""
         if self.agent is None:
-            yield []
+            yield
             return
         fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self.hidden_fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            yield promotion._torn(self.root_fd, self.agent.index)
+            yield
         finally:
             os.close(fd)
 
 
-def copy(source: Source, home_fd: int, method: str) -> Making:
-    """Make ``root`` in a home, a step for each name. Gives the paths that may be half written. Raises OSError, sqlite3.Error."""
+def copy(source: Source, home_fd: int, method: str) -> Iterator[int]:
+    """Make ``root`` in a home, a step for each name. Raises OSError, sqlite3.Error."""
     if method == BTRFS:
-        with source.between_transactions() as half_written:
+        with source.between_transactions():
             snapshot_subvolume(source.root_fd, home_fd, ROOT)
         yield from _without_copies(home_fd)
-        return half_written
+        return
     for name in (ROOT, _LINKS):
         os.mkdir(name, 0o700, dir_fd=home_fd)
     links_fd, root_fd = (os.open(name, _DIR, dir_fd=home_fd) for name in (_LINKS, ROOT))
@@ -98,7 +93,7 @@ def copy(source: Source, home_fd: int, method: str) -> Making:
     try:
         if source.agent is not None:
             yield from mirror.run(source.root_fd, root_fd, final=False)
-        with source.between_transactions() as half_written:
+        with source.between_transactions():
             yield from mirror.run(source.root_fd, root_fd, final=True)
             hidden_fd = _our_directories(root_fd)
             try:
@@ -116,7 +111,6 @@ def copy(source: Source, home_fd: int, method: str) -> Making:
         os.close(links_fd)
     yield from removal(home_fd, _LINKS)
     os.unlink(_TABLE, dir_fd=home_fd)
-    return half_written
 
 
 def opened(root_fd: int) -> Agent:
@@ -131,13 +125,10 @@ def opened(root_fd: int) -> Agent:
     return agent
 
 
-def make_complete(root_fd: int, half_written: List[str]) -> Dict[str, Any]:
+def make_complete(root_fd: int) -> Dict[str, Any]:
     """Complete a copy in itself, as a promotion does; what it holds, and what had to be done. Closes the descriptor."""
     agent = opened(root_fd)
     try:
-        agent.index.begin()
-        agent.index.set_meta("torn", "\n".join(half_written))
-        agent.index.commit()
         completed = complete(agent)
         _, files, _, _, _, size = agent.index.db.execute(sql.STATISTICS).fetchone()
         return {"files": files, "bytes": size, "completed": completed}

@@ -332,7 +332,9 @@ def _take_over(
     wanted["holder"] = request.get("holder")
     # Who replicates to here, for people and for a promotion; only the primary's own node says it.
     wanted["of"] = request.get("of") or (owner or {}).get("of")
-    wanted["term"] = (owner or {}).get("term", 0)
+    # A primary that was promoted itself: whoever is promoted after it has to be above.
+    told = (request.get("of") or {}).get("term", 0)
+    wanted["term"] = max((owner or {}).get("term", 0), int(told))
     if request.get("promoted"):
         wanted.update(promoted=request["promoted"], term=request["promoted"]["term"])
     if owner != wanted:

@@ -89,9 +89,10 @@ OPERATIONS: Dict[str, Operation] = {
 class Server:
     """One connection."""
 
-    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO, *, gated: bool = False) -> None:
+    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO, limited: bool = False) -> None:
+        """``limited``: of a key that may serve its session and nothing else."""
+        self._limited = limited
         self._root = root
-        self._gated = gated
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
@@ -189,7 +190,7 @@ class Server:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
         if isinstance(agent, Onlooker):
             return agent.do(op, request)
-        agent.gated = self._gated
+        agent.gated = self._limited
         agent.under_way.end(unless=str(op))
         for _ in range(_HEALINGS):
             try:
@@ -203,7 +204,7 @@ class Server:
             if self._seeding is not None:
                 self._seeding.close()
             self._seeding = None
-            self._seeding = seeding.Seeding(self._root, request)
+            self._seeding = seeding.Seeding(self._root, request, self._limited)
             return {}
         step = seeding.STEPS.get(op)
         if step is None or self._seeding is None:

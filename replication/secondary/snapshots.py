@@ -53,10 +53,10 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
         began = time.monotonic()
         taken_ns = time.time_ns()
         with copies.Source(agent.tree.root_fd, agent) as source:
-            half_written = yield from copies.copy(source, home.fd, how)
+            yield from copies.copy(source, home.fd, how)
         record = {
             "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
-            "keep": str(keep), **copies.make_complete(_root_of(home), half_written), "took_s": round(time.monotonic() - began, 3),
+            "keep": str(keep), **copies.make_complete(_root_of(home)), "took_s": round(time.monotonic() - began, 3),
         }  # fmt: skip
         home.write(record)
         _seal(home, how)

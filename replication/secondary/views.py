@@ -44,15 +44,15 @@ class View:
         """Make it, complete in itself; what it holds."""
         with copies.Source(self._source_fd, self._agent) as source:
             if self.method == OVERLAY:
-                with source.between_transactions() as half_written:
+                with source.between_transactions():
                     self.path = overlay.mount(source.root_fd, self.home.fd, stays=self._stays)
-                    return self._complete(half_written)
-            half_written = yield from copies.copy(source, self.home.fd, self.method)
+                    return self._complete()
+            yield from copies.copy(source, self.home.fd, self.method)
         self.path = os.fsencode(os.readlink("/proc/self/fd/{}".format(self.home.fd))) + b"/" + copies.ROOT
-        return self._complete(half_written)
+        return self._complete()
 
-    def _complete(self, half_written: List[str]) -> Dict[str, Any]:
-        made = copies.make_complete(os.open(self.path, _DIR), half_written)
+    def _complete(self) -> Dict[str, Any]:
+        made = copies.make_complete(os.open(self.path, _DIR))
         found = os.fstat(self._source_fd)
         os.utime(self.path, ns=(found.st_atime_ns, found.st_mtime_ns))
         return made

@@ -163,7 +163,7 @@ def test_the_gate_runs_no_check_and_keeps_what_is_to_be_kept(copy, tmp_path):
     from tests.secondary.primary import Far
     from tests.secondary.test_snapshots import take
 
-    gated = "import sys\nfrom replication.secondary.__main__ import serve\nsys.exit(serve(sys.argv[-1].encode(), gated=True))"
+    gated = "import sys\nfrom replication.secondary.__main__ import serve\nsys.exit(serve(sys.argv[-1].encode(), limited=True))"
     with Far(copy) as client:
         snapshot = take(client, keep="24h hourly")
     with Far(copy, start=["-c", gated]) as client:
