@@ -75,6 +75,8 @@ task_annotations = {
         "retry_failures",
         "resync",
         "check_checkpoints",
+        "take_snapshot",
+        "hold_drill",
         "answer",
         "ask_secondary",
     )

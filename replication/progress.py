@@ -1,8 +1,8 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in progress_file.py, failures.py, skips.py, checkpoints.py, proofs.py, taken.py, and in the methods below; each
-method is one transaction.
+statements stand in progress_file.py, failures.py, skips.py, checkpoints.py, proofs.py, snapshots.py, drills.py, taken.py, and in
+the methods below; each method is one transaction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from replication import checkpoints, deletes, failures, frontier, proofs, skips, taken
 from replication.checkpoints import Checkpoint
@@ -24,11 +24,12 @@ from replication.progress_file import open_database
 from replication.secondary.untouched import NotClosed, Untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from replication.proofs import Proof, Proven
     from replication.skips import Skip
 
+_Answer = TypeVar("_Answer")
 _SCAN_MOST_NS = 86_400 * 10**9  # the longest interval of pace.py: a later time is a clock that jumped
 
 
@@ -70,6 +71,15 @@ class Progress:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def look(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """What one of the modules that have statements finds."""
+        return question(self._db)
+
+    def change(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """What one of them changes."""
+        with self._write() as db:
+            change(db)
 
     def brick(self) -> Brick:
         row = self._db.execute(

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, deletes, failures, frontier, proofs, skips, taken
+from replication import checkpoints, deletes, drills, failures, frontier, proofs, skips, snapshots, taken
 from replication.errors import ExitCode, SeamarkError
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, ''
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_PARTS = (frontier, failures, skips, checkpoints, taken, deletes, proofs)
+_PARTS = (frontier, failures, skips, checkpoints, taken, deletes, proofs, snapshots, drills)
 _TABLES = _SCHEMA + "".join(part.SCHEMA for part in _PARTS)
-_VERSION = 8  # of the schema
-_EXTENDED = {0, 2, 3, 4, 5, 6, 7}  # an empty file, and versions that lack tables only
+_VERSION = 9  # of the schema
+_EXTENDED = {0, 2, 3, 4, 5, 6, 7, 8}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 
 

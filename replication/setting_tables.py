@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from replication.quantities import Duration
+from replication.windows import check_expression
+
 
 def about(meaning: str, *, restart: bool = False) -> Meta:
     """What a key means, for people. ``restart``: it counts only when the session is started again."""
@@ -32,3 +35,29 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "how much the secondary agent logs; debug: each request, with the time it took; else what it did not expect"
         ),
     ] = "info"
+
+
+class DrillSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How failover is tested, without a failover: a view of the secondary is made, checked, and thrown away."""
+
+    at: Annotated[str, about("cron expression: when a drill is held by itself; empty: never")] = ""
+    check: Annotated[
+        str,
+        about(
+            "shell command that a drill runs on the secondary's host, in the view ($SEAMARK_DRILL_PATH): it passes if that "
+            "ends with 0; empty: it passes if the view can be made"
+        ),
+    ] = ""
+    method: Annotated[
+        Literal["auto", "btrfs", "reflink", "overlay", "copy"],
+        about("how the view is made; auto: the first of btrfs, reflink, overlay that is possible there"),
+    ] = "auto"
+    timeout: Annotated[
+        Duration, about("how long the check may take; after that it is ended, and has failed")
+    ] = Duration(3600)
+
+    def __post_init__(self) -> None:
+        if self.at:
+            check_expression(self.at)
+        if not Duration(1) <= self.timeout <= Duration(7 * 86400):
+            raise ValueError("timeout: it must be from 1 to 7d")

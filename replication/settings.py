@@ -19,7 +19,8 @@ from replication.errors import UsageError
 from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Duration, Size, Timetable
 from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
-from replication.setting_tables import LogSettings, about
+from replication.secondary.retention import DEFAULT, Retention
+from replication.setting_tables import DrillSettings, LogSettings, about
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
 
@@ -199,6 +200,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "what fails is tried again after 5 s, then after twice as long each time, but never longer than this"
         ),
     ] = Duration(600)
+    checkpoint_every: Annotated[
+        Duration, about("how often a checkpoint is asked for by itself, as 1h; 0: never")
+    ] = Duration(0)
+    checkpoint_snapshot: Annotated[
+        bool,
+        about(
+            "whether a read-only snapshot of the secondary is taken whenever a checkpoint is reached: on btrfs, or XFS with reflink"
+        ),
+    ] = False
+    snapshot_keep: Annotated[
+        Retention,
+        about(
+            'how long snapshots are kept at least: "24h hourly, 7d daily" keeps the first of each hour for a day, and the first '
+            "of each day for a week; also all, weekly, monthly"
+        ),
+    ] = DEFAULT
+    drill: DrillSettings = msgspec.field(default_factory=DrillSettings)
     verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
     schedule: ScheduleSettings = msgspec.field(default_factory=ScheduleSettings)
     rpo: Annotated[
@@ -216,6 +234,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _between("delete_window", self.delete_window, Duration(1), Duration(30 * 86400))
         _between("segment_interval", self.segment_interval, Duration(0.02), Duration(60))
         _between("changelog_limit", self.changelog_limit, Size(1 << 20), Size(1 << 50))
+        if self.checkpoint_every:
+            _between("checkpoint_every", self.checkpoint_every, Duration(60), Duration(30 * 86400))
         _between("retry_longest", self.retry_longest, Duration(5), Duration(86400))
 
 
@@ -285,7 +305,7 @@ def parse(key: Key, text: str) -> Any:
     return text.strip() if isinstance(found, _QUANTITIES) else to_builtins(found)
 
 
-_QUANTITIES = (Duration, Size, Timetable, DeleteLimit)
+_QUANTITIES = (Duration, Size, Timetable, DeleteLimit, Retention)
 
 
 def _from_words(wanted: type[Any], value: Any) -> Any:

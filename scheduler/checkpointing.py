@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from replication import checkpoints
+from replication import checkpoints, snapshots
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import UsageError
 from replication.progress import Progress
@@ -34,6 +34,21 @@ def ask(place: SessionDir, time_ns: int | None) -> Checkpoint:
             by_time = position is None and not scans and progress.brick().stime_ns < now_ns
             number = progress.ask(now_ns, position=position, by_time=by_time)
         return next(found for found in progress.checkpoints() if found.id == number)
+
+
+def ask_if_due(place: SessionDir, progress: Progress, every_s: float) -> str:
+    """Ask about all that changed until now, if it is time to do so by itself, and the last one so asked for is reached."""
+    now_ns = time.time_ns()
+    last = progress.look(snapshots.last_asked)
+    if not every_s or (last is not None and 0 <= now_ns - last[0] < every_s * 1e9):
+        return "none is due"
+    if last is not None and any(
+        found.id == last[1] and found.reached_ns is None for found in progress.checkpoints()
+    ):
+        return f"checkpoint {last[1]} is not reached yet"
+    found = ask(place, None)
+    progress.change(lambda db: snapshots.asked(db, now_ns, found.id))
+    return f"checkpoint {found.id}"
 
 
 def _position(place: SessionDir) -> int | None:

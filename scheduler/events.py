@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from replication.checkpoints import Checkpoint
     from replication.failures import Failure
     from replication.session import SessionDir
+    from replication.snapshots import Snapshots
 
 log = logging.getLogger("seamark.events")
 _MOST_WAITING = 1000
@@ -52,11 +53,16 @@ class Kind(StrEnum):
     DELETES_RELEASED = "deletes-released"
     DIFFERENCES_FOUND = "differences-found"
     DIFFERENCES_GONE = "differences-gone"
+    SNAPSHOT_FAILED = "snapshot-failed"
+    SNAPSHOT_TAKEN = "snapshot-taken"
+    DRILL_FAILED = "drill-failed"
+    DRILL_PASSED = "drill-passed"
 
 
 _LEVELS = {
     Kind.FAULTY: logging.ERROR, Kind.RPO_MISSED: logging.WARNING, Kind.FAILURE_ADDED: logging.WARNING,
     Kind.DELETES_HELD: logging.ERROR, Kind.DIFFERENCES_FOUND: logging.ERROR,
+    Kind.SNAPSHOT_FAILED: logging.ERROR, Kind.DRILL_FAILED: logging.ERROR,
 }  # fmt: skip
 
 
@@ -70,6 +76,8 @@ class Told(msgspec.Struct, kw_only=True):
     failures: list[str] = []
     held: bool = False
     differences: int = 0
+    no_snapshot: bool = False
+    drill: float = 0.0  # when the last one that was told began
 
 
 class Waiting(msgspec.Struct, kw_only=True):
@@ -141,6 +149,30 @@ class EventBook:
         if left != told.differences:
             self._tell(Kind.DIFFERENCES_FOUND if left else Kind.DIFFERENCES_GONE, differences=left)
             told.differences = left
+            self._keep()
+
+    def snapshots(self, found: Snapshots | None) -> None:
+        """Whether snapshots are taken: that one failed is told, and when one was taken again."""
+        told = self._read()
+        error = found.error if found is not None else ""
+        if bool(error) != told.no_snapshot:
+            if error:
+                self._tell(Kind.SNAPSHOT_FAILED, reason=error)
+            elif found is not None:
+                self._tell(Kind.SNAPSHOT_TAKEN, snapshot=found.name, mark=found.mark_ns / 1e9)
+            told.no_snapshot = bool(error)
+            self._keep()
+
+    def drill(self, report: dict[str, Any] | None) -> None:
+        """The last drill: each is told once."""
+        told = self._read()
+        if report is not None and report["started"] != told.drill:
+            kind = Kind.DRILL_PASSED if report["passed"] else Kind.DRILL_FAILED
+            self._tell(
+                kind, reason=report["reason"], started=report["started"], mark=report["mark"],
+                check_exit_code=report["check_exit_code"],
+            )  # fmt: skip
+            told.drill = report["started"]
             self._keep()
 
     def failures(self, found: Iterable[Failure]) -> None:

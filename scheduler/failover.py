@@ -69,6 +69,8 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     held: int = 0
     displaced: int = 0
     torn: tuple[str, ...] = ()
+    to: str | None = None  # the snapshot that it goes back to
+    snapshots: tuple[dict[str, Any], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -109,6 +111,28 @@ def _prospect(target: Target, facts: dict[str, Any]) -> Prospect:
         files=facts.get("files", 0), bytes=facts.get("bytes", 0), missing=facts.get("missing", 0),
         wanted=facts.get("wanted", 0), limbo=facts.get("limbo", 0), held=facts.get("held", 0),
         displaced=facts.get("displaced", 0), torn=tuple(facts.get("torn", ())),
+        snapshots=tuple(facts.get("snapshots", ())), to=(facts["promoted"] or {}).get("to"),
+    )  # fmt: skip
+
+
+def going_back(prospect: Prospect, name: str) -> Prospect:
+    """The same for a promotion to a snapshot. Raises NotFoundError, UsageError."""
+    if prospect.promoted is not None:
+        if prospect.to != name:
+            raise UsageError(
+                f"a promotion of {prospect.secondary} was begun already, and not to snapshot {name}"
+            )
+        return prospect
+    known = {str(record["name"]): record for record in prospect.snapshots}
+    if "mark" not in known.get(name, {}):
+        raise NotFoundError(
+            f"{prospect.secondary} has no snapshot {name} (it has: {', '.join(known) or 'none'})"
+        )
+    record = known[name]
+    completed = record["completed"]
+    return msgspec.structs.replace(
+        prospect, to=name, mark=record["mark"]["stime_ns"] / 1e9, told=None, files=record["files"], bytes=record["bytes"],
+        missing=completed["missing"], wanted=completed["wanted"], torn=tuple(completed["torn"]), limbo=0, held=0, index="ok",
     )  # fmt: skip
 
 
@@ -128,7 +152,7 @@ def promote(client: SecondaryClient, prospect: Prospect) -> dict[str, Any]:
     begun = prospect.promoted
     term = begun["term"] if begun is not None else prospect.term + 1
     report: dict[str, Any] = client.promotion(
-        do="promote", session=prospect.session, term=term, by=node_name()
+        do="promote", session=prospect.session, term=term, by=node_name(), to=prospect.to
     )["report"]
     return report
 

@@ -53,6 +53,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float | None = None
     rpo_s: int | None = None
     differences: int = 0  # that a comparison of the two ends found, and did not repair
+    snapshot_error: str = ""  # why a checkpoint that was reached has no snapshot
+    drill_error: str = ""  # why the last drill failed
     clock_jump_s: float = 0.0  # by which the clock was set, within the last minute
     ahead_s: float = 0.0  # by which the mark lies in the future
 
@@ -121,6 +123,12 @@ def _by_degree(look: Look) -> list[Reason]:
             "seamark verify NAME tells which, and with --repair mends them"
         )
         found.append(Reason(code="differences", text=text, faulty=False))
+    if look.snapshot_error:
+        text = f"the last checkpoint has no snapshot: {look.snapshot_error}"
+        found.append(Reason(code="snapshot", text=text, faulty=False))
+    if look.drill_error:
+        text = f"the last drill failed: {look.drill_error}; seamark drill NAME holds another"
+        found.append(Reason(code="drill", text=text, faulty=False))
     if look.rpo_s is not None and look.lag_s is not None and look.lag_s > look.rpo_s:
         text = f"the lag is {look.lag_s:.0f} s, more than the target of {look.rpo_s} s"
         found.append(Reason(code="rpo", text=text, faulty=False))

@@ -9,6 +9,7 @@ from celery.schedules import schedule
 
 from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
+from scheduler import checkpointing, drilling, snapshots
 from scheduler.crawl import Crawler
 from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
@@ -23,6 +24,7 @@ from tasks.context import context
 from tasks.ledger import StaleFence
 from tasks.link import LinkRests
 from tasks.unit import note_taken_over
+from tasks.visibility import renew
 
 if TYPE_CHECKING:
     from celery import Task
@@ -31,7 +33,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seamark.jobs")
 _EVERY_S = 5
-_PERIODIC = ("crawl_tick", "sweep", "retry_failures", "resync", "check_checkpoints", "verify_slice")
+_PERIODIC = (
+    "crawl_tick",
+    "sweep",
+    "retry_failures",
+    "resync",
+    "check_checkpoints",
+    "take_snapshot",
+    "hold_drill",
+    "verify_slice",
+)
 _SECONDARY_S = 10  # until a secondary that was asked is taken for silent
 _LOCK_S = 10  # a tick that was killed holds the others up for no longer
 
@@ -135,12 +146,43 @@ def verify_slice(_task: Task[..., Any], session: str) -> str:
 
 @app.task(bind=True, name="scheduler.jobs.check_checkpoints", ignore_result=True)
 def check_checkpoints(_task: Task[..., Any], session: str) -> str:
-    """Look whether a checkpoint is reached that nothing else noticed."""
-    progress = context(session).progress
+    """Ask for a checkpoint if one is due by itself, and look whether one is reached that nothing else noticed."""
+    ctx = context(session)
+    progress = ctx.progress
+    checkpointing.ask_if_due(ctx.place, progress, ctx.session.checkpoint_every)
     if all(found.reached_ns is not None for found in progress.checkpoints()):
         return "none is waited for"
     progress.reach_checkpoints()
     return "looked"
+
+
+@app.task(bind=True, name="scheduler.jobs.take_snapshot", ignore_result=True)
+def take_snapshot(task: Task[..., Any], session: str) -> str:
+    """Take a snapshot of the secondary for a checkpoint that is reached."""
+    ctx = context(session)
+    if (why := ctx.holding()) is not None:
+        return why
+    try:
+        return snapshots.take_due(ctx, lambda: renew(task, ctx.broker))
+    except StaleFence:
+        return "another epoch"
+    except (SeamarkError, SecondaryError) as error:
+        if not isinstance(error, LinkRests):
+            log.warning("%s: no snapshot: %s", session, error)
+        return f"not now: {error}"
+
+
+@app.task(bind=True, name="scheduler.jobs.hold_drill", ignore_result=True)
+def hold_drill(task: Task[..., Any], session: str) -> str:
+    """Hold a drill if one is due by itself."""
+    ctx = context(session)
+    if (why := ctx.holding()) is not None:
+        return why
+    try:
+        return drilling.hold_if_due(ctx, lambda: renew(task, ctx.broker))
+    except (SeamarkError, SecondaryError) as error:
+        log.warning("%s: no drill: %s", session, error)
+        return f"not now: {error}"
 
 
 @app.task(bind=True, name="scheduler.jobs.start_over", ignore_result=True)

@@ -78,6 +78,21 @@ GAUGES: tuple[tuple[str, str, Callable[[SessionReport], float | None]], ...] = (
         lambda r: r.checkpoint.completion_time if r.checkpoint else None,
     ),
     (
+        "seamark_snapshot_mark_timestamp_seconds",
+        "What the last snapshot of the secondary stands for: all that changed until then is in it.",
+        lambda r: r.snapshot.mark if r.snapshot and r.snapshot.name else None,
+    ),
+    (
+        "seamark_drill_timestamp_seconds",
+        "When the last drill was held.",
+        lambda r: r.drill["started"] if r.drill else None,
+    ),
+    (
+        "seamark_drill_passed",
+        "1 if the last drill passed.",
+        lambda r: _flag(r.drill["passed"]) if r.drill else None,
+    ),
+    (
         "seamark_verify_differences",
         "Names of the secondary that comparisons found to differ, and that were not repaired.",
         lambda r: r.proof.differences if r.proof and r.proof.proven else None,

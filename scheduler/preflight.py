@@ -33,6 +33,10 @@ _CODES = {
 
 
 _TURN_S = 0.25
+NO_SNAPSHOTS = (
+    "its file system has no snapshots, which checkpoint_snapshot needs; move the secondary to btrfs (a subvolume is best), "
+    "or to XFS made with reflink=1, or set checkpoint_snapshot false"
+)
 
 
 def check_primary(session: Session) -> str:
@@ -71,6 +75,8 @@ def check_secondary(
     where = f"secondary {session.secondary}"
     if not hello["fs"]["writable"]:
         raise TemporaryError(f"{where}: Read-only file system; mount it writable")
+    if session.checkpoint_snapshot and not hello["fs"].get("snapshot", "not known yet"):
+        raise UsageError(f"{where}: {NO_SNAPSHOTS}")
     if session.sync_method in ("rsync", "tar") and not hello[session.sync_method]:
         raise UsageError(
             f"{where}: there is no {session.sync_method} on that host; install it there, or use --sync-method auto"

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from replication import checkpoints, proofs
+from replication import checkpoints, drills, proofs, reading, snapshots
 from replication.changelog.control import exchange
 from replication.errors import SeamarkError
 from replication.remote.target import parse_target
@@ -31,6 +31,7 @@ REPORT_S = 10.0  # a session's process reports each second: silent for so long, 
 _START_S = 60.0
 _AT_WORK = (Phase.RUNNING, Phase.IDLE, Phase.PASSIVE)
 _MONITOR_S = 2.0
+_STAYING = ("failures", "differences", "snapshot", "drill")
 
 
 class Status(StrEnum):
@@ -74,6 +75,15 @@ class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
     differences: int = 0
 
 
+class SnapshotReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The snapshot that was taken last. Times: seconds since the epoch; ``error``: why there is none for the last checkpoint."""
+
+    name: str
+    taken: float
+    mark: float
+    error: str = ""
+
+
 class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     """One session, as docs/scripting.md describes it. Times: seconds since the epoch; None: not known.
 
@@ -105,6 +115,8 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     skipped: int = 0
     checkpoint: CheckpointReport | None = None
+    snapshot: SnapshotReport | None = None
+    drill: dict[str, Any] | None = None
     proof: ProofReport | None = None
     counters: dict[str, int] = {}
     active_node: str = ""  # who is at work, where several nodes may be
@@ -162,7 +174,11 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
     report = last_report(place)
     snapshot = report.snapshot if report is not None else ProgressSnapshot()
     known: dict[str, Any] = {"name": place.name, "foreground": not place.named_config.exists()}
-    known["checkpoint"] = _checkpoint(place)
+    known |= {
+        "checkpoint": _checkpoint(place),
+        "snapshot": _snapshot(place),
+        "drill": drills.read(place.progress),
+    }
     if report is not None:
         known |= _last_known(report, snapshot)
     try:
@@ -206,6 +222,15 @@ def _checkpoint(place: SessionDir) -> CheckpointReport | None:
     last = asked[-1]
     reached = last.reached_ns / 1e9 if last.reached_ns is not None else None
     return CheckpointReport(time=last.time_ns / 1e9, completed=reached is not None, completion_time=reached)
+
+
+def _snapshot(place: SessionDir) -> SnapshotReport | None:
+    known = reading.ask(place.progress, snapshots.known, None)
+    if known is None or not (known.name or known.error):
+        return None
+    return SnapshotReport(
+        name=known.name, taken=known.taken_ns / 1e9, mark=known.mark_ns / 1e9, error=known.error
+    )
 
 
 def _proof(place: SessionDir, slices: int) -> ProofReport | None:
@@ -290,7 +315,7 @@ def process_problem(place: SessionDir, told: dict[str, Any]) -> str:
 
 def _behind(known: dict[str, Any], report: Report | None) -> list[Reason]:
     """What its own process said of failures stays true while it is away; the lag is judged anew."""
-    kept = [r for r in report.reasons if r.code in ("failures", "differences")] if report is not None else []
+    kept = [r for r in report.reasons if r.code in _STAYING] if report is not None else []
     rpo, lag = known["rpo_s"], known.get("lag_s")
     if rpo is not None and lag is not None and lag > rpo:
         text = f"the lag is {lag:.0f} s, more than the target of {rpo} s"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import redis
 
+from replication import drills, snapshots
 from replication.changelog.index import State
 from replication.session import Desired
 from scheduler.events import EventBook, Kind
@@ -98,6 +100,8 @@ class Vigil:
         self._events.failures(self._ctx.progress.failures())
         self._events.held(look.question)
         self._events.differences(look.differences)
+        self._events.snapshots(self._ctx.progress.look(snapshots.known))
+        self._events.drill(self._ctx.progress.look(drills.last))
 
     def _too_soon(self, status: Status) -> bool:
         """Whether another process told that it is faulty, and this one may yet die as that did."""
@@ -134,12 +138,23 @@ class Vigil:
             lag_s=snapshot.lag_s,
             rpo_s=ctx.session.rpo,
             differences=self._proven().left,
+            snapshot_error=self._snapshot_error(),
+            drill_error=self._drill_error(),
             clock_jump_s=self._clock.jumped(),
             ahead_s=max(0.0, stime - time.time()),
         )
 
     def _proven(self) -> Proven:
         return self._ctx.progress.proven(self._ctx.session.verify.slices)
+
+    def _snapshot_error(self) -> str:
+        known = self._ctx.progress.look(snapshots.known)
+        return known.error if known is not None else ""
+
+    def _drill_error(self) -> str:
+        """Of the last drill with the session's own check: what somebody tries by hand says nothing of the session."""
+        report = self._ctx.progress.look(partial(drills.last, own=True))
+        return report["reason"] if report is not None and not report["passed"] else ""
 
     def _unmoved(self, snapshot: ProgressSnapshot, counters: dict[str, int], now: float) -> float:
         """Seconds since anything moved. A unit at work counts: its task says so each second."""

@@ -112,7 +112,25 @@ def _detail(report: SessionReport) -> Iterator[tuple[str, str]]:
     yield "CHECKPOINT COMPLETED", "N/A" if asked is None else "Yes" if asked.completed else "No"
     done = asked.completion_time if asked is not None else None
     yield "CHECKPOINT COMPLETION TIME", "N/A" if done is None else text.moment(done)
+    yield "SNAPSHOT", _snapshot(report)
+    yield "DRILL", _drill(report)
     yield from _proof(report)
+
+
+def _snapshot(report: SessionReport) -> str:
+    taken = report.snapshot
+    if taken is None:
+        return "N/A"
+    mark = f"{taken.name}, up to {text.moment(taken.mark)}" if taken.name else "none yet"
+    return f"{mark}; no newer one: {taken.error}" if taken.error else mark
+
+
+def _drill(report: SessionReport) -> str:
+    drill = report.drill
+    if drill is None:
+        return "N/A"
+    came = "passed" if drill["passed"] else f"FAILED: {drill['reason']}"
+    return f"{text.moment(drill['started'])}, {came}"
 
 
 def _proof(report: SessionReport) -> Iterator[tuple[str, str]]:

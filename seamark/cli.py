@@ -19,6 +19,7 @@ from seamark.commands.create import create
 from seamark.commands.delete import delete
 from seamark.commands.deletions import deletions
 from seamark.commands.doctor import doctor
+from seamark.commands.drill import drill
 from seamark.commands.failback import failback
 from seamark.commands.failover import failover
 from seamark.commands.failures import failures
@@ -33,6 +34,7 @@ from seamark.commands.recover import recover
 from seamark.commands.resync import resync
 from seamark.commands.roles import agent, roles
 from seamark.commands.run import run
+from seamark.commands.snapshots import snapshots
 from seamark.commands.status import status
 from seamark.commands.verify import verify
 from seamark.commands.version import version
@@ -51,7 +53,8 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, recover, push_pem,
-    doctor, logs, failures, failover, failback, resync, verify, deletions, monitor, agent, roles, worker, workers, flower, install_units, changelog,
+    doctor, logs, failures, failover, failback, drill, snapshots, resync, verify, deletions, monitor, agent, roles, worker, workers,
+    flower, install_units, changelog,
     completion, version,
 ):  # fmt: skip
     cli.add_command(command)

@@ -85,6 +85,12 @@ class SecondaryClient:
         self._outbox.close()
         self._fail_all(error)
 
+    def finish(self, op: str, turn: Callable[[], object] = lambda: None, **args: Any) -> dict[str, Any]:
+        """A request that is done some seconds at a time: ask until it is. ``turn`` is called after each of them."""
+        while not (header := self.call(op, **args).header)["done"]:
+            turn()
+        return header
+
     # ---- answers
 
     def _read(self) -> None:
@@ -205,7 +211,7 @@ class SecondaryClient:
 
     def promotion(self, **said: Any) -> dict[str, Any]:
         """What would be lost, or the promotion itself (secondary/promotion.py); needs no hello."""
-        return self.call("promotion", **said).header
+        return self.finish("promotion", **said)
 
     def submit_observe(
         self,

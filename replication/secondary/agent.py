@@ -20,6 +20,7 @@ from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
 from replication.secondary.namespace import Namespace
 from replication.secondary.protocol import AgentError
+from replication.secondary.steps import UnderWay
 from replication.secondary.syscalls import list_directory
 from replication.secondary.tree import Tree
 
@@ -33,6 +34,9 @@ class Agent:
         self.tree = Tree(root_fd, index)
         self.journal = Journal(self.tree.hidden_fd)
         self.epoch = 0
+        self.gated = False  # reached by a key of the session's own, which may do less
+        self.under_way = UnderWay()
+        self.view: Any = None  # views.View
         self.read_only = False
         self.leaves_others = (
             False  # while the index is made anew: what the primary does not have stays in its place
@@ -153,12 +157,19 @@ class Agent:
 
     def close(self) -> None:
         """Leave nothing of this process behind."""
+        self.under_way.end()
+        if self.view is not None:
+            from replication.secondary import views
+
+            views.end(self)
         try:
             for name in list_directory(self.staging_fd):
                 os.unlink(name, dir_fd=self.staging_fd)
             os.rmdir(self.staging_name, dir_fd=self.tree.staging_fd)
         except OSError:
             pass
-        self.tree.reset()
+        self.tree.close()
         self.journal.close()
         self.index.close()
+        os.close(self.staging_fd)
+        os.close(self._lock_fd)

@@ -5,7 +5,8 @@ and its old name is still to be taken), over (before what stands at a name is re
 removed), place (before each file is placed), commit (all done, index not committed), committed (journal not
 cleared yet), staged (content written, before the transaction), purge (between the removal of two objects), mark
 (before the mark is written to the root); of a promotion: torn (others are still at work), back (before each object comes
-out of limbo), copied (before a copy takes a shadow's place); of a seeding: seeded (the index is there), aside (before each object is displaced),
+out of limbo), copied (before a copy takes a shadow's place); of one to a snapshot: copied-back (the copy is whole), out, in (before each
+name goes, and comes), index (before the index is replaced), gone-back (all is there); of a seeding: seeded (the index is there), aside (before each object is displaced),
 unowned (before the owner is written).
 """
 

@@ -13,5 +13,7 @@ STAGING = b"staging"
 DISPLACED = b"displaced"
 TEMPORARY = b"tmp"
 DAMAGED = b"damaged"
+SNAPSHOTS = b"snapshots"
+VIEWS = b"views"
 ROOT_GFID = bytes(15) + b"\x01"
 ROOT_ID = 1

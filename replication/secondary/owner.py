@@ -11,9 +11,11 @@ import sqlite3
 import time
 from typing import Any, Dict, Optional, Tuple, Union
 
-from replication.secondary import layout, sql
+from replication.secondary import layout, snapshots, sql
 from replication.secondary.agent import Agent
+from replication.secondary.directories import our_directory
 from replication.secondary.filters import Filters
+from replication.secondary.homes import sweep_aside
 from replication.secondary.index import Index, root_row
 from replication.secondary.kept import Copied, check_home, read_settings
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
@@ -78,7 +80,7 @@ def hello(
     state = agent.index.meta.get("state", "ok")
     answer.update(
         index="rebuilding" if state == "rebuilding" else "new" if not entries else "ok",
-        entries=entries, fs=probe(agent), index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
+        entries=entries, fs={**probe(agent), "snapshot": snapshots.method(agent) or None}, index_id=agent.index.meta["index_id"], gen=agent.index.meta["gen"],
         mark=agent.index.meta.get("mark"),
     )  # fmt: skip
     answer["epoch"], answer["holder"] = _served(agent.index, owner if read_only else None)
@@ -231,6 +233,7 @@ def open_agent(
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)
         os.close(lock_fd)
+    sweep_aside(hidden_fd)
     if not read_only:
         with agent.transaction(check_epoch=False):
             _take_over(agent, hidden_fd, owner, request)
@@ -240,28 +243,12 @@ def open_agent(
 def our_directories(root_fd: int) -> int:
     """``.seamark`` and what lies in it, made where they are missing; a descriptor of it."""
     found = os.fstat(root_fd)
-    hidden_fd = _our_directory(root_fd, layout.HIDDEN)
+    hidden_fd = our_directory(root_fd, layout.HIDDEN)
     for name in _DIRECTORIES:
-        os.close(_our_directory(hidden_fd, name))
+        os.close(our_directory(hidden_fd, name))
     if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
         os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
     return hidden_fd
-
-
-def _our_directory(parent_fd: int, name: bytes) -> int:
-    """Make or open one of our own directories: for us alone, whatever the root passes on to new ones."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
-    except FileExistsError:
-        return os.open(name, _DIR, dir_fd=parent_fd)
-    fd = os.open(name, _DIR, dir_fd=parent_fd)
-    for attribute in ("system.posix_acl_default", "system.posix_acl_access"):
-        try:
-            os.removexattr(fd, attribute)
-        except OSError:
-            pass
-    os.fchmod(fd, 0o700)
-    return fd
 
 
 def _open_index(

@@ -15,12 +15,14 @@ import sqlite3
 import time
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from replication.secondary import layout, owner, sql
+from replication.secondary import layout, owner, snapshots, sql
 from replication.secondary.agent import Agent
 from replication.secondary.completion import SHOWN, complete, path_of
+from replication.secondary.goback import go_back
 from replication.secondary.index import Index
 from replication.secondary.metadata import Powers
 from replication.secondary.protocol import AgentError
+from replication.secondary.steps import Work
 from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.untouched import NotClosed, Untouched
 
@@ -30,10 +32,10 @@ _PAUSE_S = 0.05
 _DEEPEST = 10_000
 
 
-def promotion(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
+def promotion(root: bytes, request: Dict[str, Any]) -> Work:
     """``do``: "look" says what would be lost and changes nothing; "promote" does it, or ends what was begun.
 
-    ``session``: whose it has to be, if that is known. ``term``: of the promotion, above that of the root; ``by``: who
+    ``to``: a snapshot, of which the root becomes what it holds. ``session``: whose it has to be, if that is known. ``term``: of the promotion, above that of the root; ``by``: who
     asks, for people. Raises AgentError, OSError, sqlite3.Error.
     """
     root_fd = owner.open_root(root, False)
@@ -60,10 +62,18 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
                 "since_ns": _now_here(root_fd), "boot": owner.boot_id(),
                 "uptime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             }  # fmt: skip
+            if request.get("to") is not None:
+                snapshots.check_name(root_fd, str(request["to"]))
+                promoted["to"] = str(request["to"])
         agent = _fence(root_fd, found, promoted)
         root_fd = -1  # it is the agent's
         if not promoted["done"]:
             left = end_others(agent)
+            if promoted.get("to") is not None:
+                again_fd = os.dup(agent.tree.root_fd)
+                yield from go_back(agent, promoted["to"], term)
+                agent.close()
+                agent = _fence(again_fd, owner.read_owner(again_fd) or found, promoted)
             report = {**complete(agent), "others": left}
             syncfs(agent.tree.root_fd)
             promoted = {**promoted, "done": True, "mark": agent.index.meta.get("mark"), "report": report}
@@ -79,7 +89,6 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
     finally:
         if agent is not None:
             agent.close()
-            os.close(agent.tree.root_fd)
         elif root_fd >= 0:
             os.close(root_fd)
 
@@ -114,7 +123,7 @@ def _now_here(root_fd: int) -> int:
 def _facts(root_fd: int, found: Dict[str, Any]) -> Dict[str, Any]:
     answer: Dict[str, Any] = {
         "owner": found, "term": int(found.get("term", 0)), "promoted": found.get("promoted"), "t": time.time_ns(),
-        "free_bytes": free_bytes(root_fd), "index": "lost",
+        "free_bytes": free_bytes(root_fd), "index": "lost", "snapshots": snapshots.known(root_fd),
     }  # fmt: skip
     hidden = b"/proc/self/fd/%d/%s/" % (root_fd, layout.HIDDEN)
     try:

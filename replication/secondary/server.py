@@ -16,9 +16,11 @@ from replication.secondary import (
     owner,
     promotion,
     seeding,
+    snapshots,
     survey,
     transfers,
     verify,
+    views,
     whole,
 )
 from replication.secondary.agent import Agent
@@ -26,6 +28,7 @@ from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
 from replication.secondary.onlooker import Onlooker
 from replication.secondary.protocol import LOG_LINE, AgentError, agent_error, frame
+from replication.secondary.steps import UnderWay
 from replication.secondary.tree import LostDirectory
 
 Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
@@ -66,6 +69,16 @@ OPERATIONS: Dict[str, Operation] = {
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
     "tell": _plain(lookups.tell),
+    "snapshot": _plain(snapshots.snapshot),
+    "snapshots": _plain(snapshots.snapshots),
+    "snapshot_remove": _plain(snapshots.snapshot_remove),
+    "view": _plain(views.view),
+    "view_check": _plain(views.view_check),
+    "view_state": _plain(views.view_state),
+    "view_keep": _plain(views.view_keep),
+    "view_drop": _plain(views.view_drop),
+    "views": _plain(views.views),
+    "views_discard": _plain(views.views_discard),
     "inspect": _plain(verify.inspect),
     "pieces": _plain(verify.pieces),
     "hashing": _plain(verify.hashing),
@@ -83,6 +96,7 @@ class Server:
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
+        self._promoting = UnderWay()
         self._seeding: Optional[seeding.Seeding] = None
         self._level = _LEVELS.index("error")
 
@@ -106,6 +120,7 @@ class Server:
         finally:
             if self._agent is not None:
                 self._agent.close()
+            self._promoting.end()
             if self._seeding is not None:
                 self._seeding.close()
 
@@ -160,7 +175,7 @@ class Server:
         if op == "belongs":
             return owner.belongs(self._root)
         if op == "promotion":
-            return promotion.promotion(self._root, request)
+            return self._promoting.go_on(op, lambda: promotion.promotion(self._root, request))
         if isinstance(op, str) and op.startswith("seed_"):
             return self._seed(op, request)
         if op == "hello":
@@ -177,6 +192,8 @@ class Server:
             raise AgentError("protocol", "hello comes first; or there is nothing here yet to look at")
         if isinstance(agent, Onlooker):
             return agent.do(op, request)
+        agent.gated = self._limited
+        agent.under_way.end(unless=str(op))
         for _ in range(_HEALINGS):
             try:
                 return operation(agent, request, payload)

@@ -218,3 +218,11 @@ COUNT_ENTRIES = "SELECT count(*) FROM entry"
 INDEX_INO = "CREATE INDEX IF NOT EXISTS inode_ino ON inode(ino)"
 DROP_INDEX_INO = "DROP INDEX IF EXISTS inode_ino"
 BY_INO = "SELECT id FROM inode WHERE ino = ? LIMIT 1"
+
+# A copy of the index: what its inodes are called in the copy of the tree (mirror.py). -1: not met there.
+ATTACH_COPIED = "ATTACH DATABASE ? AS mirror"
+COPIED = "SELECT new FROM mirror.copied WHERE ino = ?"
+RENUMBER_INODES = """UPDATE inode SET ino = coalesce((SELECT new FROM mirror.copied WHERE copied.ino = inode.ino), -1)
+    WHERE ino <> 0"""
+RENUMBER_SHADOWS = """UPDATE shadow SET ino = coalesce((SELECT new FROM mirror.copied WHERE copied.ino = shadow.ino), -1)
+    WHERE ino <> 0"""

@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import replication.secondary
 from replication.secondary import layout
+from replication.secondary.clones import can_clone
 from replication.secondary.syscalls import free_bytes
 from replication.secondary.trial import program_version
 
@@ -170,12 +171,18 @@ def _probe(at: int, fd: int) -> Dict[str, Any]:
         "bytes": lambda: os.close(os.open(b"\xff\x01", _NEW, 0o600, dir_fd=at)),
         "tmpfile": lambda: os.close(os.open(b".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=at)),
         "holes": lambda: _holes(fd),
+        "reflink": lambda: _clones(at),
         "chown": lambda: os.fchown(fd, other, other),
     }
     for name, attempt in attempts.items():
         can[name] = _works(attempt)
     can["case"] = not _works(lambda: os.stat(b"PROBE", dir_fd=at))
     return can
+
+
+def _clones(at: int) -> None:
+    if not can_clone(at):
+        raise OSError(errno.EOPNOTSUPP, "no shared blocks")
 
 
 def _holes(fd: int) -> None:

@@ -190,6 +190,12 @@ class Tree:
         self._fds.clear()
         self._inos.clear()
 
+    def close(self) -> None:
+        """Of this root nothing stays open."""
+        self.reset()
+        for fd in (self.limbo_fd, self.staging_fd, self.displaced_fd, self.hidden_fd, self.root_fd):
+            os.close(fd)
+
     def settle(self) -> None:
         """Give the directories that we changed the times which the primary has. Failures are no errors."""
         missing = [i for i in self.touched if i not in self.rows]

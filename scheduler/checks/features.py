@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.secondary.survey import filesystem
 from scheduler.checks.outcome import Outcome, fail, good, warn
+from scheduler.preflight import NO_SNAPSHOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +100,17 @@ def check_programs(session: Session, facts: dict[str, Any]) -> Iterator[Outcome]
             yield warn(
                 name, f"not installed {' and '.join(missing)}: large files that changed are sent whole"
             )
+
+
+def check_snapshots(session: Session, facts: dict[str, Any]) -> Iterator[Outcome]:
+    """Whether a session that wants snapshots of its secondary can have them."""
+    can = facts.get("can")
+    if not session.checkpoint_snapshot or can is None:
+        return
+    if can["reflink"]:
+        yield good("snapshots", f"{facts['fs'].get('type', '?')}: copies take neither time nor room")
+    else:
+        yield fail("snapshots", f"secondary {session.secondary}: {NO_SNAPSHOTS}")
 
 
 def check_features(has: dict[str, Any], facts: dict[str, Any]) -> Iterator[Outcome]:

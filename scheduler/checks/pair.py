@@ -18,7 +18,13 @@ from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
 from replication.session import SessionDir, session_names
-from scheduler.checks.features import check_features, check_programs, check_rights, primary_has
+from scheduler.checks.features import (
+    check_features,
+    check_programs,
+    check_rights,
+    check_snapshots,
+    primary_has,
+)
 from scheduler.checks.outcome import Outcome, fail, good
 from scheduler.checks.room import check_room
 from scheduler.checks.way import Far, walk
@@ -84,6 +90,7 @@ def check_secondary(
     yield from check_rights(facts)
     yield from check_programs(session, facts)
     yield from check_features(has, facts)
+    yield from check_snapshots(session, facts)
     yield check_room(session.primary, facts, entries)
 
 

@@ -66,11 +66,32 @@ def config(name: str, verb: str, key: str | None, value: str | None, explain: bo
     if verb == "set":
         if found.name in _ADDRESSES:
             refuse_password(found.name, found.name, value or "")
-        session_file.set_key(file.path, found, settings.parse(found, value or ""), file.kind)
+        parsed = settings.parse(found, value or "")
+        if found.name == "checkpoint_snapshot" and parsed and file.kind is settings.SessionConfig:
+            _check_snapshots(named_session(state_dir, name))
+        session_file.set_key(file.path, found, parsed, file.kind)
     else:
         session_file.reset_key(file.path, found, file.kind)
     later = f" ({file.restart})" if found.restart and file.restart else ""
     click.echo(f"{found.name} = {_shown(_value(_file(state_dir, name).values, found.name))}{later}")
+
+
+def _check_snapshots(place: SessionDir) -> None:
+    """Ask the secondary whether it can have snapshots. Raises UsageError. One that is out of reach is asked at the start."""
+    from replication.remote.look import looking
+    from scheduler.preflight import NO_SNAPSHOTS
+
+    session = place.load()
+    try:
+        with looking(place, session) as (_, hello):
+            can = hello["fs"].get("snapshot", "not known yet")
+    except SeamarkError as error:
+        click.echo(
+            f"the secondary could not be asked whether it can have snapshots: {error.message}", err=True
+        )
+        return
+    if not can:
+        raise UsageError(f"secondary {session.secondary}: {NO_SNAPSHOTS}")
 
 
 def _show(file: _File, key: str | None, *, explain: bool) -> None:

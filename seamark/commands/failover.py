@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @click.argument("what", metavar="NAME|PATH|[USER@]HOST:PATH")
 @click.option("--planned", is_flag=True, help="Replicate everything first: nothing is lost.")
+@click.option("--to", metavar="SNAPSHOT", help="To what the secondary was then: see seamark snapshots.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also where the secondary was never complete.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be lost, and change nothing.")
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 def failover(
     what: str,
     planned: bool,
+    to: str | None,
     yes: bool,
     force: bool,
     dry_run: bool,
@@ -62,21 +64,25 @@ def failover(
     place, target, options = _meant(what, state_dir, ssh_port, identity, accept_new_host_key)
     if planned and place is None:
         raise UsageError("--planned goes with the name of a session, on the node where it runs")
+    if planned and to is not None:
+        raise UsageError("--planned loses nothing, and --to all that came later: give one of them")
     _run(
-        place, target, options, state_dir, timeout, planned=planned, yes=yes, force=force, dry_run=dry_run,
+        place, target, options, state_dir, timeout, planned=planned, to=to, yes=yes, force=force, dry_run=dry_run,
         as_json=as_json,
     )  # fmt: skip
 
 
 def _run(
     place: SessionDir | None, target: Target, options: SshOptions | None, state_dir: str, timeout: Duration | None, *,
-    planned: bool, yes: bool, force: bool, dry_run: bool, as_json: bool,
+    planned: bool, yes: bool, force: bool, dry_run: bool, as_json: bool, to: str | None = None,
 ) -> None:  # fmt: skip
     from scheduler import failover as turning
 
     session = place.load().id if place is not None else None
     with turning.secondary_of(target, options) as client:
         prospect = turning.look(client, target, session)
+        if to is not None:
+            prospect = turning.going_back(prospect, to)
         _show(prospect, as_json=as_json, planned=planned)
         if prospect.promoted is not None and prospect.done:
             click.echo(f"{target} is a primary already (term {prospect.term}): nothing to do", err=as_json)
@@ -91,7 +97,10 @@ def _run(
     if planned and place is not None and prospect.promoted is None:
         turning.drain(place, state_dir, timeout, lambda words: click.echo(words, err=True))
     with turning.secondary_of(target, options) as client:
-        report = turning.promote(client, turning.look(client, target, session))
+        prospect = turning.look(client, target, session)
+        if to is not None:
+            prospect = turning.going_back(prospect, to)
+        report = turning.promote(client, prospect)
     _report(target, report, as_json=as_json, planned=planned)
 
 
@@ -184,6 +193,8 @@ def _show(prospect: Prospect, *, as_json: bool, planned: bool) -> None:
         lost = (
             "nothing: all is replicated first"
             if planned
+            else f"all that came after snapshot {prospect.to}; what is there now is kept in .seamark/displaced/"
+            if prospect.to is not None
             else "what was written on the primary after the mark, if anything was"
         )
         said.append(("lost", lost))

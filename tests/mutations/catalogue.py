@@ -101,7 +101,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a side that was promoted earlier takes one that was promoted later", 4, "replication/secondary/seeding.py",
-        'if term <= int(found.get("term", 0)) and', "if False and",
+        'if found is not None and term <= int(found.get("term", 0)):', "if False:",
         ("tests/secondary/test_seeding.py",),
     ),
     # ---- 5: at rest both sides are the same
@@ -164,8 +164,13 @@ MUTATIONS = (
         ("tests/secondary/test_agent.py", "tests/system/test_special.py"),
     ),
     Mutation(
-        "what the old primary wrote and never sent is overwritten", 6, "replication/secondary/seeding.py",
-        "if not same and row.is_file and (found.st_size", "if False and (found.st_size",
+        "what the old primary wrote and never sent is overwritten", 6, "replication/secondary/agreeing.py",
+        "if (found.st_size, found.st_mtime_ns) != (row.size, row.mtime):", "if False:",
+        ("tests/secondary/test_seeding.py",),
+    ),
+    Mutation(
+        "content that has its old size and time is taken for what it was", 6, "replication/secondary/agreeing.py",
+        "if digest is None or self._digest((parent, name)) != digest:", "if False:",
         ("tests/secondary/test_seeding.py",),
     ),
     Mutation(
@@ -175,7 +180,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what was changed here since the promotion is taken for agreed on", 5, "replication/failback/agreement.py",
-        "ctime < self.root.done_ns and same and", "",
+        "ctime is not None and ctime < self.root.since_ns and self._times_count", "ctime is not None",
         ("tests/secondary/test_seeding.py",),
     ),
     # ---- 7: what cannot be read deletes nothing
@@ -236,5 +241,61 @@ MUTATIONS = (
         "each task tries a secondary that is away", 1, "tasks/link.py",
         "        if wait_s > 0:\n            raise LinkRests", "        if False:\n            raise LinkRests",
         ("tests/tasks/test_link.py",),
+    ),
+    # ---- copies of the secondary
+    Mutation(
+        "a copy is of several moments", 5, "replication/secondary/copies.py",
+        "            yield from mirror.run(source.root_fd, root_fd, final=True)\n", "",
+        ("tests/secondary/test_snapshots.py", "-k", "one_moment and xfs"),
+    ),
+    Mutation(
+        "others write while a copy is made", 5, "replication/secondary/copies.py",
+        "            fcntl.flock(fd, fcntl.LOCK_EX)\n", "            pass\n",
+        ("tests/secondary/test_snapshots.py", "-k", "one_moment and xfs"),
+    ),
+    Mutation(
+        "attributes that are gone stay on a copy's directories", 5, "replication/secondary/mirror.py",
+        "                _strip(at.target)\n", "                pass\n",
+        ("tests/secondary/test_snapshots.py", "-k", "second_pass"),
+    ),
+    Mutation(
+        "the copied index speaks of the root's inodes", 5, "replication/secondary/copies.py",
+        "        index.db.execute(sql.RENUMBER_INODES)\n", "",
+        ("tests/secondary/test_snapshots.py", "-k", "speaks and xfs"),
+    ),
+    Mutation(
+        "the session's own key removes snapshots that have to be kept", 6, "replication/secondary/snapshots.py",
+        'request.get("force") and not agent.gated', 'request.get("force")',
+        ("tests/scheduler/test_drill.py", "-k", "gate"),
+    ),
+    Mutation(
+        "the session's own key runs commands", 8, "replication/secondary/views.py",
+        "    if agent.gated:\n", "    if False:\n",
+        ("tests/scheduler/test_drill.py", "-k", "gate"),
+    ),
+    Mutation(
+        "who takes many snapshots pushes the good ones out", 6, "replication/secondary/retention.py",
+        "found.setdefault(at // slot_ns, at)", "found[at // slot_ns] = at",
+        ("tests/secondary/test_snapshots.py", "-k", "pushes_none_out"),
+    ),
+    Mutation(
+        "rules that are said later hold for snapshots of earlier", 6, "replication/secondary/snapshots.py",
+        "(own[name] or 0) > now or ", "",
+        ("tests/secondary/test_snapshots.py", "-k", "how_long"),
+    ),
+    Mutation(
+        "the mount of a drill is everybody's", 8, "replication/secondary/overlay.py",
+        "        if not stays:\n", "        if False:\n",
+        ("tests/secondary/test_views.py", "-k", "is_complete and ext4"),
+    ),
+    Mutation(
+        "what killed processes leave of copies stays", 5, "replication/secondary/owner.py",
+        "    sweep_aside(hidden_fd)\n", "",
+        ("tests/secondary/test_views.py", "-k", "killed and xfs"),
+    ),
+    Mutation(
+        "going back forgets how far it was", 6, "replication/secondary/goback.py",
+        '            plan["step"] = "in"\n', "",
+        ("tests/secondary/test_goback.py", "-k", "killed"),
     ),
 )  # fmt: skip

@@ -39,12 +39,21 @@ class Far:
     """An agent process on a root, and a client to it. ``before_hello`` is called with its process id."""
 
     def __init__(
-        self, root, *, python=AGENT_PYTHON, fault="", epoch=1, user=None, before_hello=None, **hello
+        self,
+        root,
+        *,
+        python=AGENT_PYTHON,
+        fault="",
+        epoch=1,
+        user=None,
+        start=None,
+        before_hello=None,
+        **hello,
     ):
         environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_TRACE="1")
         if fault:
             environment["SEAMARK_FAULT"] = fault
-        start = ["-m", "replication.secondary"] if user is None else ["-c", BECOME, str(user)]
+        start = start or ["-m", "replication.secondary"] if user is None else ["-c", BECOME, str(user)]
         self.process = subprocess.Popen(
             [python, "-X", "utf8", *start, "serve", str(root)],
             stdin=subprocess.PIPE,

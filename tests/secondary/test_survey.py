@@ -52,7 +52,8 @@ def test_on_file_systems(tmp_path, kind):
         found = look(root)
         assert found["fs"]["type"] == kind
         lacks = {name for name, worked in found["can"].items() if not worked}
-        assert lacks <= ({"xattr", "acl", "trusted"} if kind == "tmpfs" else set()), found
+        assert ("reflink" in lacks) == (kind in ("tmpfs", "ext4")), found
+        assert lacks - {"reflink"} <= ({"xattr", "acl", "trusted"} if kind == "tmpfs" else set()), found
         assert found["can"]["time_ns"] == 1
         assert os.statvfs(root).f_bavail * os.statvfs(root).f_frsize <= found["free_bytes"] + (1 << 20)
 

@@ -36,6 +36,8 @@ TASKS = (
     "scheduler.jobs.resync",
     "scheduler.jobs.verify_slice",
     "scheduler.jobs.check_checkpoints",
+    "scheduler.jobs.take_snapshot",
+    "scheduler.jobs.hold_drill",
     "scheduler.jobs.start_over",
 )
 _opened: list[str] | None = None

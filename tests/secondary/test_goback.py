@@ -1,0 +1,142 @@
+"""A promotion to a snapshot: the root is what it was then, what came later is kept aside, and a kill at any point changes nothing of that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from replication.remote.answers import SecondaryError
+from replication.remote.errors import LinkLost
+from tests.judge import assert_same
+from tests.secondary.primary import Far, Primary
+from tests.secondary.roots import KINDS, root_of
+from tests.secondary.test_promotion import agent, look
+from tests.secondary.test_snapshots import take
+from tests.system.trees import every_kind_of_thing
+
+pytestmark = pytest.mark.root
+
+
+def promote(root, to=None, term=1, fault=""):
+    with agent(root, fault) as client:
+        return client.promotion(do="promote", term=term, by="a test", to=to)
+
+
+class Past:
+    """A root with a snapshot; what it held then is in ``then``, and what it holds now in ``now``."""
+
+    def __init__(self, root):
+        self.root, self.primary = root, root.parent / "primary"
+        self.then, self.now = root.parent / "then", root.parent / "now"
+        self.primary.mkdir()
+        every_kind_of_thing(self.primary)
+        (self.primary / "sparse").unlink()  # too large for one request
+        side = Primary(self.primary)
+        with Far(root) as client:
+            side.crawl(client)
+            client.call("mark", text='{"stime_ns": 9}')
+            self.name = take(client)["name"]
+            self.copy_to(self.then)
+            for name in ("file", "big"):
+                (self.primary / name).write_bytes(b"encrypted")
+            shutil.rmtree(self.primary / "dir" / "deep")
+            (self.primary / "new").mkdir()
+            (self.primary / "new" / "file").write_bytes(b"new")
+            side.crawl(client, stamp=2)
+            (self.primary / "new").rename(self.primary / "on its way")
+            client.observe([side.look(b"", [b"new"])], position=1, limbo_until=5)
+            assert client.stat()["limbo"] == 1
+        (root / "foreign").write_text("somebody else's")
+        self.copy_to(self.now)
+
+    def copy_to(self, where):
+        # All names at once: they are links of each other.
+        os.mkdir(where)
+        names = [os.fsencode(self.root / name) for name in os.listdir(self.root) if name != ".seamark"]
+        subprocess.run(["cp", "-a", "--", *names, where], check=True)
+        os.chmod(where, os.stat(self.root).st_mode & 0o7777)
+        os.utime(where, ns=(os.stat(self.root).st_atime_ns, os.stat(self.root).st_mtime_ns))
+
+    def displaced(self):
+        """What was in the root; one that was killed too early has left an empty one as well."""
+        found = [path for path in (self.root / ".seamark" / "displaced").iterdir() if any(path.iterdir())]
+        assert len(found) == 1, {path.name: os.listdir(path) for path in found}
+        return found[0]
+
+    def judge(self):
+        assert_same(self.then, self.root)
+        kept = self.displaced()
+        limbo = [p for p in kept.iterdir() if p.name.startswith(".seamark-limbo-")]
+        assert [p.name for p in limbo[0].iterdir()] == ["file"]
+        shutil.rmtree(limbo[0])
+        assert sorted(os.listdir(kept)) == sorted(os.listdir(self.now))
+        for name in ("dir", "big", "file"):
+            if (kept / name).is_dir():
+                assert_same(self.now / name, kept / name)
+            else:
+                assert (kept / name).read_bytes() == (self.now / name).read_bytes()
+        assert (kept / "foreign").read_text() == "somebody else's"
+        assert not (self.root / ".seamark" / "going-back").exists()
+        views = self.root / ".seamark" / "views"
+        assert not views.exists() or list(views.iterdir()) == []
+
+
+@pytest.fixture(params=KINDS)
+def past(request, tmp_path):
+    with root_of(request.param, tmp_path / "fs") as root:
+        yield Past(root)
+
+
+def test_the_root_is_what_it_was_and_what_came_later_is_kept(past):
+    facts = look(past.root)
+    assert [record["name"] for record in facts["snapshots"]] == [past.name]
+    with pytest.raises(SecondaryError) as caught:
+        promote(past.root, to="20200101T000000Z")
+    assert caught.value.code == "not-found"
+    assert look(past.root)["promoted"] is None
+    facts = promote(past.root, to=past.name)
+    assert facts["promoted"]["to"] == past.name
+    assert facts["promoted"]["done"]
+    assert (facts["index"], facts["limbo"]) == ("ok", 0)
+    assert '"stime_ns": 1700000000000000000' in facts["mark"]  # the snapshot's
+    past.judge()
+    with pytest.raises(SecondaryError) as caught:
+        Far(past.root, epoch=9)
+    assert caught.value.code == "promoted"
+
+
+@pytest.mark.parametrize(
+    "fault", ["copied-back:1", "out:1", "out:4", "in:1", "in:7", "index:1", "gone-back:1"]
+)
+def test_killed_at_any_point_it_goes_on(tmp_path, fault):
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault=fault)
+        facts = look(root)
+        assert facts["promoted"]["to"] == past.name
+        assert not facts["promoted"]["done"]
+        facts = promote(root)  # it is known what was begun
+        assert facts["promoted"]["done"]
+        past.judge()
+
+
+def test_its_index_is_the_roots(tmp_path):
+    """With it a session could go on: index and tree agree, and nothing is wanted."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        promote(root, to=past.name)
+        owner = root / ".seamark" / "owner"
+        text = owner.read_text()
+        assert '"promoted"' in text
+        said = json.loads(text)
+        del said["promoted"]
+        owner.write_text(json.dumps(said))
+        with Far(root, epoch=said["epoch"] + 1, holder="x", takes=said["epoch"]) as client:
+            assert client.check() == []
+            stat = client.stat()
+            assert (stat["dirty"], stat["limbo"]) == (0, 0)
