@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from replication import checkpoints, deletes, failures, frontier, proofs, skips, taken
+from replication import checkpoints, deletes, failures, frontier, skips, taken
 from replication.checkpoints import Checkpoint
 from replication.deletes import Held
 from replication.failures import Failure
@@ -26,7 +26,6 @@ from replication.secondary.untouched import NotClosed, Untouched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from replication.proofs import Proof, Proven
     from replication.skips import Skip
 
 _Answer = TypeVar("_Answer")
@@ -153,27 +152,6 @@ class Progress:
         """Look again which are reached: the mark does that by itself when it moves."""
         with self._write() as db:
             checkpoints.reach(db)
-
-    # ---- proofs
-
-    def keep_proof(self, proof: Proof) -> None:
-        """Note a comparison that came to its end."""
-        with self._write() as db:
-            proofs.keep(db, proof)
-
-    def proven(self, slices: int) -> Proven:
-        return proofs.proven(self._db, slices)
-
-    def next_slice(self, slices: int) -> int:
-        return proofs.next_slice(self._db, slices)
-
-    def tried_proof(self) -> int | None:
-        """When a slice was begun last (ns)."""
-        return proofs.tried_ns(self._db)
-
-    def try_proof(self, now_ns: int) -> None:
-        with self._write() as db:
-            proofs.try_at(db, now_ns)
 
     # ---- the hybrid crawl
 

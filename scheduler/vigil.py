@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from replication import drills, snapshots
+from replication import drills, proofs, snapshots
 from replication.changelog.index import State
 from replication.session import Desired
 from scheduler.events import EventBook, Kind
@@ -145,7 +145,8 @@ class Vigil:
         )
 
     def _proven(self) -> Proven:
-        return self._ctx.progress.proven(self._ctx.session.verify.slices)
+        slices = self._ctx.session.verify.slices
+        return self._ctx.progress.look(lambda db: proofs.proven(db, slices))
 
     def _snapshot_error(self) -> str:
         known = self._ctx.progress.look(snapshots.known)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import redis
 from cronsim import CronSim
 
+from replication import proofs
 from replication.errors import TemporaryError
 from replication.verify.selection import slice_range
 from replication.windows import zone
@@ -50,18 +51,18 @@ def _due(ctx: Context) -> bool:
     at = ctx.session.verify.at
     if not at or not ctx.progress.brick().complete:
         return False
-    tried = ctx.progress.tried_proof()
+    tried = ctx.progress.look(proofs.tried_ns)
     now = datetime.now(zone(ctx.session.schedule.timezone))
     if tried is None or tried > time.time_ns():
-        ctx.progress.try_proof(time.time_ns())
+        ctx.progress.change(lambda db: proofs.try_at(db, time.time_ns()))
         return False
     return next(CronSim(at, datetime.fromtimestamp(tried / 1e9, now.tzinfo))) <= now
 
 
 def _begin(ctx: Context, path: Path) -> None:
-    ctx.progress.try_proof(time.time_ns())
+    ctx.progress.change(lambda db: proofs.try_at(db, time.time_ns()))
     settings = ctx.session.verify
-    number = ctx.progress.next_slice(settings.slices)
+    number = ctx.progress.look(lambda db: proofs.next_slice(db, settings.slices))
     low, high = slice_range(number, settings.slices)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     store = Store(path)
