@@ -14,6 +14,7 @@ from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
 from scheduler.retry import retry_failures as retry
 from scheduler.sweep import sweep as sweep_once
+from scheduler.telling import tell
 from scheduler.verify import nightly
 from tasks import alive
 from tasks.app import app
@@ -68,7 +69,9 @@ def ask_secondary(_task: Task[..., Any], session: str, anew: bool = False) -> st
     if not ctx.ledger.try_lock("ask secondary", _SECONDARY_S + _LOCK_S):
         return "another one asks"
     try:
-        ctx.secondary(ctx.progress.brick().epoch).client.submit("ping").result(_SECONDARY_S)
+        client = ctx.secondary(ctx.progress.brick().epoch).client
+        client.submit("ping").result(_SECONDARY_S)
+        tell(ctx.place, client)
     except StaleFence:
         return "another epoch"
     except TimeoutError:

@@ -23,7 +23,7 @@ from replication.joined import JoinedDir
 from replication.progress import Progress
 from replication.remote.answers import SecondaryError
 from replication.remote.command import close_shared_connection
-from replication.remote.look import client_of, ssh_options
+from replication.remote.look import client_of, named, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.secondary.filters import Filters
@@ -255,6 +255,7 @@ class Context:
             holder=self.session.instance,
             log=self.session.log.secondary,
             content_only=not self.at_home,
+            of=named(self.session) if self.at_home else None,
         )
         self.powers = hello["fs"]
         began = time.monotonic()

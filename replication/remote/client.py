@@ -21,7 +21,7 @@ from replication.remote.outbox import Outbox
 from replication.remote.packing import packed
 from replication.secondary.protocol import MAX_HEADER, MAX_PAYLOAD
 
-PROTOCOL = 3
+PROTOCOL = 4
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -177,7 +177,7 @@ class SecondaryClient:
     def hello(
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
         dry: bool = False, filled: bool = False, filters: Sequence[str] = (), holder: str | None = None,
-        takes: int | None = None, log: str = "error", content_only: bool = False,
+        takes: int | None = None, log: str = "error", content_only: bool = False, of: dict[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
@@ -185,17 +185,21 @@ class SecondaryClient:
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
         ``filters``: what is left out. ``log``: how much it says of what it does. ``holder``: who asks; an epoch of
         somebody else's is taken over only where ``takes`` says that one. ``content_only``: what we say else of a file
-        is not the primary's truth.
+        is not the primary's truth. ``of``: who replicates to there, for the day of a promotion.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch, adopt=adopt, create=create,
             read_only=read_only, dry=dry, filled=filled, filters=filters, holder=holder, takes=takes, log=log,
-            content_only=content_only,
+            content_only=content_only, of=of,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
         """What host, user and file system there can do (secondary/survey.py); needs no hello."""
         return self.call("survey", may_try=may_try).header
+
+    def promotion(self, **said: Any) -> dict[str, Any]:
+        """What would be lost, or the promotion itself (secondary/promotion.py); needs no hello."""
+        return self.call("promotion", **said).header
 
     def submit_observe(
         self,

@@ -12,6 +12,7 @@ from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.target import parse_target
+from replication.session import node_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,13 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
 def client_of(link: Link) -> SecondaryClient:
     """A client on a fresh link."""
     return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
+
+
+def named(session: Session) -> dict[str, Any]:
+    """What the secondary keeps of who replicates to it, for people, and for the day of a promotion."""
+    return {
+        "name": session.name, "path": session.primary, "node": node_name(), "filters": list(session.filters),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def claim(place: SessionDir, session: Session, epoch: int, takes: int) -> dict[s
         return client_of(link).hello(
             session=session.id, volume=session.root or session.id, epoch=epoch, adopt=session.adopt,
             filled=has_filled(place.progress) and not session.adopt, filters=session.filters,
-            holder=session.instance, takes=takes,
+            holder=session.instance, takes=takes, of=named(session),
         )  # fmt: skip
     finally:
         link.close()

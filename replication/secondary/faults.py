@@ -4,7 +4,9 @@ Points: journal (written, nothing done yet), step (before each namespace step), 
 and its old name is still to be taken), over (before what stands at a name is replaced), lifted (a shadow was
 removed), place (before each file is placed), commit (all done, index not committed), committed (journal not
 cleared yet), staged (content written, before the transaction), purge (between the removal of two objects), mark
-(before the mark is written to the root).
+(before the mark is written to the root); of a promotion: torn (others are still at work), back (before each object comes
+out of limbo), copied (before a copy takes a shadow's place); of a seeding: seeded (the index is there), aside (before each object is displaced),
+unowned (before the owner is written).
 """
 
 from __future__ import annotations

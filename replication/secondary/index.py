@@ -152,7 +152,7 @@ class Index:
 
     # ---- looking up
 
-    def _chunked(self, statement: str, values: Sequence[Any], *before: Any) -> Iterable[Tuple[Any, ...]]:
+    def chunked(self, statement: str, values: Sequence[Any], *before: Any) -> Iterable[Tuple[Any, ...]]:
         size = sql.CHUNK
         for start in range(0, len(values), size):
             chunk = tuple(values[start : start + size])
@@ -164,7 +164,7 @@ class Index:
         wanted = list(gfids)
         if len(wanted) == 1:
             return {t[1]: Row(*t) for t in self.db.execute(sql.INODE_BY_GFID, wanted)}
-        return {t[1]: Row(*t) for t in self._chunked(sql.INODES_BY_GFID, wanted)}
+        return {t[1]: Row(*t) for t in self.chunked(sql.INODES_BY_GFID, wanted)}
 
     def inode(self, gfid: bytes) -> Optional[Row]:
         found = self.db.execute(sql.INODE_BY_GFID, (gfid,)).fetchone()
@@ -175,7 +175,7 @@ class Index:
         return Row(*found) if found else None
 
     def inodes_by_id(self, ids: Iterable[int]) -> Dict[int, Row]:
-        return {t[0]: Row(*t) for t in self._chunked(sql.INODES_BY_ID, list(ids))}
+        return {t[0]: Row(*t) for t in self.chunked(sql.INODES_BY_ID, list(ids))}
 
     def entry(self, parent: int, name: bytes) -> Optional[int]:
         found = self.db.execute(sql.ENTRY, (parent, name)).fetchone()
@@ -192,7 +192,7 @@ class Index:
         """Those of ``names`` which the directory has."""
         if len(names) < 8:
             return {n: i for n in names for (i,) in self.db.execute(sql.ENTRY, (parent, n))}
-        return dict(self._chunked(sql.ENTRIES_BY_NAME, names, parent))
+        return dict(self.chunked(sql.ENTRIES_BY_NAME, names, parent))
 
     def entries_of(self, parent: int, limit: int) -> Dict[bytes, int]:
         """At most ``limit`` entries of a directory."""
@@ -201,7 +201,7 @@ class Index:
     def names(self, ids: Iterable[int]) -> Dict[int, List[Key]]:
         """All names of each inode; inodes without a name are not in it."""
         found: Dict[int, List[Key]] = {}
-        for inode, parent, name in self._chunked(sql.NAMES_BY_INODE, list(ids)):
+        for inode, parent, name in self.chunked(sql.NAMES_BY_INODE, list(ids)):
             found.setdefault(inode, []).append((parent, name))
         return found
 
@@ -210,7 +210,7 @@ class Index:
 
     def directories_among(self, ids: Sequence[int]) -> List[int]:
         """Those of these inodes which are directories."""
-        return [i for (i,) in self._chunked(sql.DIRECTORIES_AMONG, ids)]
+        return [i for (i,) in self.chunked(sql.DIRECTORIES_AMONG, ids)]
 
     def holds(self) -> bool:
         """Whether names stand here that the primary has no more (held.py)."""

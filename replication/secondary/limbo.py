@@ -47,6 +47,9 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             removed += done
         if not rows:
             left = agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0]
+            if not left and removed:
+                with agent.transaction():
+                    agent.index.db.execute(sql.FORGET_DEPARTED)
             return {
                 "removed": removed, "left": left, "since": held.since(agent), "held": agent.index.holds(),
                 "question": held.question(agent, rule, upto),

@@ -16,6 +16,8 @@ from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.tree import LostDirectory
 
+_TOLD = 10_000  # characters
+
 
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
@@ -141,6 +143,13 @@ def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             except OSError:
                 continue
     return {"space": None}
+
+
+def tell(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Keep what the primary says of how far behind this is, for the day when it cannot be asked."""
+    with agent.transaction():
+        agent.index.set_meta("told", str(request["text"])[:_TOLD])
+    return {}
 
 
 def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:

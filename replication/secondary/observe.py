@@ -252,6 +252,7 @@ class _Work:
             content, self._content = self._content, {}
             self.placed = place_new(self.agent, plan, content, self._ticket())
         self._save(plan.add, plan.drop)
+        self.index.db.executemany(sql.SAVE_DEPARTED, plan.departed)
         shadows.forget(key for key, row in plan.taken.items() if row.ino)
         self.stale |= plan.parents
         if plan.dropped or plan.steps:

@@ -47,7 +47,7 @@ def hello(
         if request.get("dry") and os.path.isdir(os.path.dirname(root)):
             return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
-    owner = _read_owner(root_fd)
+    owner = read_owner(root_fd)
     if owner is None and not _foreign(root_fd):
         _refuse_unmounted(request)
     _check_owner(root_fd, owner, request)
@@ -68,7 +68,7 @@ def hello(
         by_user = {"chown": powers.chown, "mknod": powers.mknod, "trusted": powers.trusted}
         answer.update(index="new", entries=0, fs={"writable": not found.f_flag & os.ST_RDONLY, **by_user})
         return None, answer
-    agent = _open(root_fd, owner, request, powers, read_only)
+    agent = open_agent(root_fd, owner, request, powers, read_only)
     entries = agent.index.db.execute(sql.COUNT_ENTRIES).fetchone()[0] if request.get("count", True) else 0
     state = agent.index.meta.get("state", "ok")
     answer.update(
@@ -102,7 +102,7 @@ def _may_write(root: bytes, root_fd: int) -> None:
         raise AgentError("permission", "Permission denied: it may not be written by us", os.fsdecode(root))
 
 
-def _read_owner(root_fd: int) -> Optional[Dict[str, Any]]:
+def read_owner(root_fd: int) -> Optional[Dict[str, Any]]:
     try:
         hidden = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
     except FileNotFoundError:
@@ -126,6 +126,7 @@ def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[st
     if owner is not None:
         if owner.get("session") != request["session"]:
             raise AgentError("owned", "this belongs to session {}".format(owner.get("session")))
+        refuse_promoted(owner)
         if not request.get("read_only"):
             _check_fence(owner.get("epoch", 0), owner.get("holder"), request)
         return
@@ -133,6 +134,19 @@ def _check_owner(root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[st
         return
     if _foreign(root_fd):
         raise AgentError("not-empty", "the directory is not empty, and not ours: adopt it, or choose another")
+
+
+def refuse_promoted(found: Optional[Dict[str, Any]]) -> None:
+    """A primary is nobody's secondary. Raises AgentError."""
+    promoted = (found or {}).get("promoted")
+    if promoted is not None:
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(promoted["at_ns"] / 1e9))
+        raise AgentError(
+            "promoted",
+            "it was promoted to a primary on {} (term {}{})".format(
+                at, promoted["term"], ", by " + promoted["by"] if promoted["by"] else ""
+            ),
+        )
 
 
 def _check_fence(epoch: int, holder: Optional[str], request: Dict[str, Any]) -> None:
@@ -163,7 +177,7 @@ def _refuse_unmounted(request: Dict[str, Any]) -> None:
         raise AgentError("unmounted", "nothing is there, where this session filled a secondary before")
 
 
-def _write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
+def write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
     temporary = layout.OWNER + b".%d" % os.getpid()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=hidden_fd)
     try:
@@ -174,19 +188,11 @@ def _write_owner(hidden_fd: int, owner: Dict[str, Any]) -> None:
     os.rename(temporary, layout.OWNER, src_dir_fd=hidden_fd, dst_dir_fd=hidden_fd)
 
 
-def _open(
+def open_agent(
     root_fd: int, owner: Optional[Dict[str, Any]], request: Dict[str, Any], powers: Powers, read_only: bool
 ) -> Agent:  # fmt: skip
     found = os.fstat(root_fd)
-    hidden_fd = root_fd
-    for name in (layout.HIDDEN, *_DIRECTORIES):
-        made = _our_directory(hidden_fd, name)
-        if name == layout.HIDDEN:
-            hidden_fd = made
-        else:
-            os.close(made)
-    if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
-        os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    hidden_fd = our_directories(root_fd)
     end_frozen(hidden_fd)
     lock_fd = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=hidden_fd)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
@@ -208,6 +214,17 @@ def _open(
         with agent.transaction(check_epoch=False):
             _take_over(agent, hidden_fd, owner, request)
     return agent
+
+
+def our_directories(root_fd: int) -> int:
+    """``.seamark`` and what lies in it, made where they are missing; a descriptor of it."""
+    found = os.fstat(root_fd)
+    hidden_fd = _our_directory(root_fd, layout.HIDDEN)
+    for name in _DIRECTORIES:
+        os.close(_our_directory(hidden_fd, name))
+    if found.st_mtime_ns != os.fstat(root_fd).st_mtime_ns:
+        os.utime(root_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    return hidden_fd
 
 
 def _our_directory(parent_fd: int, name: bytes) -> int:
@@ -236,7 +253,7 @@ def _open_index(
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
     if there and (other_volume or _exists(hidden_fd, layout.DAMAGED)):
-        _set_aside(hidden_fd)
+        set_aside(hidden_fd)
         there = False
     rebuild = not there and (owner is not None or bool(request.get("adopt")))
     try:
@@ -244,7 +261,7 @@ def _open_index(
     except sqlite3.DatabaseError as error:
         if not there or (isinstance(error, sqlite3.OperationalError) and "file" not in str(error)):
             raise
-        _set_aside(hidden_fd)
+        set_aside(hidden_fd)
         index = _create(path, root, True)
     return index
 
@@ -275,7 +292,7 @@ def _exists(dir_fd: int, name: bytes) -> bool:
         return False
 
 
-def _set_aside(hidden_fd: int) -> None:
+def set_aside(hidden_fd: int) -> None:
     """A damaged index is kept for whoever wants to know; the limbo it described becomes displaced."""
     stamp = b".%d" % time.time_ns()
     for suffix in (b"", b"-wal", b"-shm"):
@@ -319,14 +336,20 @@ def _take_over(
         index.set_meta("applied", None)
         index.set_meta("current", None)
         index.set_meta("crawl", None)
-        sweep_units(agent)
+        if not request.get("promoted"):  # which looks first what was being written in place
+            sweep_units(agent)
     if index.meta.get("holder") != request.get("holder"):
         index.set_meta("holder", request.get("holder"))
     _after_boot(agent)
     wanted = {name: request[name] for name in ("session", "volume", "epoch")}
     wanted["holder"] = request.get("holder")
+    # Who replicates to here, for people and for a promotion; only the primary's own node says it.
+    wanted["of"] = request.get("of") or (owner or {}).get("of")
+    wanted["term"] = (owner or {}).get("term", 0)
+    if request.get("promoted"):
+        wanted.update(promoted=request["promoted"], term=request["promoted"]["term"])
     if owner != wanted:
-        _write_owner(hidden_fd, wanted)
+        write_owner(hidden_fd, wanted)
 
 
 def _after_boot(agent: Agent) -> None:

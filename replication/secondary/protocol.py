@@ -14,7 +14,7 @@ import struct
 import zlib
 from typing import Any, BinaryIO, Dict, Optional, Tuple
 
-VERSION = 3
+VERSION = 4
 LOG_LINE = "seamark-log: "  # begins a line on standard error that is for the log: level, text
 MAX_HEADER = 64 << 20  # bytes; a larger one is no frame of ours
 MAX_PAYLOAD = 32 << 20  # packed and unpacked; what we send has 8 MiB and a file of less than one

@@ -54,6 +54,7 @@ class Plan:
         self.add: List[Tuple[int, bytes, int]] = []
         self.drop: List[Key] = []
         self.dropped: List[Row] = []  # rows without a name that nothing stands for
+        self.departed: List[Tuple[int, int, bytes]] = []  # what goes to limbo, and its last name
         self.from_limbo: List[Row] = []
         self.relist: List[int] = []  # directories that must be listed again
         self.parents: Set[int] = set()  # directories whose names change
@@ -258,6 +259,7 @@ class Plan:
                 else:
                     if last is not None:
                         self.steps.append(Step("limbo", row, last, stay=last in stay))
+                        self.departed.append((row.id, *last))
                     row.limbo = limbo_until
                     row.changed = True
             self.journal.append((row, names + [k for k, _ in come]))

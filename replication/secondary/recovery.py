@@ -89,6 +89,8 @@ def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> boo
     row.limbo = (limbo if limbo is not None else 0) if in_limbo else None
     if in_limbo and limbo is None:
         row.limbo = at  # on its way through limbo: its new name is observed again soon
+    if in_limbo and keys:
+        index.db.execute(sql.SAVE_DEPARTED, (row.id, *keys[0]))
     if not in_limbo and not named:
         _forget(agent, row)
         return False

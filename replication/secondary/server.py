@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import Any, BinaryIO, Callable, Dict, Union
+from typing import Any, BinaryIO, Callable, Dict, Optional, Union
 
 from replication.secondary import (
     blocks,
@@ -14,6 +14,8 @@ from replication.secondary import (
     limbo,
     lookups,
     owner,
+    promotion,
+    seeding,
     survey,
     transfers,
     verify,
@@ -63,6 +65,7 @@ OPERATIONS: Dict[str, Operation] = {
     "held": _plain(held.held),
     "sync": _plain(lookups.sync),
     "mark": _plain(lookups.mark),
+    "tell": _plain(lookups.tell),
     "inspect": _plain(verify.inspect),
     "pieces": _plain(verify.pieces),
     "hashing": _plain(verify.hashing),
@@ -78,6 +81,7 @@ class Server:
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
+        self._seeding: Optional[seeding.Seeding] = None
         self._level = _LEVELS.index("error")
 
     def serve(self) -> int:
@@ -100,6 +104,8 @@ class Server:
         finally:
             if self._agent is not None:
                 self._agent.close()
+            if self._seeding is not None:
+                self._seeding.close()
 
     def _note(self, op: Any, answer: Dict[str, Any], took: float) -> None:
         if not answer["ok"]:
@@ -149,6 +155,10 @@ class Server:
             return {"t": time.time_ns()}
         if op == "survey":
             return survey.survey(self._root, request)
+        if op == "promotion":
+            return promotion.promotion(self._root, request)
+        if isinstance(op, str) and op.startswith("seed_"):
+            return self._seed(op, request)
         if op == "hello":
             before, self._agent = self._agent, None
             self._agent, answer = owner.hello(self._root, request, before)
@@ -169,3 +179,17 @@ class Server:
             except LostDirectory as lost:
                 limbo.heal(agent, lost.inode)
         raise AgentError("io", "directories of the secondary keep disappearing")
+
+    def _seed(self, op: str, request: Dict[str, Any]) -> Dict[str, Any]:
+        if op == "seed_begin":
+            if self._seeding is not None:
+                self._seeding.close()
+            self._seeding = None
+            self._seeding = seeding.Seeding(self._root, request)
+            return {}
+        step = seeding.STEPS.get(op)
+        if step is None or self._seeding is None:
+            raise AgentError(
+                "protocol", "seed_begin comes first, and then one of: " + ", ".join(seeding.STEPS)
+            )
+        return step(self._seeding, request)

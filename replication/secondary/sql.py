@@ -18,6 +18,7 @@ shadow  inode number of what stands at a name whose inode has no object yet: the
 held    names that the primary has no more, and that stand here all the same (held.py): inode, when that was seen
         (the stamp of limbo), and since when it may be so (NULL: deletions are ignored)
 removed what was taken away under a limit, to be counted: path, inode, names it stood for, when (ns)
+departed  the last name of what is in limbo: where a promotion puts it back (promotion.py)
 meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced,
         asked (1: a person is asked whether what is held may go)
 """
@@ -57,6 +58,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS removed(
         path BLOB NOT NULL, inode INTEGER NOT NULL, amount INTEGER NOT NULL, at INTEGER NOT NULL,
         PRIMARY KEY(path, inode)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS departed(inode INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS held_since ON held(since)",
     "CREATE INDEX IF NOT EXISTS removed_inode ON removed(inode)",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
@@ -160,6 +162,9 @@ SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
 UNLISTED = "SELECT " + COLUMNS + " FROM inode WHERE listed = 0 AND mode & 61440 = 16384 AND id <> 1 LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
+SAVE_DEPARTED = "INSERT OR REPLACE INTO departed(inode, parent, name) VALUES(?, ?, ?)"
+DEPARTED = "SELECT parent, name FROM departed WHERE inode = ?"
+FORGET_DEPARTED = "DELETE FROM departed"
 LIMBO_LEFT = "SELECT count(*) FROM inode WHERE limbo IS NOT NULL"
 AFTER_POWER_CUT = "UPDATE inode SET dirty = 1 WHERE gen >= ? AND mode & 61440 = 32768"
 DIGESTS_AFTER_POWER_CUT = "UPDATE inode SET digest = NULL WHERE digest IS NOT NULL"

@@ -84,7 +84,8 @@ class Primary:
 
     def __init__(self, root):
         self.root = os.fsencode(root)
-        self.contents = {b""}  # every whole content that was ever sent
+        self.contents = {b""}  # every whole content that was ever sent, or compared
+        self.sent = set()  # every one that was sent because it was wanted
 
     # ---- looking
 
@@ -128,7 +129,7 @@ class Primary:
     def listing(self, directory):
         fd = os.open(os.path.join(self.root, directory), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            names = [os.fsencode(n) for n in os.listdir(fd)]
+            names = [os.fsencode(n) for n in os.listdir(fd) if directory or n != ".seamark"]
             return Listing(self.gfid(directory), [self.entry(fd, n) for n in names], complete=True)
         finally:
             os.close(fd)
@@ -137,6 +138,8 @@ class Primary:
         """gfid -> path of everything."""
         found = {ROOT_GFID: b""}
         for directory, dirs, files in os.walk(self.root):
+            if directory == self.root and b".seamark" in dirs:
+                dirs.remove(b".seamark")
             for name in dirs + files:
                 path = os.path.relpath(os.path.join(directory, name), self.root)
                 found[self.gfid(path)] = path
@@ -188,6 +191,7 @@ class Primary:
                     continue
             items.append(item)
             blobs.append(content)
+            self.sent.add(content)
         if items:
             errors = client.data(items, blobs)
             assert [e for e in errors if e[1] != "not-found"] == []
@@ -211,6 +215,8 @@ class Primary:
         paths = self.paths()
         for directory, dirs, _ in os.walk(self.root):
             dirs.sort()
+            if directory == self.root and b".seamark" in dirs:
+                dirs.remove(b".seamark")
             relative = os.path.relpath(directory, self.root)
             relative = b"" if relative == b"." else relative
             answer = client.observe([self.listing(relative)], crawl=crawl, limbo_until=stamp)

@@ -1,0 +1,168 @@
+"""What a promoted root knows of the old primary: which of its objects had which state there, and what was changed here since.
+
+The index of the root has, of each object, its inode number here, and inode number and ctime of that state on the old
+primary. The tree is scanned once, into a scratch database beside the session's state, and the two are joined by
+inode number: memory is bounded by a portion. An object whose ctime here is from before the end of the promotion,
+and whose size and mtime are those that were replicated, was not changed here since.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from replication.secondary.filters import Filters
+from replication.volume.directory import DirectoryVolume
+from replication.volume.identity import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from replication.failback.promoted import PromotedRoot
+
+PORTION = 2_000
+_HERE = """CREATE TABLE here(ino INTEGER PRIMARY KEY, gfid BLOB NOT NULL, mode INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL, ctime INTEGER NOT NULL)"""
+# Of an object that is here completely, or whose content is: what the old primary has of it, as far as is known.
+_OBJECTS = """FROM idx.inode AS i LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440
+    WHERE i.ino <> 0 AND i.pino <> 0 AND i.limbo IS NULL AND i.id <> 1"""
+_ROWS = (
+    """SELECT i.id, h.gfid, i.mode, i.uid, i.gid, i.size, i.mtime, i.atime, i.rdev, i.pino, abs(i.pctime), i.dirty, i.pctime,
+    h.ino, h.ctime, h.size, h.mtime """
+    + _OBJECTS
+    + " AND i.id > ? ORDER BY i.id LIMIT ?"
+)
+_NAMES = """SELECT e.parent, e.name, e.inode FROM idx.entry AS e JOIN idx.inode AS i ON i.id = e.inode
+    WHERE i.id BETWEEN ? AND ? AND i.ino <> 0 AND i.pino <> 0 AND i.limbo IS NULL AND NOT EXISTS (SELECT 1 FROM idx.held AS d
+        WHERE d.parent = e.parent AND d.name = e.name AND d.inode = e.inode)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What is to be sent back, by what is known before the other side is asked."""
+
+    new: int = 0  # objects that the old primary never had
+    changed: int = 0  # whose content changed here
+    removed: int = 0
+    bytes: int = 0  # of files that are new or changed, whole
+
+
+class Agreement:
+    """One scan of a promoted root. Close it, and it leaves nothing."""
+
+    def __init__(self, scratch: Path, root: PromotedRoot) -> None:
+        self.root = root
+        self._scratch = scratch
+        self._forget()
+        self._db = sqlite3.connect(scratch, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.execute(_HERE)
+        self._db.execute("CREATE TABLE known(ino INTEGER PRIMARY KEY)")
+        self._db.execute("ATTACH ? AS idx", (root.index,))
+        self._db.execute("INSERT OR IGNORE INTO known SELECT ino FROM idx.inode WHERE ino <> 0 AND id <> 1")
+        self._scan()
+
+    def close(self) -> None:
+        self._db.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._scratch)
+
+    def _scan(self) -> None:
+        filters = Filters(self.root.filters)
+        with closing(DirectoryVolume(os.fsencode(self.root.path))) as volume:
+            pending = [b""]
+            self._db.execute("BEGIN")
+            while pending:
+                path = pending.pop()
+                fd = os.dup(volume.root_fd) if not path else volume.open_dir_unchecked(path)
+                try:
+                    names = volume.names(fd, is_root=not path)
+                    for name in names:
+                        below = os.path.join(path, name)
+                        if (row := self._look(fd, name)) is None or (
+                            filters and filters.excludes(below, stat.S_ISDIR(row[2]))
+                        ):
+                            continue
+                        self._db.execute("INSERT OR REPLACE INTO here VALUES(?, ?, ?, ?, ?, ?)", row)
+                        if stat.S_ISDIR(row[2]):
+                            pending.append(below)
+                finally:
+                    os.close(fd)
+            self._db.execute("COMMIT")
+
+    def _look(self, dir_fd: int, name: bytes) -> tuple[int, bytes, int, int, int, int] | None:
+        try:
+            gfid, s = identify(dir_fd, name)
+        except FileNotFoundError:
+            return None
+        return None if s.mount_root else (s.ino, gfid, s.mode, s.size, s.mtime_ns, s.ctime_ns)
+
+    def changed(self) -> Changed:
+        """How much is to be sent back."""
+        done = self.root.done_ns
+        new, new_bytes = self._db.execute(
+            "SELECT count(*), coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM here "
+            "WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.ino = here.ino)"
+        ).fetchone()
+        changed, changed_bytes = self._db.execute(
+            f"SELECT count(*), coalesce(sum(h.size), 0) {_OBJECTS} AND h.ino IS NOT NULL AND h.mode & 61440 = 32768 "
+            "AND (h.ctime >= ? AND (h.size <> i.size OR h.mtime <> i.mtime))",
+            (done,),
+        ).fetchone()
+        (removed,) = self._db.execute(f"SELECT count(*) {_OBJECTS} AND h.ino IS NULL").fetchone()
+        return Changed(new, changed, removed, new_bytes + changed_bytes)
+
+    def portions(self) -> Iterator[tuple[list[list[Any]], list[list[Any]]]]:
+        """Rows and names as `seed_rows` takes them."""
+        after = 0
+        while True:
+            found = self._db.execute(_ROWS, (after, PORTION)).fetchall()
+            if not found:
+                return
+            names = self._db.execute(_NAMES, (found[0][0], found[-1][0])).fetchall()
+            yield (
+                [self._row(*each) for each in found],
+                [[parent, name.decode("utf-8", "surrogateescape"), inode] for parent, name, inode in names],
+            )
+            after = found[-1][0]
+
+    def _row(
+        self, id_: int, gfid: bytes | None, mode: int, uid: int, gid: int, size: int, mtime: int, atime: int, rdev: int, pino: int,
+        pctime: int, dirty: int, complete: int, ino: int | None, ctime: int | None, size_here: int, mtime_here: int,
+    ) -> list[Any]:  # fmt: skip
+        known = 0 if dirty else pctime
+        same = not stat.S_ISREG(mode) or (size, mtime) == (size_here, mtime_here)
+        version = (
+            ctime
+            if ctime is not None and ctime < self.root.done_ns and same and not dirty and complete > 0
+            else 0
+        )
+        if gfid is None:  # it was removed here: its name there is ours to remove
+            gfid = blake2b(b"removed %d" % id_, digest_size=16).digest()
+        return [id_, gfid.hex(), mode, uid, gid, size, mtime, atime, rdev, pino, known, ino or 0, version]
+
+    def state_of(self, inode: int) -> tuple[str, int, int]:
+        """Of an object in the index: "same", "changed" or "removed" here since the promotion, size and mtime (ns)."""
+        found = self._db.execute(
+            "SELECT h.mode, h.ctime, h.size, h.mtime FROM idx.inode AS i "
+            "LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440 WHERE i.id = ?",
+            (inode,),
+        ).fetchone()
+        if found is None or found[0] is None:
+            return "removed", 0, 0
+        mode, ctime, size, mtime = found
+        return "changed" if ctime >= self.root.done_ns and not stat.S_ISDIR(mode) else "same", size, mtime
+
+    def was_replicated(self, ino: int) -> bool:
+        """Whether what has this inode number here came from the old primary."""
+        return self._db.execute("SELECT 1 FROM known WHERE ino = ?", (ino,)).fetchone() is not None

@@ -1,0 +1,200 @@
+"""Making a secondary complete in itself: what is half done is finished or rolled back, for good.
+
+What the journal names is looked up, what waits in limbo goes back to its last name, shadows become files of their own,
+and staging is emptied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from typing import Any, Dict, List, Optional, Set
+
+from replication.secondary import faults, sql
+from replication.secondary.agent import Agent
+from replication.secondary.index import Key, Row
+from replication.secondary.namespace import limbo_name
+from replication.secondary.protocol import AgentError
+from replication.secondary.syscalls import list_directory, rename_new
+from replication.secondary.tree import LostDirectory
+
+SHOWN = 1_000  # paths of files that may be half written
+_AT_ONCE = 500
+_DEEPEST = 10_000
+_COPY = 8 << 20
+
+
+def noted_torn(agent: Agent) -> Set[str]:
+    """Paths of files that were being written in place when others were ended."""
+    return set(filter(None, str(agent.index.meta.get("torn") or "").split("\n")))
+
+
+def complete(agent: Agent) -> Dict[str, Any]:
+    """Finish or roll back what is half done. ``agent`` is open for writing, and alone. May be done again.
+
+    Gives ``restored``: objects that went back from limbo to their last name; ``displaced``: those whose name
+    is taken, kept in displaced; ``missing``: files whose content had not come; ``wanted``: files whose newest
+    content had not come, and whose older one stands; ``torn``: paths of files that may be half written.
+    """
+    with agent.transaction():  # replays the journal, if there is one
+        counts = {"restored": 0, "displaced": 0}
+    while _put_back(agent, counts):
+        pass
+    _make_shadows_files(agent)
+    _empty_staging(agent)
+    db = agent.index.db
+    missing, wanted = db.execute(
+        "SELECT coalesce(sum(ino = 0), 0), coalesce(sum(ino <> 0 AND dirty <> 0), 0) FROM inode WHERE limbo IS NULL"
+    ).fetchone()
+    return {**counts, "missing": missing, "wanted": wanted, "torn": sorted(noted_torn(agent))[:SHOWN]}
+
+
+def _put_back(agent: Agent, counts: Dict[str, int]) -> bool:
+    """Some of what is in limbo; False: nothing is left there."""
+    with agent.transaction():
+        rows = [Row(*t) for t in agent.index.db.execute(sql.IN_LIMBO, (1 << 62, _AT_ONCE))]
+        for row in rows:
+            _one_back(agent, row.id, counts)
+        if not rows:
+            agent.index.db.execute(sql.FORGET_DEPARTED)
+    return bool(rows)
+
+
+def _one_back(agent: Agent, inode: int, counts: Dict[str, int]) -> None:
+    """One object, and first the directory that it was in, if that is in limbo too."""
+    chain: List[Row] = []
+    at: Optional[int] = inode
+    while at is not None and len(chain) < _DEEPEST:
+        row = agent.index.inode_by_id(at)
+        if row is None or row.limbo is None or any(row.id == known.id for known in chain):
+            break
+        chain.append(row)
+        key = _last_name(agent, row)
+        at = key[0] if key is not None else None
+    for row in reversed(chain):
+        faults.point("back")
+        counts["restored" if _back(agent, row) else "displaced"] += 1
+
+
+def _last_name(agent: Agent, row: Row) -> Optional[Key]:
+    found = agent.index.db.execute(sql.DEPARTED, (row.id,)).fetchone()
+    return (found[0], found[1]) if found is not None else None
+
+
+def _back(agent: Agent, row: Row) -> bool:
+    """Whether it is at its last name again; if not, it is displaced, or was not there at all."""
+    index, tree, name = agent.index, agent.tree, limbo_name(row)
+    key = _last_name(agent, row)
+    if not agent.namespace.in_limbo(row):
+        _forget(agent, row)
+        return False
+    if key is not None and _reachable(agent, key[0]):
+        agent.announce([(row, [key])], [])
+        standing = agent.namespace.standing(key)
+        if standing is None:
+            rename_new(tree.limbo_fd, name, tree.changing(key[0]), key[1])
+        elif standing.st_ino == row.ino and not row.is_dir:  # its shadow: another link of itself
+            os.unlink(name, dir_fd=tree.limbo_fd)
+        if standing is None or (standing.st_ino == row.ino and not row.is_dir):
+            before = index.entry(*key)
+            row.limbo, row.changed = None, True
+            index.save([row], [(key[0], key[1], row.id)], [])
+            if before is not None and before != row.id:
+                index.db.execute(sql.DROP_PENDING_NAMELESS, (before,))
+            agent.namespace.shadows.forget([key])
+            if row.is_dir:
+                tree.forget(row.id)
+                tree.moved[row.id] = key
+            return True
+    path = tree.path(key) if key is not None and _reachable(agent, key[0]) else name
+    agent.namespace.displacer.displace_from(tree.limbo_fd, name, b"limbo/" + path)
+    _forget(agent, row)
+    return False
+
+
+def _reachable(agent: Agent, directory: int) -> bool:
+    row = agent.index.inode_by_id(directory)
+    if row is None or row.limbo is not None or not row.ino:
+        return False
+    try:
+        agent.tree.fd(directory)
+    except (LostDirectory, AgentError):
+        return False
+    return True
+
+
+def _forget(agent: Agent, row: Row) -> None:
+    if row.is_dir:
+        agent.tree.forget(row.id)
+        agent.tree.touched.pop(row.id, None)
+        agent.index.forget_below(row.id)
+    agent.index.drop((row.id,))
+
+
+def _make_shadows_files(agent: Agent) -> None:
+    """What stands at a name whose new content never came stays there: as a file of its own, no link of another."""
+    with agent.transaction():
+        shadows = agent.namespace.shadows
+        for parent, name, ino, _ in agent.index.db.execute(sql.SHADOWS).fetchall():
+            key = (parent, name)
+            try:
+                found = agent.namespace.standing(key)
+            except LostDirectory:
+                found = None
+            if (
+                found is not None
+                and found.st_ino == ino
+                and found.st_nlink > 1
+                and stat.S_ISREG(found.st_mode)
+            ):
+                _copy_over(agent, key, found)
+            shadows.forget([key])
+
+
+def _copy_over(agent: Agent, key: Key, found: os.stat_result) -> None:
+    """Replace a name's link by a copy: content, holes, owner, mode, attributes, times."""
+    fd = agent.tree.changing(key[0])
+    aside = agent.next_staging_name()
+    source = os.open(key[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+    target = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
+    try:
+        _copy_content(source, target, found.st_size)
+        if agent.powers.chown:
+            os.fchown(target, found.st_uid, found.st_gid)
+        shutil.copystat("/proc/self/fd/{}".format(source), "/proc/self/fd/{}".format(target))
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    finally:
+        os.close(source)
+        os.close(target)
+    faults.point("copied")
+    os.rename(aside, key[1], src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
+
+
+def _copy_content(source: int, target: int, size: int) -> None:
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole is left
+            return
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        while at < end:
+            piece = os.pread(source, min(_COPY, end - at), at)
+            if not piece:
+                return
+            os.pwrite(target, piece, at)
+            at += len(piece)
+
+
+def _empty_staging(agent: Agent) -> None:
+    """What came of files that are not complete: nobody sends the rest."""
+    staging = agent.tree.staging_fd
+    for name in list_directory(staging):
+        if name == agent.staging_name:
+            continue
+        try:
+            os.unlink(name, dir_fd=staging)
+        except OSError:  # a directory
+            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging, name), ignore_errors=True)

@@ -1,0 +1,227 @@
+"""Promotion: a secondary becomes a primary. The op `promotion`, which needs no hello.
+
+It is fenced first: the owner's file says that it is promoted, the epoch goes up, and no session gets in any more.
+Then processes that still write are ended, and what is half done is finished or rolled back, so that the tree
+is complete in itself: what the journal names is looked up, what waits in limbo goes back to its last
+name, shadows become files of their own, staging is emptied. Each step may be done again after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from typing import Any, Dict, Iterator, List, Optional
+
+from replication.secondary import faults, layout, owner, sql
+from replication.secondary.agent import Agent
+from replication.secondary.completion import SHOWN, complete, noted_torn
+from replication.secondary.index import Index, Key
+from replication.secondary.metadata import Powers
+from replication.secondary.protocol import AgentError
+from replication.secondary.syscalls import free_bytes, list_directory, syncfs
+from replication.secondary.untouched import NotClosed, Untouched
+
+HOLDER = "promotion"  # whose epoch it is from then on
+_DEEPEST = 10_000
+
+
+def promotion(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
+    """``do``: "look" says what would be lost and changes nothing; "promote" does it, or ends what was begun.
+
+    ``session``: whose it has to be, if that is known. ``term``: of the promotion, above that of the root; ``by``: who
+    asks, for people. Raises AgentError, OSError, sqlite3.Error.
+    """
+    root_fd = owner.open_root(root, False)
+    agent: Optional[Agent] = None
+    try:
+        found = owner.read_owner(root_fd)
+        if found is None:
+            raise AgentError(
+                "not-ours", "no session has ever replicated to this directory", os.fsdecode(root)
+            )
+        if request.get("session") not in (None, found["session"]):
+            raise AgentError("owned", "this belongs to session {}".format(found["session"]))
+        if request.get("do") != "promote":
+            return _facts(root_fd, found)
+        term = int(request["term"])
+        promoted = found.get("promoted")
+        if promoted is None or promoted["term"] != term:
+            if term <= int(found.get("term", 0)):
+                raise AgentError(
+                    "stale-term", "this directory is in term {} already".format(found.get("term", 0))
+                )
+            promoted = {
+                "term": term,
+                "at_ns": time.time_ns(),
+                "by": str(request.get("by", ""))[:200],
+                "done": False,
+            }
+        agent = _fence(root_fd, found, promoted)
+        root_fd = -1  # it is the agent's
+        if not promoted["done"]:
+            end_others(agent)
+            report = complete(agent)
+            syncfs(agent.tree.root_fd)
+            promoted = {**promoted, "done": True, "done_ns": _now_here(agent), "report": report}
+            owner.write_owner(
+                agent.tree.hidden_fd, {**(owner.read_owner(agent.tree.root_fd) or {}), "promoted": promoted}
+            )
+            syncfs(agent.tree.root_fd)
+        return {
+            **_facts(agent.tree.root_fd, owner.read_owner(agent.tree.root_fd) or {}),
+            "report": promoted["report"],
+        }
+    finally:
+        if agent is not None:
+            agent.close()
+            os.close(agent.tree.root_fd)
+        elif root_fd >= 0:
+            os.close(root_fd)
+
+
+def _fence(root_fd: int, found: Dict[str, Any], promoted: Dict[str, Any]) -> Agent:
+    """From here on no session is served, and no transaction of an earlier epoch is committed."""
+    epoch = int(found.get("epoch", 0))
+    request = {
+        "session": found["session"], "volume": found["volume"], "epoch": epoch + 1, "holder": HOLDER, "takes": epoch,
+        "promoted": promoted,
+    }  # fmt: skip
+    if found.get("holder") == HOLDER:
+        request["epoch"] = epoch
+    return owner.open_agent(root_fd, found, request, Powers(), False)
+
+
+def _now_here(agent: Agent) -> int:
+    """The time by the clock that stamps what is changed here: whatever has an earlier ctime was not changed since."""
+    name = agent.next_staging_name()
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
+    try:
+        os.utime(fd)
+        return os.fstat(fd).st_ctime_ns
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=agent.staging_fd)
+
+
+# ---- what is known
+
+
+def _facts(root_fd: int, found: Dict[str, Any]) -> Dict[str, Any]:
+    answer: Dict[str, Any] = {
+        "owner": found, "term": int(found.get("term", 0)), "promoted": found.get("promoted"), "t": time.time_ns(),
+        "free_bytes": free_bytes(root_fd), "index": "lost",
+    }  # fmt: skip
+    hidden = b"/proc/self/fd/%d/%s/" % (root_fd, layout.HIDDEN)
+    try:
+        db = _reading(hidden + layout.INDEX)
+    except (sqlite3.Error, OSError):
+        return answer
+    try:
+        index = Index.looking(db)
+        inodes, files, directories, wanted, in_limbo, size = db.execute(sql.STATISTICS).fetchone()
+        answer.update(
+            index=index.meta.get("state", "ok"), epoch=index.meta.get("epoch", 0), holder=index.meta.get("holder"),
+            mark=index.meta.get("mark"), told=index.meta.get("told"), inodes=inodes, files=files, dirs=directories,
+            bytes=size, wanted=wanted, limbo=in_limbo, displaced=int(index.meta.get("displaced", 0)),
+            held=db.execute("SELECT count(*) FROM held").fetchone()[0],
+            missing=db.execute("SELECT count(*) FROM inode WHERE ino = 0 AND limbo IS NULL").fetchone()[0],
+            torn=_torn(root_fd, index),
+        )  # fmt: skip
+    except sqlite3.Error:
+        return answer
+    finally:
+        db.close()
+    return answer
+
+
+def _reading(path: bytes) -> sqlite3.Connection:
+    """The index, read as it stands if that can be; one whose last user was killed has to be opened."""
+    try:
+        return Untouched(path).db
+    except NotClosed:
+        db = sqlite3.connect(os.fsdecode(path), timeout=60, isolation_level=None)
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return db
+
+
+def _torn(root_fd: int, index: Index) -> List[str]:
+    """Paths of files that were being written in place, where rsync had not ended: old and new may be mixed in them."""
+    found = []
+    staging = b"/proc/self/fd/%d/%s/%s" % (root_fd, layout.HIDDEN, layout.STAGING)
+    for unit in os.listdir(staging):
+        if not unit.startswith(b"unit."):
+            continue
+        new = b"/".join((staging, unit, b"new"))
+        try:
+            names = os.listdir(new)
+        except OSError:
+            continue
+        for name in names:
+            row = index.inode(bytes.fromhex(name.decode())) if len(name) == 32 else None
+            if row is not None and row.ino == os.lstat(new + b"/" + name).st_ino:
+                found += [path_of(index, key) for key in index.names_of(row.id)]
+    return found[:SHOWN]
+
+
+def path_of(index: Index, key: Key) -> str:
+    """A name's path from the root, as str by os.fsdecode; what is in limbo begins there."""
+    parts = [key[1]]
+    at = key[0]
+    while at != layout.ROOT_ID and len(parts) < _DEEPEST:
+        names = index.names_of(at)
+        if not names:
+            parts.append(b"(limbo)")
+            break
+        at, name = names[0]
+        parts.append(name)
+    return os.fsdecode(b"/".join(reversed(parts)))
+
+
+# ---- ending what still writes
+
+
+def end_others(agent: Agent) -> None:
+    """Kill what is still at work below this root on behalf of the old primary: agents, rsync, tar.
+
+    They could commit nothing any more; but what writes into a file in place asks nobody. Units go first, so that
+    none of it can be begun again.
+    """
+    root = os.readlink("/proc/self/fd/{}".format(agent.tree.root_fd))
+    torn = _torn(agent.tree.root_fd, agent.index)
+    agent.index.begin()
+    agent.index.set_meta("torn", "\n".join(sorted({*noted_torn(agent), *torn})))
+    agent.index.commit()
+    faults.point("torn")
+    staging = agent.tree.staging_fd
+    for name in list_directory(staging):
+        if name.startswith(b"unit."):
+            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging, name), ignore_errors=True)
+    below = os.path.join(root, os.fsdecode(layout.HIDDEN), os.fsdecode(layout.STAGING))
+    for pid in _processes_below(below):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:  # it ended, or is another user's, whom the root's modes have to keep out
+            continue
+
+
+def _processes_below(directory: str) -> Iterator[int]:
+    """Other processes that have something open there, or stand there."""
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        links = ["/proc/{}/cwd".format(pid)]
+        try:
+            links += ["/proc/{}/fd/{}".format(pid, fd) for fd in os.listdir("/proc/{}/fd".format(pid))]
+        except OSError:
+            continue
+        for link in links:
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue
+            if target == directory or target.startswith(directory + "/"):
+                yield int(pid)
+                break
