@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
+from replication.secondary.damage import is_damaged
 from replication.secondary.filters import Filters
 from replication.secondary.index import Index, root_row
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
@@ -259,7 +260,7 @@ def _open_index(
     try:
         index = _create(path, root, rebuild)
     except sqlite3.DatabaseError as error:
-        if not there or (isinstance(error, sqlite3.OperationalError) and "file" not in str(error)):
+        if not is_damaged(error, hidden_fd) or not there:
             raise
         set_aside(hidden_fd)
         index = _create(path, root, True)
