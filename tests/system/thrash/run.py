@@ -240,6 +240,8 @@ def play(seed, seconds, where=None, *, keep_all=False):
     finally:
         if run is not None:
             run.chaos.join(60) if run.chaos.is_alive() else None
+            if run.result.wrong:
+                run.stage.list_all()
             run.stage.close()
     (base / "thrash.log").write_text("\n".join([*run.chaos.log, "", *result.wrong, ""]))
     if result.wrong or keep_all:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -158,6 +159,17 @@ class Stage:
 
     def drop(self, snapshot):
         _btrfs("subvolume", "delete", snapshot)
+
+    def list_all(self):
+        """What is on both sides, our own files there included, for whoever looks into a failure: the file systems go."""
+        for side in (self.primary, self.secondary):
+            with open(self.base / f"{side.name}.list", "wb") as out:
+                words = ["find", ".", "-printf", "%i %n %y %m %s %T+ %p %l\\n"]
+                subprocess.run(words, cwd=side, stdout=out, stderr=out, check=False)
+        hidden = self.secondary / ".seamark"
+        for name in ("index.sqlite", "index.sqlite-wal", "owner"):
+            with contextlib.suppress(OSError):
+                shutil.copy(hidden / name, self.base / name)
 
     # ---- the end
 
