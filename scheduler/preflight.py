@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CODES = {
     "owned": ExitCode.LOCKED, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
-    "busy": ExitCode.TEMPORARY,
+    "busy": ExitCode.TEMPORARY, "promoted": ExitCode.LOCKED,
 }  # fmt: skip
 
 
@@ -117,6 +117,8 @@ def refused(session: Session, error: SecondaryError) -> SeamarkError:
     words = str(error)
     if error.code == "not-empty":
         words += "; give --adopt to take it over: what is right there is kept, and not sent again"
+    if error.code == "promoted":
+        words += "; what is written here since the mark is not replicated. On its host 'seamark failback' makes this its secondary"
     return SeamarkError(f"secondary {session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR))
 
 

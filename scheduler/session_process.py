@@ -14,6 +14,7 @@ from replication.errors import SeamarkError
 from replication.remote.target import parse_target
 from replication.session import SessionDir
 from scheduler.events import EventBook, Kind
+from scheduler.failback import take_back
 from scheduler.nesting import check_nesting
 from scheduler.opening import begun, locked
 from scheduler.options import RunOptions
@@ -67,6 +68,7 @@ def _replicate(state_dir: str, place: SessionDir, servers: Servers, without: fro
     session = msgspec.structs.replace(session, root=check_primary(session))
     with locked(place, session):
         place.change_state(id=session.id, instance=session.instance, root=session.root)
+        take_back(place, session)
         options = _options(session, state_dir, servers, without)
         with begun(options, place, session) as opening:
             return Run(options, place, session, lambda _: None, opening).run()

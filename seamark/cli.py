@@ -19,6 +19,8 @@ from seamark.commands.create import create
 from seamark.commands.delete import delete
 from seamark.commands.deletions import deletions
 from seamark.commands.doctor import doctor
+from seamark.commands.failback import failback
+from seamark.commands.failover import failover
 from seamark.commands.failures import failures
 from seamark.commands.flower import flower
 from seamark.commands.install_units import install_units
@@ -48,7 +50,7 @@ def cli() -> None:
 
 for command in (
     run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
-    doctor, logs, failures, resync, verify, deletions, monitor, agent, roles, worker, workers, flower, install_units, changelog,
+    doctor, logs, failures, failover, failback, resync, verify, deletions, monitor, agent, roles, worker, workers, flower, install_units, changelog,
     completion, version,
 ):  # fmt: skip
     cli.add_command(command)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replication.errors import NotFoundError, SeamarkError, UsageError
-from replication.volume.stime import marked_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,6 @@ class PromotedRoot:
     term: int
     at_ns: int
     done_ns: int
-    mark_ns: int = 0
     of: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,6 +67,6 @@ def promoted_root(path: str) -> PromotedRoot:
         )
     return PromotedRoot(
         path=path, session=owner["session"], volume=owner["volume"], term=int(promoted["term"]),
-        at_ns=int(promoted["at_ns"]), done_ns=int(promoted["done_ns"]), mark_ns=marked_ns(promoted.get("mark")),
+        at_ns=int(promoted["at_ns"]), done_ns=int(promoted["done_ns"]),
         of=owner.get("of") or {},
     )  # fmt: skip

@@ -89,6 +89,21 @@ MUTATIONS = (
         "(ARGV[9] ~= '' and string.sub(payload, 1, 8) ~= ARGV[9])", "false",
         ("tests/tasks/test_ledger.py",),
     ),
+    Mutation(
+        "a promoted root is somebody's secondary all the same", 4, "replication/secondary/owner.py",
+        "    if promoted is not None:\n        at =", "    if False:\n        at =",
+        ("tests/secondary/test_promotion.py",),
+    ),
+    Mutation(
+        "a promotion raises no epoch", 4, "replication/secondary/promotion.py",
+        '"epoch": epoch + 1, "holder": HOLDER', '"epoch": epoch, "holder": found.get("holder")',
+        ("tests/secondary/test_promotion.py",),
+    ),
+    Mutation(
+        "a side that was promoted earlier takes one that was promoted later", 4, "replication/secondary/seeding.py",
+        'if term <= int(found.get("term", 0)) and', "if False and",
+        ("tests/secondary/test_seeding.py",),
+    ),
     # ---- 5: at rest both sides are the same
     Mutation(
         "names that are gone are not observed", 5, "replication/observer.py",
@@ -147,6 +162,21 @@ MUTATIONS = (
         "what is in the way is removed", 6, "replication/secondary/displaced.py",
         "            rename_new(dir_fd, name, at, parts[-1])\n", "            os.unlink(name, dir_fd=dir_fd)\n",
         ("tests/secondary/test_agent.py", "tests/system/test_special.py"),
+    ),
+    Mutation(
+        "what the old primary wrote and never sent is overwritten", 6, "replication/secondary/seeding.py",
+        "if not same and row.is_file and (found.st_size", "if False and (found.st_size",
+        ("tests/secondary/test_seeding.py",),
+    ),
+    Mutation(
+        "what waits in limbo when a secondary is promoted is dropped", 6, "replication/secondary/completion.py",
+        "    while _put_back(agent, counts):\n        pass\n", "",
+        ("tests/secondary/test_promotion.py",),
+    ),
+    Mutation(
+        "what was changed here since the promotion is taken for agreed on", 5, "replication/failback/agreement.py",
+        "ctime < self.root.done_ns and same and", "",
+        ("tests/secondary/test_seeding.py",),
     ),
     # ---- 7: what cannot be read deletes nothing
     Mutation(

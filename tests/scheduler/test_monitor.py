@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,17 +22,21 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Node:
-    """A state directory, commands on it, and a monitor that can be started and killed."""
+    """A state directory, commands on it, and a monitor that can be started and killed.
 
-    def __init__(self, base):
+    ``prefix``: what takes a command to where it runs.
+    """
+
+    def __init__(self, base, prefix=()):
+        self.prefix = prefix
         self.base, self.state = base, base / "state"
         self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SEAMARK_STATE_DIR": str(self.state)}
         self.process = None
 
-    def command(self, *words):
+    def command(self, *words, timeout=120):
         done = subprocess.run(
-            [sys.executable, "-m", "seamark", *map(str, words)],
-            capture_output=True, text=True, env=self.environment, cwd="/", timeout=60, check=False,
+            [*self.prefix, sys.executable, "-m", "seamark", *map(str, words)],
+            capture_output=True, text=True, env=self.environment, cwd="/", timeout=timeout, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -44,7 +49,7 @@ class Node:
     def monitor(self, *options):
         with open(self.base / "monitor.log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "seamark", "monitor", *options],
+                [*self.prefix, sys.executable, "-m", "seamark", "monitor", *options],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
@@ -82,9 +87,11 @@ class Node:
 
 def _below(pid):
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_below(int(child))]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends while we look
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    found += [int(child), *_below(int(child))]
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 from replication.remote.answers import SecondaryError
 from replication.remote.client import SecondaryClient
 from replication.remote.errors import LinkLost
+from replication.secondary import promotion
 from tests.secondary.primary import REPOSITORY, Far
 from tests.secondary.test_shadows import Pair
 
@@ -61,6 +62,8 @@ def contents(root):
             dirs.remove(".seamark")
         for name in files:
             path = os.path.join(directory, name)
+            if os.path.islink(path):
+                continue
             with open(path, "rb") as file:
                 found[os.path.relpath(path, root)] = file.read()
     return found
@@ -91,6 +94,18 @@ def test_whoever_replicated_is_refused_from_then_on(pair):
             Far(pair.b, epoch=epoch)
         with pytest.raises(SecondaryError, match="promoted"):
             Far(pair.b, epoch=epoch, holder="other", takes=2)
+
+
+def test_who_could_not_be_ended_commits_nothing(pair, monkeypatch):
+    """An agent of another user, or on another host of a shared file system."""
+    monkeypatch.setattr(promotion, "end_others", lambda _agent: None)
+    promotion.promotion(os.fsencode(pair.b), {"do": "promote", "term": 1})
+    (pair.a / "f").write_bytes(b"written by who slept through it")
+    with pytest.raises(SecondaryError, match=r"\[stale-epoch\]"):
+        pair.client.begin_crawl("later")
+    with pytest.raises(SecondaryError, match=r"\[stale-epoch\]"):
+        pair.client.observe([pair.primary.look(b"", [b"f"])], crawl="later", limbo_until=1)
+    assert contents(pair.b) == {"f": b"old"}
 
 
 def test_what_waits_in_limbo_is_where_it_last_was(pair):

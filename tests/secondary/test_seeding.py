@@ -230,6 +230,26 @@ def test_there_and_back_again(turned):
     assert turned.back() == set()
 
 
+def test_who_was_promoted_earlier_is_refused_by_who_was_later(turned):
+    """Both take themselves for the primary: one of them is."""
+    turned.promote()
+    turned.seed()
+    promote(turned.a, term=2)
+    with pytest.raises(SecondaryError, match=r"in term 2 already \[stale-term\]"):
+        turned.seed()
+    assert os.listdir(turned.a / ".seamark" / "displaced") == []
+
+
+def test_a_change_that_hides_behind_its_time_and_size_goes_back(turned):
+    """The same size and mtime as before: the ctime tells, and the digest decides."""
+    turned.promote()
+    before = os.stat(turned.b / "h")
+    (turned.b / "h").write_bytes(b"CONTENT OF H" * 50)
+    os.utime(turned.b / "h", ns=(before.st_atime_ns, before.st_mtime_ns))
+    turned.seed()
+    assert turned.back() == {b"CONTENT OF H" * 50}
+
+
 def test_another_directory_is_refused(turned):
     turned.promote()
     shutil.rmtree(turned.a)

@@ -1,0 +1,205 @@
+"""Failback: what changed on the promoted side goes back to the old primary, which becomes its secondary.
+
+The old primary is compared with what is known of it; what it wrote and never sent is displaced there. Then
+an ordinary session replicates to it. When the roles were turned round once more, the session of before finds that
+its own root was promoted later than its secondary, and takes it back by itself (`take_back`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from replication import session_file
+from replication.errors import ExitCode, NotFoundError, SeamarkError, UsageError
+from replication.failback.agreement import Agreement
+from replication.failback.promoted import owner_of, promoted_root
+from replication.failback.seeding import Finding, Plan, Seeding
+from replication.private import private_dir
+from replication.remote.answers import SecondaryError
+from replication.remote.look import looking, named, ssh_options
+from replication.remote.target import parse_target
+from replication.session import Session, SessionDir, SessionState, node_name, pair_id, session_names
+from replication.settings import SessionConfig, SshSettings
+from scheduler.failover import CODES, secondary_of
+from scheduler.preflight import in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from replication.failback.promoted import PromotedRoot
+
+log = logging.getLogger("seamark.failback")
+_COMMENT = "Made by 'seamark failback': the roles of session {name} are turned round. See docs/runbook.md."
+
+
+def session_on(state_dir: Path, root: PromotedRoot, secondary: str | None) -> SessionDir | None:
+    """The session of this node from this root, to ``secondary`` if that is said; None: there is none yet."""
+    wanted = None if secondary is None else str(parse_target(secondary))
+    for name in session_names(state_dir):
+        place = SessionDir(state_dir, name)
+        with contextlib.suppress(SeamarkError):
+            config = place.load_config()
+            if os.path.realpath(config.primary) == os.path.realpath(root.path) and wanted in (
+                None,
+                config.secondary,
+            ):
+                return place
+    return None
+
+
+def old_primary_of(root: PromotedRoot) -> str:
+    """Where it was, as far as the root knows. Raises UsageError."""
+    node, path = root.of.get("node"), root.of.get("path")
+    if not path:
+        raise UsageError(f"{root.path} does not know where its primary was: give --to [user@]host:/path")
+    return str(path) if node == node_name() else f"{node}:{path}"
+
+
+def new_session(
+    state_dir: Path, root: PromotedRoot, name: str | None, secondary: str, ssh: SshSettings
+) -> SessionDir:
+    """Write down the session that replicates back; it is not started. Raises SeamarkError."""
+    wanted = name or root.of.get("name") or "failback"
+    taken = set(session_names(state_dir))
+    if name in taken:
+        raise UsageError(f"there is a session {name} already, with another primary; choose another --name")
+    place = SessionDir(state_dir, wanted if wanted not in taken else f"{wanted}-back"[:64])
+    if place.config.exists():
+        raise UsageError(f"there are sessions {wanted} and {place.name} already; give another --name")
+    config = SessionConfig(
+        primary=root.path, secondary=str(parse_target(secondary)), filters=root.filters, ssh=ssh
+    )
+    session_file.write_new(place.named_config, config, _COMMENT.format(name=root.of.get("name", "?")))
+    private_dir(place.path)
+    place.save_state(SessionState(id=pair_id(config.primary, config.secondary)))
+    return place
+
+
+def follows(place: SessionDir, session: Session) -> bool:
+    """Whether the old primary is this session's secondary already. Raises SeamarkError when it cannot be asked."""
+    try:
+        with looking(place, session, dry=True) as (_, hello):
+            return hello["index"] != "new" and not hello.get("missing")
+    except SecondaryError as error:
+        if error.code in ("promoted", "not-empty", "owned", "not-found"):
+            return False
+        raise SeamarkError(f"{session.secondary}: {error}") from None
+
+
+class Failback:
+    """One failback of a session whose primary was promoted. Close it."""
+
+    def __init__(self, place: SessionDir, session: Session) -> None:
+        self._place = place
+        self._session = session
+        self._target = parse_target(session.secondary)
+        self.root = promoted_root(session.primary)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Failback:
+        with self._stack as stack:
+            try:
+                client = stack.enter_context(
+                    secondary_of(self._target, ssh_options(self._place, self._session))
+                )
+                agreement = stack.enter_context(
+                    closing(Agreement(self._place.path / "agreement.sqlite", self.root))
+                )
+                self._seeding = Seeding(
+                    client,
+                    agreement,
+                    session=self._session.id,
+                    volume=self._session.root,
+                    of=named(self._session),
+                )
+            except SecondaryError as error:
+                raise self._refused(error) from None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _refused(self, error: SecondaryError) -> SeamarkError:
+        if error.code == "not-found":
+            return NotFoundError(
+                f"{self._target}: there is no such directory; to fill a new one: seamark create"
+            )
+        return SeamarkError(f"{self._target}: {error}", CODES.get(error.code, ExitCode.ERROR))
+
+    def plan(self) -> Plan:
+        """What it would do; nothing is changed. Raises SeamarkError."""
+        try:
+            return self._seeding.plan()
+        except SecondaryError as error:
+            raise self._refused(error) from None
+
+    def commit(self) -> Plan:
+        """Do it; all findings are appended to ``report`` first. Raises SeamarkError."""
+        try:
+            with self.report.open("a", encoding="utf-8") as file:
+                plan = self._seeding.commit(lambda finding: _write(file.write, finding, self.root.term))
+        except SecondaryError as error:
+            raise self._refused(error) from None
+        log.info(
+            "%s: %d of %d objects on %s are as they are known; %d were displaced there",
+            self._session.name, plan.agreed, plan.known, self._target, plan.displaced,
+        )  # fmt: skip
+        return plan
+
+    @property
+    def report(self) -> Path:
+        """Where every finding is written down, a JSON object a line."""
+        return self._place.path / "failback.ndjson"
+
+
+def _write(write: Callable[[str], object], finding: Finding, term: int) -> None:
+    row = {
+        "message_type": "finding",
+        "time": round(time.time(), 3),
+        "term": term,
+        **msgspec.to_builtins(finding),
+    }
+    write(msgspec.json.encode(row).decode() + "\n")
+
+
+def findings(place: SessionDir) -> Iterator[dict[str, object]]:
+    """What was ever found by failbacks of a session."""
+    with contextlib.suppress(FileNotFoundError), (place.path / "failback.ndjson").open("rb") as file:
+        for line in file:
+            yield msgspec.json.decode(line)
+
+
+def take_back(place: SessionDir, session: Session) -> None:
+    """Where this root was promoted after its secondary was: the roles were turned round again, and that becomes ours.
+
+    The session's lock is held. Does nothing where that is not so. Raises SeamarkError.
+    """
+    owner = owner_of(session.primary)
+    if owner is None or not (owner.get("promoted") or {}).get("done"):
+        return
+    done = in_child(lambda: _take_back(place, session))
+    if done:
+        log.warning("%s: it is the primary again: %s", session.name, done["says"])
+
+
+def _take_back(place: SessionDir, session: Session) -> dict[str, str]:
+    try:
+        with looking(place, session, dry=True):
+            return {}
+    except SecondaryError as error:
+        if error.code != "promoted":
+            return {}
+    with Failback(place, session) as failback:
+        plan = failback.commit()
+    return {
+        "says": f"{plan.agreed} of {plan.known} objects there are as they are known; {plan.displaced} displaced"
+    }
