@@ -249,14 +249,14 @@ def _open_index(
 ) -> Index:
     """The index, made anew where it is missing or damaged. The lock is held."""
     path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
-    there = _exists(hidden_fd, layout.INDEX)
+    there = _exists(hidden_fd, layout.INDEX) and not _is_empty(hidden_fd, layout.INDEX)
     other_volume = owner is not None and owner.get("volume") != request["volume"]
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
-    if there and (other_volume or _exists(hidden_fd, layout.DAMAGED)):
+    if other_volume or _exists(hidden_fd, layout.DAMAGED) or (owner is not None and not there):
         set_aside(hidden_fd)
         there = False
-    rebuild = not there and (owner is not None or bool(request.get("adopt")))
+    rebuild = owner is not None or bool(request.get("adopt"))
     try:
         index = _create(path, root, rebuild)
     except sqlite3.DatabaseError as error:
@@ -271,10 +271,11 @@ def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
     index = Index(path)
     index.db.execute("BEGIN IMMEDIATE")
     try:
-        index.create(root_row(root))
+        # Whether it was there says the content of the file, not the file: who made it may have been killed before.
+        made = index.create(root_row(root))
         if index.meta.get("format") != sql.FORMAT:
             raise sqlite3.DatabaseError("the index is of another format")
-        if rebuild:
+        if made and rebuild:
             index.set_meta("state", "rebuilding")
             index.db.execute(sql.INDEX_INO)
         index.db.execute("COMMIT")
@@ -291,6 +292,11 @@ def _exists(dir_fd: int, name: bytes) -> bool:
         return True
     except FileNotFoundError:
         return False
+
+
+def _is_empty(dir_fd: int, name: bytes) -> bool:
+    """As a power cut leaves what was never written out."""
+    return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size == 0
 
 
 def set_aside(hidden_fd: int) -> None:
