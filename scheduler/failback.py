@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,8 +27,9 @@ from replication.remote.look import looking, named, ssh_options
 from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState, node_name, pair_id, session_names
 from replication.settings import SessionConfig, SshSettings
-from scheduler.failover import CODES, secondary_of
-from scheduler.preflight import in_child
+from scheduler.failover import CODES, look, secondary_of
+from scheduler.preflight import InChild
+from scheduler.status_file import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,18 +187,24 @@ def take_back(place: SessionDir, session: Session) -> None:
     owner = owner_of(session.primary)
     if owner is None or not (owner.get("promoted") or {}).get("done"):
         return
-    done = in_child(lambda: _take_back(place, session))
+    alive = StatusFile(place)
+    # Who reports nothing for a minute is taken for stuck, and a large tree takes longer.
+    done = InChild(lambda: _take_back(place, session, owner)).meanwhile(alive.starting)
     if done:
         log.warning("%s: it is the primary again: %s", session.name, done["says"])
 
 
-def _take_back(place: SessionDir, session: Session) -> dict[str, str]:
+def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> dict[str, str]:
     try:
         with looking(place, session, dry=True):
             return {}
     except SecondaryError as error:
         if error.code != "promoted":
             return {}
+    target, options = parse_target(session.secondary), ssh_options(place, session)
+    with secondary_of(target, options) as client:
+        if look(client, target, None).term >= int(owner["term"]):
+            return {}  # it is the primary, and says so to whoever comes
     with Failback(place, session) as failback:
         plan = failback.commit()
     return {

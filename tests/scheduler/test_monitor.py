@@ -41,8 +41,8 @@ class Node:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
-    def ok(self, *words):
-        done = self.command(*words)
+    def ok(self, *words, **more):
+        done = self.command(*words, **more)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
