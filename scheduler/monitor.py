@@ -82,10 +82,11 @@ class Monitor:
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._locked())
+            lock_fd = stack.enter_context(self._locked())
             self.logs = LogPipe()
+            # A process that outlives a monitor which was killed must not keep the next one from mending that.
             self.supervisor = Supervisor(
-                self.logs, str(self.directory / "services.log"), str(self.directory / "pids.json")
+                self.logs, str(self.directory / "services.log"), str(self.directory / "pids.json"), (lock_fd,)
             )
             self.redis = EmbeddedRedis(self.directory / "redis") if self.options.servers is None else None
             if self.redis is not None:
@@ -110,8 +111,8 @@ class Monitor:
     # ---- beginning and ending
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One monitor for a state directory. Raises LockedError, SeamarkError."""
+    def _locked(self) -> Iterator[int]:
+        """One monitor for a state directory; yields the lock's descriptor. Raises LockedError, SeamarkError."""
         try:
             private_dir(self.directory)
             fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -121,7 +122,7 @@ class Monitor:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, 0)
             os.write(fd, "{} {}".format(*me()).encode())
-            yield
+            yield fd
         except BlockingIOError:
             raise LockedError(f"another monitor looks after {self.options.state_dir} already") from None
         finally:

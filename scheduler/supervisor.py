@@ -66,8 +66,10 @@ _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 class Supervisor:
     """Starts services, notices their deaths, restarts them; ``stop`` ends them in reverse order."""
 
-    def __init__(self, logs: LogPipe, output: str, pids: str) -> None:
+    def __init__(self, logs: LogPipe, output: str, pids: str, own_fds: tuple[int, ...] = ()) -> None:
+        """``own_fds``: open files that services do not keep open, such as a lock that says that this process lives."""
         self._logs = logs
+        self._own_fds = own_fds
         self._output = output  # file for what services print
         self._pids = pids  # file that says which process each service is, for people and scripts
         self.services: list[Service] = []
@@ -100,6 +102,8 @@ class Supervisor:
             return
         code = 1
         try:
+            for fd in self._own_fds:
+                os.close(fd)
             _become_child(parent, self._logs, self._output)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = service.body()

@@ -264,6 +264,12 @@ class FilesystemRecorder:
             return None
         try:
             return self._place(handle, fd)
+        except (
+            OSError
+        ) as error:  # so deep that no path is long enough, which anybody can make; or a disk that fails
+            self._unsure(error)
+            self._dead.add(handle)
+            return None
         finally:
             os.close(fd)
 
@@ -281,7 +287,7 @@ class FilesystemRecorder:
         return self._tree.put(path, handle, gfid_from(handle, stat.btime_ns))
 
     def _path_of(self, handle: bytes, fd: int) -> bytes | None:
-        """Where below the root a directory is; None when it is not."""
+        """Where below the root a directory is; None when it is not. Raises OSError."""
         path: bytes | None = None
         for _ in range(3):
             root = os.readlink(b"/proc/self/fd/%d" % self._root_fd)

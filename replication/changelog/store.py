@@ -206,11 +206,15 @@ class ChangelogStore:
         return info
 
     def tick(self, now_ns: int) -> SegmentInfo:
-        """Nothing happened until ``now_ns``. A tick after a tick extends it: same number, later end."""
+        """Nothing happened until ``now_ns``. A tick after a tick extends it: same number, later end.
+
+        Later whatever the clock says: that it moves on is the agent's sign of life (scheduler/signs.py).
+        """
         self._need_lock()
         last = self.last_closed()
         end_ns = self._monotone(now_ns)
         if last is not None and last.state is State.TICK:
+            end_ns = max(end_ns, last.end_ns + 1)
             info = SegmentInfo(last.number, last.start_ns, end_ns, 0, 0, State.TICK)
         else:
             start = end_ns if last is None else last.end_ns

@@ -113,18 +113,20 @@ class Index:
         index.read_meta()
         return index
 
-    def create(self, root: Row) -> None:
-        """Tables, and the row of the root, where they are missing. Within a transaction."""
+    def create(self, root: Row) -> bool:
+        """Tables, and the row of the root, where they are missing; whether they were. Within a transaction."""
         for statement in sql.SCHEMA:
             self.db.execute(statement)
         self.read_meta()
         self.meta.setdefault("next_id", ROOT_ID + 1)
-        if self.meta.get("format") is None:
-            self.set_meta("format", sql.FORMAT)
-            self.set_meta("next_id", ROOT_ID + 1)
-            self.set_meta("gen", 1)
-            self.set_meta("index_id", os.urandom(8).hex())
-            self.save([root], [], [])
+        if self.meta.get("format") is not None:
+            return False
+        self.set_meta("format", sql.FORMAT)
+        self.set_meta("next_id", ROOT_ID + 1)
+        self.set_meta("gen", 1)
+        self.set_meta("index_id", os.urandom(8).hex())
+        self.save([root], [], [])
+        return True
 
     def close(self) -> None:
         self.db.close()

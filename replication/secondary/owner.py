@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from replication.secondary import layout, snapshots, sql
 from replication.secondary.agent import Agent
+from replication.secondary.damage import is_damaged
 from replication.secondary.directories import our_directory
 from replication.secondary.filters import Filters
 from replication.secondary.homes import sweep_aside
@@ -256,18 +257,18 @@ def _open_index(
 ) -> Index:
     """The index, made anew where it is missing or damaged. The lock is held."""
     path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
-    there = _exists(hidden_fd, layout.INDEX)
+    there = _exists(hidden_fd, layout.INDEX) and not _is_empty(hidden_fd, layout.INDEX)
     other_volume = owner is not None and owner.get("volume") != request["volume"]
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
-    if there and (other_volume or _exists(hidden_fd, layout.DAMAGED)):
+    if other_volume or _exists(hidden_fd, layout.DAMAGED) or (owner is not None and not there):
         set_aside(hidden_fd)
         there = False
-    rebuild = not there and (owner is not None or bool(request.get("adopt")))
+    rebuild = owner is not None or bool(request.get("adopt"))
     try:
         index = _create(path, root, rebuild, hidden_fd)
     except sqlite3.DatabaseError as error:
-        if not there or (isinstance(error, sqlite3.OperationalError) and "file" not in str(error)):
+        if not is_damaged(error, hidden_fd) or not there:
             raise
         set_aside(hidden_fd)
         index = _create(path, root, True, hidden_fd, error.mark if isinstance(error, Copied) else None)
@@ -280,13 +281,14 @@ def _create(
     index = Index(path)
     index.db.execute("BEGIN IMMEDIATE")
     try:
-        index.create(root_row(root))
+        # Whether it was there says the content of the file, not the file: who made it may have been killed before.
+        made = index.create(root_row(root))
         if index.meta.get("format") != sql.FORMAT:
             raise sqlite3.DatabaseError("the index is of another format")
         check_home(index, hidden_fd)
         if mark is not None:
             index.set_meta("mark", mark)
-        if rebuild:
+        if made and rebuild:
             index.set_meta("state", "rebuilding")
             index.db.execute(sql.INDEX_INO)
         index.db.execute("COMMIT")
@@ -303,6 +305,11 @@ def _exists(dir_fd: int, name: bytes) -> bool:
         return True
     except FileNotFoundError:
         return False
+
+
+def _is_empty(dir_fd: int, name: bytes) -> bool:
+    """As a power cut leaves what was never written out."""
+    return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size == 0
 
 
 def set_aside(hidden_fd: int) -> None:

@@ -131,7 +131,7 @@ class DirectoryVolume:
         """Open a directory wherever it is now; its descriptor and present path in the volume.
 
         Raises VanishedError when it is gone or outside of the volume, PermissionError without the
-        capability that handles need.
+        capability that handles need, OSError when it is deeper than a path can be long.
         """
         try:
             fd = open_by_handle(self.root_fd, handle, _O_DIR)
@@ -139,10 +139,15 @@ class DirectoryVolume:
             raise
         except OSError:
             raise VanishedError(handle) from None
-        path = os.readlink(b"/proc/self/fd/%d" % fd)
+        try:
+            path = os.readlink(b"/proc/self/fd/%d" % fd)
+            inside = path.startswith(self.root.rstrip(b"/") + b"/") and os.fstat(fd).st_nlink
+        except OSError:  # its path is longer than one may be
+            os.close(fd)
+            raise
         if path == self.root:
             return fd, b""
-        if not path.startswith(self.root.rstrip(b"/") + b"/") or not os.fstat(fd).st_nlink:
+        if not inside:
             os.close(fd)
             raise VanishedError(path)
         return fd, path[len(self.root.rstrip(b"/")) + 1 :]

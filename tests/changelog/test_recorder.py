@@ -8,10 +8,13 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from replication.changelog.record import Kind
+from replication.volume.identity import ROOT_GFID
 from tests.changelog.running import Running, running, snapshot, uncovered
 from tests.conftest import missing
 from tests.filesystems import KINDS, available, filesystem
@@ -23,8 +26,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """File systems by kind, each made once."""
-    from contextlib import ExitStack
-
     base = tmp_path_factory.mktemp("mounts")
     made: dict[str, Path] = {}
     with ExitStack() as stack:
@@ -173,7 +174,7 @@ def vandalise(volume: Volume, agent: Running, seed: int, rounds: int, *, content
                 time.sleep(0.03)
         new, after = agent.barrier(), snapshot(volume.root)
         records = agent.recorded(position, new)
-        assert not records.gaps
+        assert not records.gaps, (seed, number, records.gaps)
         missed = uncovered(before, after, records, contents=contents)
         assert not missed, (seed, number, missed, vandal.log)
         position, before = new, after
@@ -195,10 +196,37 @@ def test_nothing_is_missed_by_marks_on_directories(volume: Volume, seed: int) ->
         vandalise(volume, agent, seed, 25, contents=not seed % 2)
 
 
+@both
+def test_below_the_longest_path_there_is_a_gap(volume: Volume, detector: str) -> None:
+    """Anybody can make directories so deep that no path leads there."""
+    name = "n" * 200
+    with (
+        running(volume.root, volume.store, close_after_ms=20, detector=detector) as agent,
+        ExitStack() as fds,
+    ):
+        start, below = agent.barrier(), os.open(volume.root, os.O_RDONLY)
+        fds.callback(os.close, below)
+        for _ in range(30):
+            os.mkdir(name, dir_fd=below)
+            below = os.open(name, os.O_RDONLY, dir_fd=below)
+            fds.callback(os.close, below)
+        made = agent.barrier()
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=below))
+        (volume.root / "elsewhere").touch()
+        end = agent.barrier()
+        assert agent.recorded(made, end).names[ROOT_GFID, b"elsewhere"] & Kind.E
+        if detector == "filesystem":
+            assert agent.recorded(made, end).gaps == ["recorder"]
+        else:  # what is too deep is not marked: that it is there was recorded, and cannot be listed
+            assert max(map(len, agent.recorded(start, made).paths.values())) > 3700
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it takes minutes on a machine that has other things to do
 @everywhere
 @both
 def test_nothing_is_missed_for_long(volume: Volume, detector: str) -> None:
+    seed = int(time.time())
+    print(f"seed {seed}")
     with running(volume.root, volume.store, close_after_ms=20, detector=detector) as agent:
-        seed = int(time.time())
         vandalise(volume, agent, seed, 400, contents=detector == "filesystem")

@@ -53,6 +53,8 @@ def test_a_clock_set_back_does_not_move_positions_back(store: ChangelogStore) ->
     store.add(some(), 900, 1000)
     assert store.add(some(), 10, 20).end_ns == 1000
     assert store.tick(30).end_ns == 1000
+    assert store.tick(40).end_ns == 1001  # by which others see that the agent lives
+    assert store.tick(2000).end_ns == 2000
 
 
 def test_ticks_of_a_long_idle_time_are_one_entry(store: ChangelogStore) -> None:

@@ -96,7 +96,10 @@ def check(place, done, *, events=True):
     if book.exists():
         json.loads(book.read_bytes())
     if done >= 13:
-        assert len(history.read(place)) == 1
+        assert len(history.read(place)) in (
+            1,
+            2,
+        )  # one for each ten seconds: two runs may fall into two of those
     for step, name, blob in ((14, "host", b"blob"), (15, "other", b"blob2")):
         if done >= step:
             assert judge([place.known_hosts], name, 22, blob)[0] is Verdict.KNOWN

@@ -257,8 +257,9 @@ def test_the_limit_of_the_fleet_holds_for_a_session_that_has_none(node):
 
 
 @pytest.mark.slow
-def test_what_a_killed_session_leaves_behind_is_ended(node):
-    """A worker that cannot end holds the lock that the session needs to begin again."""
+@pytest.mark.parametrize("monitor_too", [False, True])
+def test_what_a_killed_session_leaves_behind_is_ended(node, monitor_too):
+    """A worker that cannot end holds the lock that the session needs to begin again; and no other."""
     primary, copy = node.session("photos")
     node.monitor()
     node.ok("start", "photos")
@@ -266,9 +267,14 @@ def test_what_a_killed_session_leaves_behind_is_ended(node):
     node.wait_for_file(copy / "a", "1")
     left = node.pids("photos")["worker data"]
     os.kill(json.loads((node.state / "monitor" / "pids.json").read_text())["session photos"], signal.SIGKILL)
+    if monitor_too:
+        node.process.kill()
+        node.process.wait()
     for _ in range(20):  # when their parents end, the kernel has those go on that are stopped
         os.kill(left, signal.SIGSTOP)
         time.sleep(0.05)
+    if monitor_too:
+        node.monitor()
     (primary / "b").write_text("2")
     node.wait_for(lambda: (copy / "b").exists(), "the session to go on", 90)
     assert not _alive(left)

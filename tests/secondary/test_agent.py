@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -549,7 +550,19 @@ def test_killed_while_it_purges_a_tree(trees, passage):
 # ---- adopting, rebuilding
 
 
-@pytest.mark.parametrize("how", ["adopt", "lost", "damaged"])
+def lose_index(root, how):
+    """``begun``: whoever was making it anew was killed before anything was in it."""
+    for path in (root / ".seamark").glob("index.sqlite*"):
+        if how in ("lost", "begun"):
+            path.unlink()
+        else:
+            path.write_bytes(b"not a database" * 1000 if how == "damaged" else b"")
+    if how == "begun":
+        with contextlib.closing(sqlite3.connect(root / ".seamark" / "index.sqlite")) as index:
+            index.execute("PRAGMA journal_mode=WAL")
+
+
+@pytest.mark.parametrize("how", ["adopt", "lost", "damaged", "empty", "begun"])
 def test_an_index_is_made_anew_from_what_stands_there(trees, how):
     a, b = trees
     fill(a)
@@ -558,13 +571,14 @@ def test_an_index_is_made_anew_from_what_stands_there(trees, how):
     if how == "adopt":
         subprocess.run(["cp", "-a", f"{a}/.", str(b)], check=True)
     else:
+        if how != "begun":
+            (a / "gone").write_text("in limbo")
         with Far(b) as client:
             primary.crawl(client)
-        for path in (b / ".seamark").glob("index.sqlite*"):
-            if how == "lost":
-                path.unlink()
-            else:
-                path.write_bytes(b"not a database" * 1000)
+            if how != "begun":
+                (a / "gone").unlink()
+                primary.crawl(client, "d", purge=False)
+        lose_index(b, how)
     (b / "extra").mkdir()
     (b / "extra" / "deep").write_text("not the primary's")
     os.rmdir(b / "type")
@@ -582,7 +596,9 @@ def test_an_index_is_made_anew_from_what_stands_there(trees, how):
     assert client.check() == []
     assert {p: (b / p).stat().st_ino for p in inodes} == inodes
     kept = {p.read_text() for p in (b / ".seamark" / "displaced").rglob("*") if p.is_file()}
-    assert kept == {"not the primary's", "another type"}
+    in_limbo = {"in limbo"} if how in ("lost", "damaged", "empty") else set()
+    assert kept == {"not the primary's", "another type"} | in_limbo
+    assert os.listdir(b / ".seamark" / "limbo") == []
     far.close()
     far = Far(b)
     assert far.hello["index"] == "ok"

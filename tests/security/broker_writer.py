@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 import uuid
 
 import kombu
@@ -62,6 +63,18 @@ class BrokerWriter:
         self._producer.publish(
             text if secret is None else sign(text, secret), exchange=exchange, declare=[exchange], routing_key="",
             content_type="application/json" if secret is None else SIGNED, content_encoding="utf-8", headers={"clock": 1},
+        )  # fmt: skip
+
+    def event(self, kind, said, *, secret=None):
+        """What a worker tells whoever listens; on a Redis."""
+        text = json.dumps(
+            {"type": kind, "clock": 1, "pid": 1, "utcoffset": 0, "timestamp": time.time(), **said}
+        )
+        exchange = kombu.Exchange("celeryev", type="fanout", delivery_mode="transient")
+        self._producer.publish(
+            text if secret is None else sign(text, secret), exchange=exchange, declare=[exchange],
+            routing_key=kind.replace("-", "."), headers={"hostname": said["hostname"]}, content_encoding="utf-8",
+            content_type="application/json" if secret is None else SIGNED,
         )  # fmt: skip
 
 

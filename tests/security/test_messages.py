@@ -13,7 +13,7 @@ import pytest
 
 from tests.judge import assert_same
 from tests.security.broker_writer import SIGNED, BrokerWriter, control_queue, sign
-from tests.servers import RedisServer, wait_until
+from tests.servers import RabbitMQ, RedisServer, wait_until
 from tests.system.harness import REPOSITORY
 from tests.system.trees import many_small_files
 
@@ -210,3 +210,64 @@ def test_flower_and_celerys_own_words_work_with_signed_messages(place, broker, k
         )  # fmt: skip
         assert "2 nodes online" in asked.stdout, asked.stdout + asked.stderr
         assert run.stop() == 0
+
+
+@pytest.fixture
+def rabbit(tmp_path, broker):
+    """A RabbitMQ, and the environment that has it for a broker beside a Redis."""
+    with RabbitMQ(tmp_path) as server:
+        server.environment = {
+            "SEAMARK_BROKER": server.url,
+            "SEAMARK_REDIS": f"redis://127.0.0.1:{broker.port}/0",
+        }
+        server.control_queue = lambda: next(each for each in server.queues() if each.startswith("control."))
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_messages_that_are_none_end_nothing_on_rabbitmq(place, rabbit):
+    many_small_files(place.primary, 40, 4)
+    with place.run("--name", NAME, env=rabbit.environment) as run, BrokerWriter(rabbit.url) as writer:
+        run.wait_idle(240)
+        workers = {role: run.pids(role) for role in ("worker control", "worker data")}
+        queue = rabbit.control_queue()
+        writer.task(queue, "os.system", ["true"], {})
+        for headers in ODD_HEADERS:
+            for body in ODD_BODIES:
+                writer.raw(queue, body, headers=headers)
+        for kind in ("application/x-python-serialize", "text/plain", "application/data"):
+            writer.raw(queue, "x", content_type=kind)
+        writer.command("nothing", {"a": 1})
+        writer.command("x", body="[]")
+        writer.command("x", body="no json")
+        run.wait_for(lambda: any("there is no task" in line for line in refusals(run)), "a refusal", 60)
+        time.sleep(3)
+        assert {role: run.pids(role) for role in workers} == workers
+        still_works(place, run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_only_what_is_signed_is_done_on_rabbitmq(place, rabbit, key):
+    many_small_files(place.primary, 40, 4)
+    name = "scheduler.jobs.start_over"
+    environment = {**rabbit.environment, "SEAMARK_MESSAGE_KEY_FILE": str(key)}
+    with place.run("--name", NAME, env=environment) as run, BrokerWriter(rabbit.url) as writer:
+        run.wait_idle(240)
+        workers, epoch = run.pids("worker control"), run.progress()["epoch"]
+        queue, said = rabbit.control_queue(), start_over(epoch=epoch)
+        writer.task(queue, name, [], said)
+        writer.task(queue, name, [], said, secret="f" * 64)
+        writer.task(queue, name, [], said, secret=SECRET, sealed_for="scheduler.jobs.crawl_tick")
+        writer.command("shutdown")
+        writer.command("shutdown", secret="0" * 64)
+        for words in ("not signed", "signed by another key", "for another task"):
+            run.wait_for(lambda those=words: any(those in line for line in refusals(run)), words, 60)
+        time.sleep(3)
+        assert (run.pids("worker control"), run.progress()["epoch"]) == (workers, epoch)
+        writer.task(queue, name, [], said, secret=SECRET)
+        run.wait_for(lambda: run.progress()["epoch"] > epoch, "a signed task is done", 60)
+        writer.command("shutdown", secret=SECRET)
+        run.wait_for(lambda: run.pids("worker control") != workers, "a signed command is obeyed", 60)
+        still_works(place, run)

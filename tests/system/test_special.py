@@ -423,3 +423,24 @@ def test_a_primary_on_which_nothing_may_be_written_is_replicated(place):
         assert_same(place.primary, place.secondary)
     finally:
         subprocess.run(["umount", place.primary], check=True)
+
+
+def test_what_is_deeper_than_a_path_can_be_long_is_a_failure_and_disturbs_nothing(place):
+    """Such a tree is made by descriptors, which anybody can. No judge can look there."""
+    name = "n" * 200
+    with place.run() as run, contextlib.ExitStack() as stack:
+        run.wait_idle()
+        agent, at = run.pids("agent"), os.open(place.primary, os.O_RDONLY)
+        stack.callback(os.close, at)
+        for _ in range(30):
+            os.mkdir(name, dir_fd=at)
+            at = os.open(name, os.O_RDONLY, dir_fd=at)
+            stack.callback(os.close, at)
+        run.wait_for(lambda: run.status["failures"] > 0, "a failure")
+        for number in range(5):
+            os.close(os.open(f"file{number}", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+            (place.primary / f"elsewhere{number}").touch()
+            run.wait_for((place.secondary / f"elsewhere{number}").exists, "what is elsewhere")
+        assert run.status["failures"] > 0
+        assert run.pids("agent") == agent
+        assert run.stop() == 0

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from tests.conftest import missing, need
 from tests.filesystems import available, filesystem
+from tests.servers import wait_until
 from tests.system.thrash.plan import plan, wanting
 from tests.system.thrash.run import play
+from tests.system.thrash.stage import Broker
+from tests.system.thrash.wire import Wire
 from tests.system.thrash.witness import Comparison
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -50,6 +59,83 @@ def test_a_longer_seed(seed, tmp_path):
 def test_a_seed_always_means_the_same():
     assert plan(7, 10) == plan(7, 10)
     assert len({str(plan(seed, 10)) for seed in range(100)}) > 30
+
+
+# ---- the faults that are more than a signal
+
+
+def test_an_old_dump_comes_back(tmp_path):
+    broker = Broker(tmp_path / "broker")
+    try:
+        with redis.Redis(port=broker.port, retry=Retry(ConstantBackoff(0.1), 100)) as client:
+            for number in (1, 2):
+                client.set("it was", number)
+                old = broker.keep(client)
+                client.set("it was", "later")
+                broker.bring_back(old)
+                assert client.get("it was") == b"%d" % number
+            broker.kill()
+            broker.start()
+            assert client.get("it was") is None
+    finally:
+        broker.kill()
+
+
+@pytest.fixture
+def wire():
+    """A wire to a server that takes whatever comes. ``taken``: what came by each connection that ended."""
+    taken = []
+
+    def serve():
+        while True:
+            connection, _ = server.accept()
+            got = b""
+            with connection, contextlib.suppress(OSError):
+                while data := connection.recv(1 << 16):
+                    got += data
+                    connection.send(b"1")
+            taken.append(got)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        made = Wire(server.getsockname()[1])
+        made.taken = taken
+        yield made
+        made.close()
+
+
+def _sent_by(wire, size):
+    """What the server has of so many bytes that were sent in pieces, each of which is answered."""
+    seen = len(wire.taken)
+    with socket.create_connection(("127.0.0.1", wire.port)) as client, contextlib.suppress(OSError):
+        for at in range(0, size, 100):
+            client.sendall(bytes(min(100, size - at)))
+            if not client.recv(1):
+                break
+    wait_until(lambda: len(wire.taken) > seen, "the end of the connection", 10)
+    return len(wire.taken[-1])
+
+
+def test_the_wire_cuts_in_the_middle(wire):
+    assert _sent_by(wire, 1000) == 1000
+    wire.cut_after(550)  # with five answers
+    assert _sent_by(wire, 1000) == 545
+    assert _sent_by(wire, 1000) == 1000
+    assert wire.cuts == 1
+
+
+def test_the_wire_cuts_what_is_idle(wire):
+    with socket.create_connection(("127.0.0.1", wire.port)) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"1"
+        wire.cut_now()  # was not asked for
+        client.sendall(b"x")
+        assert client.recv(1) == b"1"
+        wire.cut_after(1 << 30)
+        wire.cut_now()
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    assert wire.cuts == 1
 
 
 # ---- the witness

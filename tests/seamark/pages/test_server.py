@@ -25,6 +25,8 @@ from scheduler.reports import as_json, session_report
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, StatusFile
 from tests.scheduler.test_monitor import REPOSITORY
+from tests.security.broker_writer import BrokerWriter
+from tests.servers import wait_until
 
 EVIL = os.fsdecode(b"d/<script>alert(1)</script>\"'&\xff\x1b[31m")
 
@@ -32,12 +34,12 @@ EVIL = os.fsdecode(b"d/<script>alert(1)</script>\"'&\xff\x1b[31m")
 class Served:
     """`seamark flower` on a state directory, and what a client asks of it."""
 
-    def __init__(self, state, broker, *options):
+    def __init__(self, state, broker, *options, **more):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.state = state
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SEAMARK_BROKER": broker}
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SEAMARK_BROKER": broker, **more}
         self.log = open(f"{state}.log", "ab+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "seamark", "flower", "--state-dir", state, "--port", str(self.port), *options],
@@ -280,6 +282,33 @@ def _flowers_own_pages_lead_to_them(served):
         assert text.count('href="/sessions"') >= 1, path
         assert text.count('aria-current="page"') == 1, path
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_flower_believes_only_events_that_are_signed(state, tmp_path, redis_server):
+    secret = os.urandom(32).hex()
+    key = tmp_path / "message.key"
+    key.write_text(secret)
+    key.chmod(0o600)
+    served = Served(state, redis_server.url, SEAMARK_MESSAGE_KEY_FILE=str(key))
+    try:
+        served.wait()
+        with BrokerWriter(redis_server.url) as writer:
+
+            def known():
+                for wrong, name in ((None, "unsigned"), ("f" * 64, "by-another-key")):
+                    writer.event("worker-online", {"hostname": f"{name}@elsewhere"}, secret=wrong)
+                writer.event("worker-online", {"hostname": "signed@elsewhere"}, secret=secret)
+                return "signed@elsewhere" in served.page("/workers")[1]
+
+            wait_until(known, "a worker that tells of itself by signed events")
+        time.sleep(1)
+        _, text = served.page("/workers")
+        assert "unsigned@" not in text
+        assert "by-another-key@" not in text
+        for words in ("untrusted content of type json", "an event: it is signed by another key"):
+            assert words in served.said(), served.said()
+    finally:
+        served.stop()
 
 
 def command(*words, **environment):

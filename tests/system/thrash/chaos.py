@@ -18,6 +18,7 @@ import redis
 from tests.system.thrash.stage import identity
 
 _JUMPS_S = [-7200, -90, -5, 5, 90, 7200]
+_CUT_AFTER = (4, 20)  # bytes, as powers of 2
 _RELEASE_S = 5
 
 
@@ -117,15 +118,26 @@ class Chaos(threading.Thread):
         return ""
 
     def inject_old_dump(self, fault):
-        """The first one keeps the dump; those that follow bring it back."""
+        """What Redis holds now comes back when it is old."""
         with contextlib.suppress(OSError, redis.RedisError):
-            if fault == next(each for each in self.plan.faults if each.kind == "old dump"):
-                with self.stage.redis() as client:
-                    self.stage.broker.keep(client)
-                return "kept"
-            self.stage.broker.restart_with_old()
-            return "brought back"
+            with self.stage.redis() as client:
+                old = self.stage.broker.keep(client)
+            self._later(fault, lambda: self.stage.broker.bring_back(old))
+            return "kept, to come back"
         return ""
+
+    def inject_cut(self, fault):
+        """The link, in the middle of what is sent; if nothing is sent for so long, then of nothing."""
+        size = int(2 ** self._draw.uniform(*_CUT_AFTER))
+        self.stage.wire.cut_after(size)
+        self._later(fault, self.stage.wire.cut_now)
+        return f"after {size} bytes"
+
+    def inject_slow(self, fault):
+        """All that is sent is held for a while, in both directions."""
+        self.stage.wire.delay_s = self._draw.uniform(0.01, 0.2)
+        self._later(fault, lambda: setattr(self.stage.wire, "delay_s", 0.0))
+        return f"{self.stage.wire.delay_s:.2f} s"
 
     def inject_full(self, fault):
         file = self.stage.secondary_fs / "ballast"

@@ -59,7 +59,7 @@ def plan(seed: int, seconds: float) -> Plan:
     remote, clock, broker = draw.random() < 0.4, draw.random() < 0.2, draw.random() < 0.3
     generator = draw.choice(_OFTEN)
     kinds = ["kill"] * 6 + ["stop"] * 4 + ["flush", "full", "read-only"]
-    kinds += ["old dump"] * broker * 2 + ["clock"] * clock * 4
+    kinds += ["old dump"] * broker * 4 + ["clock"] * clock * 4 + ["cut", "cut", "slow"] * remote
     targets = _PROCESSES + _REMOTE * remote * 2
     faults, at = [], draw.uniform(0.2, 1.0)
     while at < seconds:

@@ -215,8 +215,11 @@ class Run:
         if done.returncode:
             return done.stderr
         report = json.loads(done.stdout.splitlines()[0])
-        fine = report["healthy"] and not report["failures"]
-        return "" if fine else f"status: {report['reason']}, {report}"
+        # A clock that was hours ahead leaves the mark there, which status has to say until it is over.
+        healthy = report["healthy"] or (
+            self.plan.clock and {r["code"] for r in report["reasons"]} == {"clock"}
+        )
+        return "" if healthy and not report["failures"] else f"status: {report['reason']}, {report}"
 
 
 def play(seed, seconds, where=None, *, keep_all=False):
@@ -240,6 +243,8 @@ def play(seed, seconds, where=None, *, keep_all=False):
     finally:
         if run is not None:
             run.chaos.join(60) if run.chaos.is_alive() else None
+            if run.result.wrong:
+                run.stage.list_all()
             run.stage.close()
     (base / "thrash.log").write_text("\n".join([*run.chaos.log, "", *result.wrong, ""]))
     if result.wrong or keep_all:

@@ -21,12 +21,14 @@ from tests.filesystems import filesystem, image, mounted
 from tests.scheduler.test_monitor import Node, _below
 from tests.sshd import SshServer, _free_port
 from tests.system.harness import agents_among
+from tests.system.thrash.wire import Wire
 
 NAME = "thrashed"
 _SECONDARY_MIB = 512
 _CLOCK = Path(__file__).with_name("clock.c")
 _PRIMARY_MIB = 3072
 _SERVERS = ("redis-server", "valkey-server")
+_ANSWER_S = 2.0
 
 
 class Stage:
@@ -35,7 +37,7 @@ class Stage:
     def __init__(self, base, plan):
         self.base, self.plan = base, plan
         self._stack = contextlib.ExitStack()
-        self.sshd = self.broker = None
+        self.sshd = self.wire = self.broker = None
         self.stamp = base / "clock"
         self.node = Node(base)
         self.monitor_starts = 0
@@ -69,8 +71,9 @@ class Stage:
         target = str(self.secondary)
         if plan.remote:
             self.sshd = SshServer(base / "sshd")
+            self.wire = Wire(self.sshd.port)
             target = f"{self.sshd.user}@{self.sshd.host}:{self.secondary}"
-            words += ["--ssh-port", self.sshd.port, "--identity", self.sshd.identity, "--accept-new-host-key"]
+            words += ["--ssh-port", self.wire.port, "--identity", self.sshd.identity, "--accept-new-host-key"]
         self.node.ok("create", NAME, self.primary, target, *words)
 
     def begin(self):
@@ -141,7 +144,7 @@ class Stage:
 
     def redis(self):
         """A client of the Redis that the session uses."""
-        return connect(from_json((self.session / "servers.json").read_bytes()))
+        return connect(from_json((self.session / "servers.json").read_bytes()), _ANSWER_S)
 
     def set_clock(self, seconds):
         """Where the node's clock stands, against the real one."""
@@ -160,6 +163,17 @@ class Stage:
     def drop(self, snapshot):
         _btrfs("subvolume", "delete", snapshot)
 
+    def list_all(self):
+        """What is on both sides, our own files there included, for whoever looks into a failure: the file systems go."""
+        for side in (self.primary, self.secondary):
+            with open(self.base / f"{side.name}.list", "wb") as out:
+                words = ["find", ".", "-printf", "%i %n %y %m %s %T+ %p %l\\n"]
+                subprocess.run(words, cwd=side, stdout=out, stderr=out, check=False)
+        hidden = self.secondary / ".seamark"
+        for name in ("index.sqlite", "index.sqlite-wal", "owner"):
+            with contextlib.suppress(OSError):
+                shutil.copy(hidden / name, self.base / name)
+
     # ---- the end
 
     def cont(self):
@@ -172,6 +186,8 @@ class Stage:
         """End everything, without asking."""
         if self.sshd:
             self.sshd.stop()
+        if self.wire:
+            self.wire.close()
         until = time.monotonic() + 20
         while found := self.all_of_node():
             for pid in found:
@@ -190,21 +206,24 @@ class Stage:
 
 
 class Broker:
-    """A Redis that can be killed, and come back with what it had, with nothing, or with what it had long ago."""
+    """A Redis that can be killed, and come back with nothing, or with what it had a while ago."""
 
     def __init__(self, directory):
         directory.mkdir()
         self.directory, self.port, self.process = directory, _free_port(), None
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._dump, self._old = directory / "dump.rdb", directory / "old.rdb"
+        self._kept = 0
         self.start()
 
-    def start(self):
+    def start(self, dump="none"):
+        """With what is in the file ``dump``, if there is one."""
+        self._dump = self.directory / dump
         options = {
             "port": self.port,
             "bind": "127.0.0.1",
             "save": "",
             "dir": self.directory,
+            "dbfilename": dump,
             "appendonly": "no",
         }
         self.process = subprocess.Popen(
@@ -217,18 +236,14 @@ class Broker:
         self.process.wait()
 
     def keep(self, client):
-        """What it holds now is the old dump of later."""
+        """Keep what it holds now; returns the name to bring it back by."""
         client.save()
-        shutil.copy(self._dump, self._old)
-        self._dump.unlink()
+        self._kept += 1
+        return self._dump.rename(self.directory / f"old{self._kept}").name
 
-    def restart_with_old(self):
+    def bring_back(self, old):
         self.kill()
-        if self._old.exists():
-            shutil.copy(self._old, self._dump)
-        self.start()
-        time.sleep(0.3)  # it has read it
-        self._dump.unlink(missing_ok=True)
+        self.start(old)
 
 
 def identity(pid):
