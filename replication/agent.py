@@ -13,19 +13,18 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, ControlServer, agent_call
+from replication.changelog.detectors import AgentConfig, open_recorder
 from replication.changelog.gather import Gather
 from replication.changelog.index import SegmentInfo, State
 from replication.changelog.quiescence import take_token
 from replication.changelog.record import Kind
-from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
+from replication.changelog.recorder import Recorder, RecorderUnavailable
 from replication.changelog.segment import Place
-from replication.changelog.store import MAX_BYTES, ChangelogStore, NotTheWriter, StoreBusy
-from replication.changelog.watches import DirectoryRecorder
+from replication.changelog.store import ChangelogStore, NotTheWriter, StoreBusy
 from replication.private import private_dir
 
 __all__ = [
@@ -50,24 +49,6 @@ _KEEP_RECORDS = 1_000_000  # while nothing can be written
 _FIRST = 1 / 3  # of the time for which a segment stays open: one after a quiet time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
-    """``root`` is the volume, ``directory`` the changelog's. ``detector``: auto (or fanotify), filesystem or
-    directories. auto takes one mark on the file system where that is possible, else one on each directory.
-    A segment is closed ``close_after_ms`` after its first event (a third of that, where the one before was closed
-    as long ago: what comes after a quiet time waits for nothing else), or with ``max_records`` in it.
-    """
-
-    root: str
-    directory: str
-    detector: str = "auto"
-    close_after_ms: int = 150
-    tick_s: float = 5.0
-    max_records: int = 50_000
-    max_bytes: int = MAX_BYTES
-    unlimited_queue: bool = True
-
-
 def run_agent(
     config: AgentConfig,
     on_segment: Callable[[SegmentInfo], None],
@@ -77,7 +58,7 @@ def run_agent(
     on_alarm: Callable[[str], None] = log.warning,
     wake_fd: int | None = None,
 ) -> None:
-    """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem" or "directories"; ``on_segment`` after each position.
+    """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem", "directories" or "changelogs"; ``on_segment`` after each position.
 
     Both are called from this thread, and should be quick. A tick that was extended is reported again.
     ``wake_fd``: becomes readable when ``stop`` is to be looked at (else that is done a few times a second).
@@ -104,6 +85,7 @@ class Agent:
         self._opened_at: float | None = None  # time.monotonic() of the open segment's first event
         self._closed_at = -math.inf  # of the last one's end
         self._opened_ns = 0
+        self._emptied_ns = 0  # when the queue was last seen empty
         self._complete_ns = 0  # everything that happened until then was taken in
         self._unwritten: list[Place] = []
         self._unwritten_records = 0
@@ -137,8 +119,7 @@ class Agent:
 
     def _begin(self) -> None:
         """Recording is live already: what changed before it is a gap, unless it is proved that nothing did."""
-        kept = self._kept_token()
-        quiet = kept is not None and kept == take_token(self.config.root, probe=False)
+        quiet = self._recorder.resume() or self._was_quiet()
         self._store.begin_writing()
         last = self._store.last_closed()
         self._complete_ns = time.time_ns()
@@ -150,6 +131,10 @@ class Agent:
             self._recorder.next_segment(self._store.open_number())
         self._tick_at = time.monotonic() + _FIRST_TICK_S
 
+    def _was_quiet(self) -> bool:
+        kept = self._kept_token()
+        return kept is not None and kept == take_token(self.config.root, probe=False)
+
     def _end(self) -> None:
         self._close_segment()
         if self._unwritten or self._lost:
@@ -159,6 +144,8 @@ class Agent:
         # The order makes the token sound: whatever happened before it was taken is in the queue by now,
         # and what happens after it changes the file system's own count.
         self._store.finish()
+        if self.config.gluster:
+            return  # its bricks go on recording
         token = take_token(self.config.root, probe=True)
         position = self._store.open_number()
         self._close_segment()
@@ -235,23 +222,30 @@ class Agent:
         if self._recorder.events != before:
             self._last_event_ns = now_ns
         if emptied:
-            self._complete_ns = max(now_ns, self._complete_ns)
+            self._emptied_ns = max(now_ns, self._emptied_ns)
         if self._opened_at is None and self._recorder.events != before:
             self._opened_at = time.monotonic()
             self._opened_ns = now_ns
         return emptied
 
-    def _close_segment(self) -> None:
-        """Take in all that is queued, and close; more than one segment if there is that much."""
+    def _close_segment(self, *, whole: bool = False) -> bool:
+        """Take in all that is queued, and close; more than one segment if there is that much.
+
+        Whether everything that changed until now is recorded by then; ``whole``: it is to be.
+        """
         while True:
             emptied = self._drain()
-            self._recorder.before_close()
+            complete = self._recorder.before_close(whole=whole)
+            if self.config.gluster:  # what is compared may have changed at any time since then
+                self._opened_ns = self._complete_ns
+            if emptied and complete:
+                self._complete_ns = max(self._emptied_ns, self._complete_ns)
             self._opened_at = None
             if self._gather.count:
                 self._closed_at = time.monotonic()
             self._write(self._gather.count, self._gather.take())
             if emptied:
-                return
+                return complete
 
     def _tick(self) -> None:
         position = self._store.open_number()
@@ -324,7 +318,8 @@ class Agent:
         return operations[str(request["op"])](request)
 
     def _barrier(self, _: dict[str, Any]) -> dict[str, Any]:
-        self._close_segment()
+        if not self._close_segment(whole=True):
+            raise OSError("the bricks of this node do not record everything at the moment")
         if self._unwritten or self._lost:
             raise OSError("the changelog cannot be written")
         last = self._store.last_closed()
@@ -381,15 +376,3 @@ def _token_elsewhere(store: Path) -> Path:
 def forget_quiet(store: Path) -> None:
     """A changelog is removed for good: so is what proves that nothing changed since. Raises OSError."""
     _token_elsewhere(store).unlink(missing_ok=True)
-
-
-def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:
-    """The best recorder that this process may use here. Raises RecorderUnavailable."""
-    if config.detector != "directories":
-        try:
-            return FilesystemRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)
-        except RecorderUnavailable as error:
-            if config.detector == "filesystem":
-                raise
-            log.info("a mark on each directory instead: %s", error)
-    return DirectoryRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)

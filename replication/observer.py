@@ -20,7 +20,7 @@ from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
-from replication.volume.identity import ROOT_GFID, identify_fd
+from replication.volume.identity import ROOT_GFID
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -226,7 +226,8 @@ class Observer:
         return entry._replace(inode=entry.inode._replace(ctime_ns=0))
 
     def fail(self, step: str, path: bytes, error: OSError) -> None:
-        """Note something of the primary that could not be read."""
+        """Note something of the primary that could not be read. Raises SeamarkError where all of it is away."""
+        self._volume.check_answers(error)
         code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
         self.findings.failures.append(
             Failure(
@@ -356,7 +357,7 @@ class Observer:
             self.flush()
             fd = self._volume.open_dir_unchecked(at)
             try:
-                parent = identify_fd(fd)[0]
+                parent = self._volume.identify_fd(fd)[0]
             finally:
                 os.close(fd)
         if parent != target:

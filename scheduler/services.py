@@ -94,7 +94,8 @@ def record(place: SessionDir, session: Session, *, must_record: bool) -> int:
         tick()
 
     config = AgentConfig(
-        root=session.primary, directory=str(place.changelog),
+        root=session.tree, directory=str(place.changelog),
+        gluster=session.gluster.volume if session.gluster is not None else "",
         close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
     )  # fmt: skip
     try:

@@ -281,7 +281,10 @@ class DirectoryRecorder:
 
     # ---- the rest of a recorder
 
-    def before_close(self) -> None:
+    def resume(self) -> bool:
+        return False
+
+    def before_close(self, *, whole: bool) -> bool:
         try:
             for handle in self._unnamed:
                 record_object(self._root_fd, self._gather, handle, M | D)
@@ -293,6 +296,7 @@ class DirectoryRecorder:
         self._unnamed.clear()
         if self._tree.root.names:
             self._root_state.refresh()
+        return True
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._tree.by_handle.get(file_handle(self._root_fd, path))

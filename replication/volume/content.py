@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from replication.volume.handle import stat_at
 from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ def read_observed(dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | N
     try:
         content = os.read(fd, inode.size + 1)
         xattrs = read_xattrs(fd)
-        now = os.fstat(fd)
+        now = stat_at(fd, b"")
     except OSError:
         return None
     finally:
         os.close(fd)
-    if len(content) != inode.size or (now.st_ino, now.st_ctime_ns) != (inode.ino, inode.ctime_ns):
+    if len(content) != inode.size or (now.ino, now.ctime_ns) != (inode.ino, inode.ctime_ns):
         return None
-    if inode.size > _BLOCK and now.st_blocks * 512 < inode.size:
+    if inode.size > _BLOCK and now.blocks * 512 < inode.size:
         return None
     return content, xattrs

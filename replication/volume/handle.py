@@ -82,6 +82,11 @@ class Stat(NamedTuple):
     mount_root: bool  # something is mounted here; False where the kernel does not say (before Linux 5.8)
 
 
+def inode_number(number: int) -> int:
+    """An inode number as it is kept: 63 bits of it, since those of a network file system may have 64, and SQLite no more."""
+    return number & 0x7FFF_FFFF_FFFF_FFFF
+
+
 def _raise(name: bytes) -> NoReturn:
     code = ctypes.get_errno()
     raise OSError(code, os.strerror(code), name)
@@ -141,7 +146,7 @@ def stat_at(dir_fd: int, name: bytes) -> Stat:
         uid,
         gid,
         nlink,
-        ino,
+        inode_number(ino),
         os.makedev(d_major, d_minor),
         os.makedev(r_major, r_minor),
         size,

@@ -16,7 +16,7 @@ from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState, pair_id
 from scheduler.checks.outcome import Outcome
 from seamark.commands.push_pem import operators_access
-from seamark.commands.shared import ALL, show_checks, state_dir_option
+from seamark.commands.shared import ALL, primary_of, show_checks, state_dir_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,9 @@ def create(
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path.
+    """Create session NAME, which replicates PRIMARY to SECONDARY, a directory or [user@]host:/path.
+
+    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on.
 
     With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
     can do nothing there but serve this session.
@@ -73,7 +75,7 @@ def create(
         raise UsageError(f"--identity {identity}: no such file")
     values = [_assignment(text) for text in assigned]
     config = settings.SessionConfig(
-        primary=os.path.abspath(primary),
+        primary=primary_of(primary),
         secondary=str(parse_target(secondary)),
         ssh=settings.SshSettings(
             port=ssh_port,
@@ -91,7 +93,7 @@ def create(
         for key, value in values:
             session_file.set_key(draft, key, value)
         pinned = Path(scratch) / "known_hosts"
-        session = Session.of(name, session_file.read(draft), state)
+        session = Session.of(name, session_file.read(draft), state, Path(scratch) / "mount")
         access = operators_access(place, session, known_hosts=pinned, asks=pushes)
         outcomes = show_checks(_checks(place, session, state_dir, access))
         if dry_run:
@@ -99,6 +101,7 @@ def create(
         _refuse(name, outcomes, force=force)
         if pushes:
             _push(place, session, draft, access)
+        _have_recorded(session)
         session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
         place.save_state(state)
         if pinned.exists():
@@ -129,6 +132,15 @@ def _checks(place: SessionDir, session: Session, state_dir: str, access: SshOpti
     from scheduler.checks.pair import check_pair
 
     return check_pair(place, session, state_dir, access)
+
+
+def _have_recorded(session: Session) -> None:
+    from scheduler.primary import have_recorded
+
+    if have_recorded(session) and session.gluster is not None:
+        click.echo(
+            f"changelog.changelog of volume {session.gluster.volume} is on now: its bricks record what changes"
+        )
 
 
 def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
