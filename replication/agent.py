@@ -250,7 +250,8 @@ class Agent:
     def _tick(self) -> None:
         position = self._store.open_number()
         self._close_segment()
-        self._tick_at = time.monotonic() + self.config.tick_s
+        every = min(_FIRST_TICK_S, self.config.tick_s) if self._recorder.uneasy else self.config.tick_s
+        self._tick_at = time.monotonic() + every
         if position != self._store.open_number() or self._unwritten or self._lost:
             return
         try:
@@ -317,7 +318,7 @@ class Agent:
         }
         return operations[str(request["op"])](request)
 
-    def _barrier(self, _: dict[str, Any]) -> dict[str, Any]:
+    def _barrier(self, request: dict[str, Any]) -> dict[str, Any]:
         if not self._close_segment(whole=True):
             raise OSError("the bricks of this node do not record everything at the moment")
         if self._unwritten or self._lost:
@@ -326,6 +327,8 @@ class Agent:
         if last is None or last.state is not State.DATA or last.end_ns < self._complete_ns:
             last = self._store.tick(self._complete_ns)
             self._tell(last)
+        if "since_ns" in request:
+            self._recorder.look_since(int(request["since_ns"]))
         return {"position": last.number, "end_ns": last.end_ns}
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -215,7 +215,7 @@ class Observer:
         """Have its content travel with the observation, if it is small and still as it was observed."""
         if not self._carry or entry.inode is None or self._content_bytes >= _MOST_CONTENT:
             return
-        if (read := read_observed(dir_fd, entry)) is not None:
+        if (read := read_observed(dir_fd, entry, keeps_pages=self._volume.keeps_pages)) is not None:
             content, xattrs = read
             self._content[entry.inode.gfid] = (entry.inode, xattrs, content)
             self._content_bytes += len(content)

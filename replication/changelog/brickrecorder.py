@@ -10,9 +10,10 @@ the next file begins, shows in the ctime of the brick's own inode: that is compa
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import os
+import select
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from uuid import UUID
 
 import msgspec
 
+from replication.changelog.bricksince import SinceScan, ctime_of
 from replication.changelog.bricktail import BrickTail, Place
 from replication.changelog.gather import Gather, Node
 from replication.changelog.inotify import Inotify
@@ -38,6 +40,7 @@ E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
 _RACY_NS = 20_000_000  # see volume/directory.py
 _EACH_TIME = 1000  # objects that are compared at each segment; more of them once a second
 _COMPARE_S = 1.0
+_OFF_S = 2.0  # a changelog is missing for a moment whenever it is rolled
 _INFO_S = 2.0  # between looks whether the volume has other bricks
 _QUIET = 3  # rollovers that a brick may miss
 _ROLLOVER_S = 15  # Gluster's default of changelog.rollover-time
@@ -78,12 +81,17 @@ class BrickRecorder:
         self._volume, self._root, self._kept = volume, root, kept
         self._gather, self._on_gap = gather, on_gap
         self._inotify = Inotify()
-        self.fd = self._inotify.fd
+        self._since = SinceScan(kept.with_name("bricks.since"))
+        self._poll = select.epoll()
+        for fd in (self._inotify.fd, self._since.fd):
+            self._poll.register(fd, select.EPOLLIN)
+        self.fd = self._poll.fileno()
         self._followed: dict[str, _Followed] = {}
         self._nodes: dict[bytes, Node] = {}
         self._made: dict[bytes, tuple[Node, bytes]] = {}
         self._beginning = True
-        self._off = False  # the changelog of some brick is
+        self._off_since = math.inf  # time.monotonic() since which a brick has no changelog open
+        self._told = False
         self._compared_at = 0.0
         self._taken: dict[str, Place] = {}
         self._saved: dict[str, Place] = {}
@@ -103,8 +111,14 @@ class BrickRecorder:
         for each in self._followed.values():
             each.tail.close()
         if self.fd >= 0:
+            self._poll.close()
             self._inotify.close()
+            self._since.close()
         self.fd = -1
+
+    @property
+    def uneasy(self) -> bool:
+        return any(each.objects or each.ended for each in self._followed.values())
 
     # ---- bricks
 
@@ -196,11 +210,17 @@ class BrickRecorder:
     def _all_are_seen(self) -> bool:
         """Whether nothing can happen to the volume that no brick of this node records."""
         off = [each.brick for each in self._followed.values() if not each.tail.is_recording()]
-        if off and not self._off:
-            log.warning("brick %s records nothing: is changelog.changelog on? The mark waits for it", off[0])
-        self._off = bool(off)
-        if off:
+        if not off:
+            self._off_since = math.inf
+        else:
+            since, self._off_since = self._off_since, min(self._off_since, time.monotonic())
+            if since < time.monotonic() - _OFF_S and not self._told:
+                log.warning(
+                    "brick %s records nothing: is changelog.changelog on? The mark waits for it", off[0]
+                )
+            self._told = since < time.monotonic() - _OFF_S
             return False
+        self._told = False
         for number, bricks in enumerate(self._info.sets):
             mine = [
                 each for each in self._followed.values() if each.number == number and not each.brick.arbiter
@@ -221,6 +241,9 @@ class BrickRecorder:
                 whole = followed.tail.poll(partial(self._take, followed), followed.rolled, full) and whole
             except OSError as error:
                 log.warning("brick %s: its changelog cannot be read: %s", followed.brick, error)
+        for gfid in self._since.some(list(self._followed)):
+            self.events += 1
+            self._object(gfid, M | D)
         return whole
 
     def _take(self, followed: _Followed, record: Record) -> None:
@@ -277,18 +300,23 @@ class BrickRecorder:
             self._compare(followed, followed.objects)
         self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
         self._taken = {path: each.tail.place() for path, each in self._followed.items()}
-        return self._all_are_seen()
+        return self._all_are_seen() and not self._since.pending
 
     def _compare(self, followed: _Followed, objects: dict[bytes, tuple[int, int]]) -> None:
         now = time.time_ns()
         for gfid, (kinds, before) in list(objects.items()):
-            ctime = _ctime(followed.brick.path, gfid)
+            name = str(UUID(bytes=gfid))
+            ctime = ctime_of(os.path.join(followed.brick.path, ".glusterfs", name[:2], name[2:4], name))
             if ctime is None:
                 del objects[gfid]
                 continue
             if before not in {-1, ctime}:
                 self._object(gfid, kinds)
             objects[gfid] = kinds, ctime if now - ctime > _RACY_NS else 0
+
+    def look_since(self, since_ns: int) -> None:
+        """Gluster sets no ctime for an extended attribute, and may leave that of a file whose writer's clock is behind."""
+        self._since.begin(since_ns)
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._node(os.getxattr(os.path.join(os.fsencode(self._root), path), GFID))
@@ -313,19 +341,3 @@ def _covered(info: VolumeInfo) -> VolumeInfo:
                 f"no brick of this node records what happens to {', '.join(map(str, bricks))}"
             )
     return info
-
-
-def _ctime(brick: str, gfid: bytes) -> int | None:
-    """When the brick's own inode of an object changed; None: it is not there any more."""
-    name = str(UUID(bytes=gfid))
-    path = os.path.join(brick, ".glusterfs", name[:2], name[2:4], name)
-    try:
-        found = os.lstat(path)
-        if (found.st_mode & 0o170000) != 0o120000:
-            return found.st_ctime_ns
-    except OSError:
-        return None
-    # A directory, by a symlink; or a symlink of somebody's, that may lead anywhere, or nowhere.
-    with contextlib.suppress(OSError):
-        return max(found.st_ctime_ns, os.stat(path).st_ctime_ns)
-    return found.st_ctime_ns

@@ -63,6 +63,10 @@ class Recorder(Protocol):
     events: int
     overflows: int
 
+    @property
+    def uneasy(self) -> bool:
+        """Whether something may have happened that ``before_close`` alone would find."""
+
     def drain(self, full: Callable[[], bool]) -> bool:
         """Take in what the kernel has queued. False when stopped because ``full()``, with more to come."""
 
@@ -74,6 +78,9 @@ class Recorder(Protocol):
 
         False: not all that changed until the last ``drain`` is recorded yet; ``whole``: it is to be, if that is possible.
         """
+
+    def look_since(self, since_ns: int) -> None:
+        """A scan looks for what changed since then unrecorded; record what it cannot see."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         """Record these names in the directory at ``path`` as well. Raises OSError."""
@@ -94,6 +101,7 @@ class FilesystemRecorder:
     """
 
     mode = "filesystem"
+    uneasy = False
 
     def __init__(
         self, root: str, gather: Gather, on_gap: Callable[[str], None], *, unlimited: bool = True
@@ -333,6 +341,9 @@ class FilesystemRecorder:
             record_object(self._root_fd, self._gather, handle, M | D if changed else M)
         except OSError as error:
             self._unsure(error)
+
+    def look_since(self, since_ns: int) -> None:
+        """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         handle = file_handle(self._root_fd, path)

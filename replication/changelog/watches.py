@@ -57,6 +57,7 @@ class DirectoryRecorder:
     """
 
     mode = "directories"
+    uneasy = False
 
     def __init__(
         self, root: str, gather: Gather, on_gap: Callable[[str], None], *, unlimited: bool = True
@@ -297,6 +298,9 @@ class DirectoryRecorder:
         if self._tree.root.names:
             self._root_state.refresh()
         return True
+
+    def look_since(self, since_ns: int) -> None:
+        """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._tree.by_handle.get(file_handle(self._root_fd, path))

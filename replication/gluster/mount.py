@@ -1,8 +1,9 @@
 """A mount of a Gluster volume of a session's own: what it sees is what the bricks have now.
 
 Clients remember attributes, names and small files for a second, and would show an older state than the one that a
-changelog tells of. So every cache of the client is passed by, and the kernel believes no name. The client runs as a child
-of the session's process, and ends with it.
+changelog tells of; and the kernel keeps pages of a file that somebody else wrote to, under the new times. So every cache of
+the client is passed by, and the kernel believes no name and keeps no page. The client runs as a child of the session's
+process, and ends with it.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class GlusterMount:
         self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = [
             program("glusterfs"), "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl",
+            "--direct-io-mode=enable",
             f"--attribute-timeout={_ATTRIBUTES_S}", "--entry-timeout=0", "--negative-timeout=0",
             *(f"--xlator-option=*-{name}.pass-through=true" for name in _CACHES),
             "--log-level=WARNING", f"--log-file={self._log}",

@@ -16,11 +16,11 @@ _BLOCK = 4096  # bytes; a file of more with fewer blocks than that has holes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 
-def read_observed(dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | None:
+def read_observed(dir_fd: int, entry: Entry, *, keeps_pages: bool) -> tuple[bytes, dict[str, str]] | None:
     """Content and attributes (values as base64) of a small regular file with one name.
 
     None when it is no such file, or anything about it has changed since it was observed, or it cannot be read:
-    then its content goes the usual way.
+    then its content goes the usual way. ``keeps_pages``: see DirectoryVolume.
     """
     inode = entry.inode
     if inode is None or not inode.is_file or not 0 < inode.size <= SMALL or inode.nlink != 1:
@@ -32,6 +32,8 @@ def read_observed(dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | N
     except OSError:
         return None
     try:
+        if keeps_pages:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         content = os.read(fd, inode.size + 1)
         xattrs = read_xattrs(fd)
         now = stat_at(fd, b"")

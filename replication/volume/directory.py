@@ -58,6 +58,9 @@ class Summary(NamedTuple):
 class DirectoryVolume:
     """The primary directory. One per process; holds a descriptor of the root."""
 
+    # Whether the kernel may keep pages of a file that other hosts have written to since.
+    keeps_pages = False
+
     def __init__(self, root: bytes, identity: str = "") -> None:
         """``identity``: of the root, as it was before; another directory in its place is refused."""
         self.root = os.path.realpath(root)
@@ -196,6 +199,8 @@ class DirectoryVolume:
                 raise VanishedError(name)
             if not st.S_ISREG(stat.mode):
                 raise VanishedError(name)
+            if self.keeps_pages:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except BaseException:
             os.close(fd)
             raise

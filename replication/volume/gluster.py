@@ -41,6 +41,8 @@ class VolumeAway(SeamarkError):
 class GlusterVolume(DirectoryVolume):
     """As DirectoryVolume. ``root`` is the mount, or a directory in it."""
 
+    keeps_pages = True  # a mount that others made does, with the times of the new content
+
     def __init__(self, root: bytes, identity: str = "") -> None:
         super().__init__(root, identity)
         self._mount = _mount_of(self.root)

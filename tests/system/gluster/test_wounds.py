@@ -1,0 +1,263 @@
+"""What happens to a Gluster volume while it is replicated: bricks, its changelog, its client and the volume itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.judge import assert_same
+from tests.system.gluster.test_primary import KINDS, churn
+from tests.system.trees import many_small_files
+
+pytestmark = pytest.mark.root
+
+
+def said(run, text):
+    return any(text in message.get("message", "") for message in run.of_type("log"))
+
+
+class Writer:
+    """Somebody who goes on writing, and does not mind a volume that is away."""
+
+    def __init__(self, root):
+        self.root = root
+        self.count = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def _write(self):
+        while not self._end.wait(0.01):
+            number = self.count
+            try:
+                (self.root / f"w{number % 7}").mkdir(exist_ok=True)
+                (self.root / f"w{number % 7}" / f"f{number}").write_text(f"{number}" * 50)
+                if number % 5 == 4:
+                    os.rename(
+                        self.root / f"w{number % 7}" / f"f{number}",
+                        self.root / f"w{number % 7}" / f"r{number % 11}",
+                    )
+            except OSError:
+                time.sleep(0.1)
+                continue
+            self.count += 1
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+
+
+def test_what_is_written_again_within_one_changelog_is_noticed(place):
+    """A brick records it once in 15 seconds."""
+    root = place.volume(1)
+    (root / "file").write_bytes(b"0" * 5000)
+    with place.run() as run:
+        run.wait_idle()
+        with open(root / "file", "r+b", buffering=0) as file:
+            for number in range(12):
+                os.pwrite(file.fileno(), b"%d" % (number % 10) * 5000, 0)
+                os.setxattr(root / "file", "user.count", b"%d" % number)
+                time.sleep(0.4)
+        began = time.monotonic()
+        run.wait_same(timeout=12)
+        assert time.monotonic() - began < 12
+        assert run.stop() == 0
+
+
+def test_what_changed_while_it_was_stopped_is_read_from_the_bricks(place):
+    root = place.volume(2)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        assert run.stop() == 0
+    churn(root)
+    time.sleep(16)  # the bricks begin another file
+    (root / "after").write_text("that")
+    with place.run() as run:
+        run.wait_same()
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest")
+        assert not said(run, "hybrid crawl begins"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_killed_agent_loses_nothing_and_compares_nothing(place):
+    root = place.volume(1)
+    with place.run() as run:
+        run.wait_idle()
+        with Writer(root) as writer:
+            for _ in range(3):
+                os.kill(run.pids("agent"), signal.SIGKILL)
+                goal = writer.count + 100
+                run.wait_for(lambda goal=goal: writer.count > goal, "more files")
+        run.wait_same()
+        crawls = [message for message in run.of_type("log") if "hybrid crawl begins" in message["message"]]
+        assert len(crawls) == 1, run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_changelog_that_was_off_is_covered_by_a_comparison(place):
+    """Of extended attributes too, though Gluster sets no ctime for them."""
+    root = place.volume(2)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        place.node.ask("volume", "set", place.name, "changelog.changelog", "off")
+        churn(root)
+        os.setxattr(root / "many" / "d0" / "f10", "user.unseen", b"1")
+        place.node.ask("volume", "set", place.name, "changelog.changelog", "on")
+        run.wait_same()
+        assert said(run, "gap in the changelog: changelog off"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single brick", "distribute 2"])
+def test_a_brick_is_killed_under_load(place, kind):
+    root = place.volume(*KINDS[kind])
+    many_small_files(root / "many", 100, 5)
+    with place.run() as run:
+        run.wait_idle()
+        with Writer(root) as writer:
+            place.node.kill_brick(place.name, 0)
+            time.sleep(2)
+            place.node.start_bricks(place.name, 0)
+            goal = writer.count + 50
+            run.wait_for(lambda: writer.count > goal, "writes to go on")
+        run.wait_same()
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
+        assert_same(root, place.secondary)
+        assert said(run, "gap in the changelog: brick restarted"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_brick_of_a_replica_is_missed_by_nobody(place):
+    root = place.volume(*KINDS["replica 2 + arbiter"])
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        place.node.kill_brick(place.name, 0)
+        time.sleep(1)
+        churn(root)
+        run.wait_same()
+        place.node.start_bricks(place.name, 0)
+        (root / "after").write_text("that")
+        run.wait_same()
+        time.sleep(3)
+        assert not said(run, "gap in the changelog"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_deleted_when_a_part_of_the_volume_is_away(place):
+    """A directory is then listed without what lies on that brick, and without an error."""
+    root = place.volume(2)
+    many_small_files(root / "many", 100, 5)
+    with place.run() as run:
+        run.wait_idle()
+        before = sorted(path.relative_to(place.secondary) for path in place.secondary.rglob("*"))
+        place.node.kill_brick(place.name, 1)
+        time.sleep(1)
+        assert len(list(root.rglob("f*"))) < 100  # that is what Gluster shows
+        (root / "many" / "d0").rename(root / "many" / "renamed")
+        assert run.stop() == 0
+    for path in place.state.glob("sessions/*/changelog/bricks.json"):
+        path.unlink()
+    with place.run() as run:
+        time.sleep(8)  # a comparison is wanted, and cannot be had
+        names = sorted(path.relative_to(place.secondary) for path in place.secondary.rglob("*"))
+        assert len(names) >= len(before), run.report()
+        place.node.start_bricks(place.name, 1)
+        run.wait_same(90)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_volume_is_stopped_and_started(place):
+    root = place.volume(2)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        (root / "just before").write_text("x")
+        place.node.ask("volume", "stop", place.name, "force")
+        time.sleep(6)
+        place.node.ask("volume", "start", place.name)
+        place.node.wait_for(lambda: os.path.isdir(root / "many"), "the users' mount")
+        churn(root)
+        run.wait_same(90)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_bricks_are_added_and_files_move_to_them(place):
+    root = place.volume(1)
+    many_small_files(root / "many", 300, 5)
+    with place.run() as run:
+        run.wait_idle()
+        with Writer(root) as writer:
+            place.node.add_bricks(place.name, 1, 2)
+            place.node.ask("volume", "rebalance", place.name, "start", "force")
+            goal = writer.count + 300
+            run.wait_for(lambda: writer.count > goal, "writes to go on")
+        place.node.wait_for(
+            lambda: (
+                "completed"
+                in place.node.ask("volume", "rebalance", place.name, "status")
+                .find(".//aggregate/statusStr")
+                .text
+            ),
+            "rebalance",
+        )
+        run.wait_same(90)
+        (root / "many" / "d1" / "f1").write_text("after")
+        run.wait_same()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_client_is_killed(place):
+    root = place.volume(1)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        mount = os.fsencode(next(place.state.glob("sessions/*")) / "mount")
+        (client,) = [
+            pid for pid in run.children() if mount in open(f"/proc/{pid}/cmdline", "rb").read().split(b"\0")
+        ]
+        os.kill(client, signal.SIGKILL)
+        churn(root)
+        run.wait_same(90)
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
+        assert run.stop() == 0
+
+
+def test_a_directory_of_a_volume(place):
+    root = place.volume(2)
+    (root / "shared" / "data").mkdir(parents=True)
+    many_small_files(root / "shared" / "data" / "many", 50, 5)
+    (root / "elsewhere").write_text("foreign")
+    with place.run(below="shared/data") as run:
+        run.wait_idle()
+        (root / "top").write_text("foreign")
+        churn(root / "shared" / "data")
+        os.rename(root / "shared" / "data" / "moved", root / "out")
+        os.rename(root / "elsewhere", root / "shared" / "data" / "in")
+        os.setxattr(root / "shared" / "data", "user.root", b"1")
+        run.wait_same()
+        assert not (place.secondary / "top").exists()
+        os.rename(root / "shared", root / "shared2")  # it is not there any more: nothing is deleted
+        time.sleep(3)
+        assert (place.secondary / "in").exists()
+        os.rename(root / "shared2", root / "shared")
+        (root / "shared" / "data" / "back").write_text("again")
+        run.wait_same()
+        run.stop()
