@@ -61,24 +61,31 @@ class GlusterVolume(DirectoryVolume):
         return gfid, stat
 
     def check_in_place(self) -> None:
-        """The mount may have been made anew: then the new one is used. Raises VolumeError, VolumeAway."""
+        """The mount may have been made anew: then the new one is used. Raises VolumeAway."""
         try:
-            now, mine = os.stat(self.root), os.fstat(self.root_fd)
+            there = os.stat(self.root)
         except OSError as error:
-            self.check_answers(error)
             raise VolumeAway(f"the volume at {os.fsdecode(self.root)}: {error.strerror}") from None
-        if now.st_dev != mine.st_dev:
+        if there.st_dev != self._device():
             self._open_anew()
 
     def check_answers(self, error: OSError) -> None:
         if error.errno not in _AWAY:
             return
-        try:
+        if not self._device():
+            self._open_anew()
+            raise VolumeAway("the client of the volume has ended, or no brick answers")
+        with contextlib.suppress(OSError):
             if any(self._parts()):
                 return  # a part of it is away: that concerns what is there
-        except OSError:
-            self._open_anew()
         raise VolumeAway("no brick of the volume answers: is it started?") from None
+
+    def _device(self) -> int:
+        """Of the mount that is in use; 0 when that does not answer."""
+        try:
+            return os.fstat(self.root_fd).st_dev
+        except OSError:
+            return 0
 
     def _open_anew(self) -> None:
         with contextlib.suppress(OSError):

@@ -114,8 +114,8 @@ def test_a_worker_with_another_volume_in_its_place_sends_nothing(place, fleet):
     try:
         run, _ = join(mount)
         with run:
-            for _ in range(10):
-                burst(root / "live", 10)
+            for number in range(10):
+                burst(root / "live" / f"{number}", 10)
                 subprocess.run(["cp", "-a", f"{root}/.", mount], check=True)
                 time.sleep(0.3)
             run.wait_same(90)
