@@ -136,7 +136,7 @@ class Glusterd:
         """A new volume of so many bricks; ``kind``: words of `volume create`, as replica 3 arbiter 1. Its address."""
         self.ask("volume", "create", name, *kind, *self._named(name, range(bricks)), "force")
         for option, value in options.items():
-            self.ask("volume", "set", name, option.replace("__", "."), value)
+            self.ask("volume", "set", name, option, value)
         if start:
             self.ask("volume", "start", name)
         return f"gluster://{self.host}/{name}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.conftest import missing, need
@@ -58,8 +60,7 @@ def place(glusterd, tmp_path, request):
             run.kill()
         run.close()
     if made.address:
-        import subprocess
-
-        subprocess.run(["umount", "--lazy", made.primary], capture_output=True, check=False)
-        made.primary.rmdir()
+        for where in (glusterd.base / "mounts").glob(f"{name}*"):
+            subprocess.run(["umount", "--lazy", where], capture_output=True, check=False)
+            where.rmdir()
         glusterd.delete(name)

@@ -85,6 +85,7 @@ def fleet(place, redis_server):
         worker.end()
 
 
+@pytest.mark.slow
 def test_a_worker_with_another_mount_sends_what_is_there_now(place, fleet):
     """Its mount shows pages, small files and attributes of a second ago; the content has to be of the state that is told."""
     root, join = fleet

@@ -40,7 +40,9 @@ def churn(root):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "distribute 2" else pytest.mark.slow) for kind in KINDS]
+)
 def test_what_is_there_and_what_changes_arrives(place, kind):
     root = place.volume(*KINDS[kind])
     every_kind_of_thing(root)

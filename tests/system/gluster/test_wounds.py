@@ -81,13 +81,13 @@ def test_what_is_written_again_within_one_changelog_is_noticed(place):
 
 
 def test_what_changed_while_it_was_stopped_is_read_from_the_bricks(place):
-    root = place.volume(2)
+    root = place.volume(2, **{"changelog.rollover-time": "3"})
     many_small_files(root / "many", 50, 5)
     with place.run() as run:
         run.wait_idle()
         assert run.stop() == 0
     churn(root)
-    time.sleep(16)  # the bricks begin another file
+    time.sleep(5)  # the bricks begin another file
     (root / "after").write_text("that")
     with place.run() as run:
         run.wait_same()
@@ -252,6 +252,7 @@ def test_the_client_is_killed(place):
         assert run.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_directory_of_a_volume(place):
     root = place.volume(2)
     (root / "shared" / "data").mkdir(parents=True)
