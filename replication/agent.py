@@ -328,7 +328,8 @@ class Agent:
             last = self._store.tick(self._complete_ns)
             self._tell(last)
         if "since_ns" in request:
-            self._recorder.look_since(int(request["since_ns"]))
+            since = request["since_ns"]
+            self._recorder.look_since(None if since is None else int(since))
         return {"position": last.number, "end_ns": last.end_ns}
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
@@ -126,7 +126,9 @@ class Crawler:
         lost = not self.brick.complete and self.brick.front_ns > 0
         since = self.brick.front_ns if gap or lost else _NEVER
         if not self._scanning():
-            asked = {"since_ns": since} if since != _NEVER else {}
+            asked: dict[str, Any] = (
+                {"since_ns": since if since != _NEVER else None} if self.brick.front_ns else {}
+            )
             try:
                 position = int(agent_call(self.ctx.place.changelog, "barrier", **asked)["position"])
             except (AgentRefused, AgentUnreachable):

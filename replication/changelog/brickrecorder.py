@@ -10,6 +10,7 @@ the next file begins, shows in the ctime of the brick's own inode: that is compa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from replication.changelog.bricksince import SinceScan, ctime_of
 from replication.changelog.bricktail import BrickTail, Place
 from replication.changelog.gather import Gather, Node
 from replication.changelog.inotify import Inotify
+from replication.changelog.memory import RootState
 from replication.changelog.record import Kind, Record
 from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.errors import SeamarkError
@@ -80,6 +82,7 @@ class BrickRecorder:
         self.events = 0
         self._volume, self._root, self._kept = volume, root, kept
         self._gather, self._on_gap = gather, on_gap
+        self._root_fd = -1
         self._inotify = Inotify()
         self._since = SinceScan(kept.with_name("bricks.since"))
         self._poll = select.epoll()
@@ -100,6 +103,7 @@ class BrickRecorder:
             self._info_at = self._changed_ns()
             self._info = _covered(volume_info(volume))
             self._root_gfid = os.getxattr(root, GFID)
+            self._open_root()
             for number, brick in self._local():
                 self._follow(brick, number)
         except (OSError, SeamarkError) as error:
@@ -114,7 +118,9 @@ class BrickRecorder:
             self._poll.close()
             self._inotify.close()
             self._since.close()
-        self.fd = -1
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+        self.fd = self._root_fd = -1
 
     @property
     def uneasy(self) -> bool:
@@ -263,6 +269,22 @@ class BrickRecorder:
         if record.first:
             self._made[gfid] = node, record.name
 
+    def _open_root(self) -> None:
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+        self._root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root_state = RootState(self._root_fd)
+
+    def _root_changed(self) -> bool:
+        """Whether it is not only the mark that was written to the root."""
+        try:
+            return self._root_state.changed()
+        except OSError:  # the mount was made anew, or is away
+            with contextlib.suppress(OSError):
+                self._open_root()
+            return True
+
     def _is_above(self, gfid: bytes) -> bool:
         """Whether it is the volume's root, where the session's is a directory below that."""
         return gfid == ROOT_GFID != self._root_gfid
@@ -275,7 +297,8 @@ class BrickRecorder:
         if not kinds or self._is_above(gfid):
             return
         if gfid == self._root_gfid:
-            self._gather.add(self._node(gfid), b"", kinds)
+            if self._root_changed():
+                self._gather.add(self._node(gfid), b"", kinds)
         else:
             self._gather.add_object(gfid, gfid, kinds)
 
@@ -314,8 +337,8 @@ class BrickRecorder:
                 self._object(gfid, kinds)
             objects[gfid] = kinds, ctime if now - ctime > _RACY_NS else 0
 
-    def look_since(self, since_ns: int) -> None:
-        """Gluster sets no ctime for an extended attribute, and may leave that of a file whose writer's clock is behind."""
+    def look_since(self, since_ns: int | None) -> None:
+        """Gluster sets no ctime for an extended attribute, a hole or fallocate, nor for a writer whose clock is behind."""
         self._since.begin(since_ns)
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:

@@ -79,8 +79,8 @@ class Recorder(Protocol):
         False: not all that changed until the last ``drain`` is recorded yet; ``whole``: it is to be, if that is possible.
         """
 
-    def look_since(self, since_ns: int) -> None:
-        """A scan looks for what changed since then unrecorded; record what it cannot see."""
+    def look_since(self, since_ns: int | None) -> None:
+        """A scan looks for what changed since then unrecorded: record what it cannot see. None: since the last such scan."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         """Record these names in the directory at ``path`` as well. Raises OSError."""
@@ -342,7 +342,7 @@ class FilesystemRecorder:
         except OSError as error:
             self._unsure(error)
 
-    def look_since(self, since_ns: int) -> None:
+    def look_since(self, since_ns: int | None) -> None:
         """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:

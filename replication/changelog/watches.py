@@ -299,7 +299,7 @@ class DirectoryRecorder:
             self._root_state.refresh()
         return True
 
-    def look_since(self, since_ns: int) -> None:
+    def look_since(self, since_ns: int | None) -> None:
         """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 
@@ -33,3 +34,10 @@ def parse_address(text: str) -> GlusterAddress | None:
     if not _HOST.fullmatch(host) or not _VOLUME.fullmatch(volume) or ".." in parts or "\0" in below:
         raise UsageError(f"{text!r} will not do: give gluster://HOST/VOLUME or gluster://HOST/VOLUME/SUBDIR")
     return GlusterAddress(host, volume, "/".join(parts))
+
+
+def volume_name(primary: str) -> str:
+    """What a primary is called: the volume, or the last component of the path."""
+    if primary.startswith(SCHEME):
+        return primary[len(SCHEME) :].partition("/")[2].partition("/")[0]
+    return os.path.basename(primary.rstrip("/")) or "/"

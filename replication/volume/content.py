@@ -16,7 +16,9 @@ _BLOCK = 4096  # bytes; a file of more with fewer blocks than that has holes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 
-def read_observed(dir_fd: int, entry: Entry, *, keeps_pages: bool) -> tuple[bytes, dict[str, str]] | None:
+def read_observed(
+    dir_fd: int, entry: Entry, *, keeps_pages: bool = False
+) -> tuple[bytes, dict[str, str]] | None:
     """Content and attributes (values as base64) of a small regular file with one name.
 
     None when it is no such file, or anything about it has changed since it was observed, or it cannot be read:

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from replication.gluster.address import parse_address
+from replication.gluster.mount import GlusterMount
 from tests.conftest import missing, need
 from tests.gluster import Glusterd, lacking
 from tests.system.harness import SeamarkRun
@@ -64,3 +66,20 @@ def place(glusterd, tmp_path, request):
             subprocess.run(["umount", "--lazy", where], capture_output=True, check=False)
             where.rmdir()
         glusterd.delete(name)
+
+
+@pytest.fixture
+def own(place, tmp_path, monkeypatch):
+    """The mount that a session makes of the volume."""
+
+    def mounted():
+        monkeypatch.setenv("PATH", place.node.environment["PATH"])
+        made.append(GlusterMount(parse_address(place.address), tmp_path / "session" / "mount"))
+        made[0].where.parent.mkdir()
+        made[0].start()
+        return made[0].where
+
+    made = []
+    yield mounted
+    for mount in made:
+        mount.stop()

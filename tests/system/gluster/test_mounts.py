@@ -7,31 +7,12 @@ import time
 
 import pytest
 
-from replication.gluster.address import parse_address
-from replication.gluster.mount import GlusterMount
 from replication.observation import Change
 from replication.volume.directory import VanishedError
 from replication.volume.gluster import GlusterVolume
 from replication.volume.mounted import MountedVolume
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def own(place, tmp_path, monkeypatch):
-    """The mount that a session makes of the volume."""
-
-    def mounted():
-        monkeypatch.setenv("PATH", place.node.environment["PATH"])
-        made.append(GlusterMount(parse_address(place.address), tmp_path / "session" / "mount"))
-        made[0].where.parent.mkdir()
-        made[0].start()
-        return made[0].where
-
-    made = []
-    yield mounted
-    for mount in made:
-        mount.stop()
 
 
 def overwrite(path, content):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -274,3 +276,27 @@ def test_a_directory_of_a_volume(place):
         (root / "shared" / "data" / "back").write_text("again")
         run.wait_same()
         run.stop()
+
+
+@pytest.mark.slow
+def test_what_no_changelog_says_is_found_by_the_periodic_comparison(place):
+    root = place.volume(1, **{"changelog.rollover-time": "3"})
+    for name in ("longer", "hole", "zeros", "untouched"):
+        (root / name).write_bytes(b"x" * 1_000_000)
+    with place.run() as run:
+        run.wait_idle()
+        time.sleep(8)  # the file of the changelog that has them is closed
+        _fallocate(root / "longer", "--length", "2000000")
+        _fallocate(root / "hole", "--punch-hole", "--offset", "131072", "--length", "262144")
+        _fallocate(root / "zeros", "--zero-range", "--offset", "131072", "--length", "262144")
+        (database,) = place.state.glob("sessions/*/progress.sqlite")
+        with contextlib.closing(sqlite3.connect(database, timeout=10)) as db, db:
+            db.execute("UPDATE brick SET scan_ns = 0")  # the comparison is due
+        run.wait_same()
+        assert said(run, "periodic look for what was not recorded"), run.report()
+        assert run.stop() == 0
+
+
+def _fallocate(path, *words):
+    done = subprocess.run(["fallocate", *words, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "not supported" in done.stderr, done.stderr
