@@ -81,7 +81,7 @@ class GlusterMount:
         self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = [
             program("glusterfs"), "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl",
-            "--direct-io-mode=enable",
+            "--direct-io-mode=enable", "--reader-thread-count=4",
             f"--attribute-timeout={_ATTRIBUTES_S}", "--entry-timeout=0", "--negative-timeout=0",
             *(f"--xlator-option=*-{name}.pass-through=true" for name in _CACHES),
             "--log-level=WARNING", f"--log-file={self._log}",

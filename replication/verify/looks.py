@@ -15,7 +15,7 @@ from replication.secondary.inspection import row_of
 from replication.verify.compare import Difference
 from replication.verify.ends import Ends, open_directory, rows_of
 from replication.verify.totals import Totals
-from replication.volume.handle import open_beneath
+from replication.volume.handle import inode_number, open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -149,7 +149,7 @@ class Looks:
             return _ABSENT
         try:
             s = os.stat(name, dir_fd=again, follow_symlinks=False)
-            return f"{s.st_ino}:{s.st_ctime_ns}:{os.fstat(again).st_ino}"
+            return f"{inode_number(s.st_ino)}:{s.st_ctime_ns}:{os.fstat(again).st_ino}"
         except FileNotFoundError:
             return _ABSENT
         finally:

@@ -14,7 +14,7 @@ import time
 from hashlib import blake2b
 from itertools import groupby
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from replication.errors import ExitCode, SeamarkError
 from replication.observation import Change, Entry, Inode
@@ -23,9 +23,11 @@ from replication.volume.handle import Stat, inode_number, open_beneath, open_by_
 from replication.volume.identity import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger("seamark.volume")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 RESERVED = b".seamark"
 # Kernels before multigrain timestamps (6.13) stamp changes with the time of the last tick: two
 # changes within one tick look alike. Younger than this, a state is not taken for final.
@@ -236,6 +238,23 @@ class DirectoryVolume:
                 return Entry(name, None)
             raise
 
+    def observe_each(
+        self, dir_fd: int, names: Iterable[tuple[bytes, Change]]
+    ) -> Iterable[tuple[bytes, Entry | OSError]]:
+        """``observe``, of many names of a directory: what each is, or why that cannot be told."""
+
+        def look(wanted: tuple[bytes, Change]) -> tuple[bytes, Entry | OSError]:
+            try:
+                return wanted[0], self.observe(dir_fd, *wanted)
+            except OSError as error:
+                return wanted[0], error
+
+        return self.each(look, names)
+
+    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterable[_Result]:
+        """Look at each, in order; where looking means waiting for others, at several at a time."""
+        return map(work, items)
+
     def _confirm_absence(self) -> None:
         """A name was not found. Raises OSError where that does not mean that there is none."""
 
@@ -284,11 +303,16 @@ class DirectoryVolume:
         parts: list[bytes] = []
         subdirs: list[tuple[bytes, bytes]] = []
         newest = 0
-        look, pack = os.stat, _CTIME.pack  # the C of os.stat is faster than our own statx by ctypes
-        for name in names:
+        stat, pack = os.stat, _CTIME.pack  # the C of os.stat is faster than our own statx by ctypes
+
+        def look(name: bytes) -> tuple[bytes, os.stat_result | None]:
             try:
-                s = look(name, dir_fd=dir_fd, follow_symlinks=False)
+                return name, stat(name, dir_fd=dir_fd, follow_symlinks=False)
             except FileNotFoundError:
+                return name, None
+
+        for name, s in self.each(look, names):
+            if s is None:
                 continue
             # A file that is mounted over counts here, and not on the secondary: its directory is then looked at.
             if filters and filters.excludes(prefix + name, st.S_ISDIR(s.st_mode)):

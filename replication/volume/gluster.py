@@ -11,7 +11,9 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from uuid import UUID
 
 from replication.errors import SeamarkError
@@ -28,6 +30,9 @@ _PATHS_OF_FILE = "glusterfs.gfidtopath"
 _GRAPH = b".meta/graphs/active"
 _LOOK_S = 0.5  # a client that lost a brick tries again after seconds
 _TRIES = 3
+_AT_ONCE = 8
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _NAMES_AT_ONCE = 8
 _OWN = (RESERVED, b".trashcan")  # the second is Gluster's, of each volume by itself, and cannot be removed
 
@@ -48,6 +53,18 @@ class GlusterVolume(DirectoryVolume):
         self._mount = _mount_of(self.root)
         self._below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
         self._dht = b""
+        self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        super().close()
+
+    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterable[_Result]:
+        """Every look is answered by a brick, after a while."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_AT_ONCE, "looks")
+        return self._pool.map(work, items)
 
     # ---- identity
 
