@@ -39,8 +39,6 @@ def lacking() -> str:
     """Why no Gluster can run here; empty if one can."""
     if why := available("xfs"):
         return why
-    if not os.path.exists("/dev/fuse"):
-        return "the kernel has no FUSE"
     for program in ("glusterd", "gluster", "glusterfs"):
         if not any(os.access(os.path.join(folder, program), os.X_OK) for folder in _PATH.split(os.pathsep)):
             return f"{program} is not installed"

@@ -56,7 +56,7 @@ class _Followed:
         self.number = number  # of the set that it is in
         self.tail = tail
         self.watch = watch
-        self.restarted = False
+        self.unread = False  # its changelog cannot be read at the moment
         # kinds, and the ctime of the brick's inode when a segment was closed; -1: not looked at yet, 0: it may be younger
         self.objects: dict[bytes, tuple[int, int]] = {}
         self.ended: list[dict[bytes, tuple[int, int]]] = []  # the same of files that were read to their end
@@ -100,7 +100,7 @@ class BrickRecorder:
         self._saved: dict[str, Place] = {}
         try:
             self._file = volume_file(volume)
-            self._info_at = self._changed_ns()
+            self._info_at, self._rebalance_at = self._changed_ns(), self._rebalance_ns()
             self._info = _covered(volume_info(volume))
             self._root_gfid = os.getxattr(root, GFID)
             self._open_root()
@@ -160,6 +160,12 @@ class BrickRecorder:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
+        if (state := self._rebalance_ns()) != self._rebalance_at:
+            self._rebalance_at = state
+            log.info(
+                "volume %s: a rebalance has begun or ended, while which not all is recorded", self._volume
+            )
+            self._gap("recorder")
         try:
             if (changed := self._changed_ns()) == self._info_at:
                 return
@@ -188,6 +194,13 @@ class BrickRecorder:
             log.info("brick %s is followed from now on", brick)
             self._gap("recorder")
 
+    def _rebalance_ns(self) -> int:
+        """When glusterd last noted how far a rebalance is: at its beginning, and its end."""
+        try:
+            return os.stat(os.path.join(os.path.dirname(self._file), "node_state.info")).st_mtime_ns
+        except OSError:
+            return 0
+
     def _changed_ns(self) -> int:
         return os.stat(self._file).st_mtime_ns
 
@@ -198,13 +211,19 @@ class BrickRecorder:
     def _restarted(self, path: str) -> None:
         """A brick was ended, perhaps between a change and its record; others of its set have recorded that change as well."""
         followed = self._followed[path]
-        others = [
-            each for each in self._followed.values()
-            if each.number == followed.number and each is not followed and not each.brick.arbiter and self._is_alive(each)
-        ]  # fmt: skip
         log.info("brick %s was started again", followed.brick)
-        if not others:
+        if not self._has_twin(followed):
             self._gap("brick restarted")
+
+    def _has_twin(self, followed: _Followed) -> bool:
+        """Whether another brick of its set records the same changes."""
+        return any(
+            each.number == followed.number
+            and each is not followed
+            and not each.brick.arbiter
+            and self._is_alive(each)
+            for each in self._followed.values()
+        )
 
     def _is_alive(self, followed: _Followed) -> bool:
         rollover = float(self._info.options.get("changelog.rollover-time", _ROLLOVER_S))
@@ -227,6 +246,8 @@ class BrickRecorder:
             self._told = since < time.monotonic() - _OFF_S
             return False
         self._told = False
+        if any(each.unread and not self._has_twin(each) for each in self._followed.values()):
+            return False
         for number, bricks in enumerate(self._info.sets):
             mine = [
                 each for each in self._followed.values() if each.number == number and not each.brick.arbiter
@@ -245,8 +266,11 @@ class BrickRecorder:
         for followed in list(self._followed.values()):
             try:
                 whole = followed.tail.poll(partial(self._take, followed), followed.rolled, full) and whole
+                followed.unread = False
             except OSError as error:
-                log.warning("brick %s: its changelog cannot be read: %s", followed.brick, error)
+                if not followed.unread:
+                    log.warning("brick %s: its changelog cannot be read: %s", followed.brick, error)
+                followed.unread = True
         for gfid in self._since.some(list(self._followed)):
             self.events += 1
             self._object(gfid, M | D)

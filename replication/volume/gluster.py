@@ -146,7 +146,12 @@ class GlusterVolume(DirectoryVolume):
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""
         for _ in range(_TRIES):
-            paths = self.paths_of(handle)
+            try:
+                paths = self.paths_of(handle)
+            except OSError as error:
+                raise VolumeAway(
+                    f"a directory cannot be found while a part of the volume is away: {error.strerror}"
+                ) from None
             if not paths:
                 break
             with contextlib.suppress(VanishedError):

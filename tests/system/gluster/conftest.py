@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -15,6 +16,8 @@ from tests.system.harness import SeamarkRun
 
 @pytest.fixture(scope="session")
 def glusterd(tmp_path_factory):
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("the kernel has no FUSE")
     if why := lacking():
         missing(f"no Gluster: {why}")
     with Glusterd(tmp_path_factory.mktemp("gluster")) as node:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from replication.agent import AgentConfig, agent_call, run_agent
+from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
 from replication.changelog.index import State
 from replication.changelog.store import ChangelogStore
 from replication.volume.identity import ROOT_GFID
@@ -63,3 +63,15 @@ def test_what_is_recorded_of_a_file(place, agent):
     assert agent() - {(gfid, None, None)} == set()
     os.rename(place.primary / "file", place.primary / "other")
     assert {(None, ROOT_GFID, b"file"), (None, ROOT_GFID, b"other")} <= agent()
+
+
+def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, agent):
+    changelogs = place.node.brick(place.name, 0) / ".glusterfs" / "changelogs"
+    changelogs.rename(changelogs.with_name("away"))
+    try:
+        with pytest.raises(AgentRefused, match="do not record everything"):
+            agent()
+    finally:
+        changelogs.with_name("away").rename(changelogs)
+    (place.primary / "file").write_bytes(b"1")
+    assert (None, ROOT_GFID, b"file") in agent()
