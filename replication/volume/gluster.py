@@ -209,7 +209,8 @@ class GlusterVolume(DirectoryVolume):
                     self._need_all()
                     looked = time.monotonic()
         self._need_all()
-        return sorted(name for name in found if not (is_root and name in _OWN))
+        # While a rebalance moves a file it is listed twice.
+        return sorted({name for name in found if not (is_root and name in _OWN)})
 
 
 def _mount_of(path: bytes) -> bytes:
