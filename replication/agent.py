@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from replication.changelog import quiet
-from replication.changelog.config import AgentConfig, open_recorder
 from replication.changelog.control import AgentRefused, AgentUnreachable, ControlServer, agent_call
+from replication.changelog.detectors import AgentConfig, open_recorder
 from replication.changelog.gather import Gather
 from replication.changelog.index import SegmentInfo, State
 from replication.changelog.quiescence import take_token
@@ -59,7 +59,7 @@ def run_agent(
     on_alarm: Callable[[str], None] = log.warning,
     wake_fd: int | None = None,
 ) -> None:
-    """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem" or "directories"; ``on_segment`` after each position.
+    """Record until ``stop``. ``ready`` is called when recording is live, with "filesystem", "directories" or "changelogs"; ``on_segment`` after each position.
 
     Both are called from this thread, and should be quick. A tick that was extended is reported again.
     ``wake_fd``: becomes readable when ``stop`` is to be looked at (else that is done a few times a second).
@@ -90,6 +90,7 @@ class Agent:
         self._opened_at: float | None = None  # time.monotonic() of the open segment's first event
         self._closed_at = -math.inf  # of the last one's end
         self._opened_ns = 0
+        self._emptied_ns = 0  # when the queue was last seen empty
         self._complete_ns = 0  # everything that happened until then was taken in
         self._unwritten: list[Place] = []
         self._unwritten_records = 0
@@ -133,8 +134,9 @@ class Agent:
 
     def _begin(self) -> None:
         """Recording is live already: what changed before it is a gap, unless it is proved that nothing did."""
-        kept = quiet.kept(self.config.directory, self.config.root)
-        still = kept is not None and kept == take_token(self.config.root, probe=False)
+        resumed = self._recorder.resume()
+        kept = None if resumed else quiet.kept(self.config.directory, self.config.root)
+        still = resumed or (kept is not None and kept == take_token(self.config.root, probe=False))
         self._store.begin_writing()
         last = self._store.last_closed()
         self._complete_ns = time.time_ns()
@@ -155,6 +157,8 @@ class Agent:
         # The order makes the token sound: whatever happened before it was taken is in the queue by now,
         # and what happens after it changes the file system's own count.
         self._store.finish()
+        if self.config.gluster:
+            return  # its bricks go on recording
         token = take_token(self.config.root, probe=True)
         position = self._store.open_number()
         self._close_segment()
@@ -205,29 +209,37 @@ class Agent:
         if self._recorder.events != before:
             self._last_event_ns = now_ns
         if emptied:
-            self._complete_ns = max(now_ns, self._complete_ns)
+            self._emptied_ns = max(now_ns, self._emptied_ns)
         if self._opened_at is None and self._recorder.events != before:
             self._opened_at = time.monotonic()
             self._opened_ns = now_ns
         return emptied
 
-    def _close_segment(self) -> None:
-        """Take in all that is queued, and close; more than one segment if there is that much."""
+    def _close_segment(self, *, whole: bool = False) -> bool:
+        """Take in all that is queued, and close; more than one segment if there is that much.
+
+        Whether everything that changed until now is recorded by then; ``whole``: it is to be.
+        """
         while True:
             emptied = self._drain()
-            self._recorder.before_close()
+            complete = self._recorder.before_close(whole=whole)
+            if self.config.gluster:  # what is compared may have changed at any time since then
+                self._opened_ns = self._complete_ns
+            if emptied and complete:
+                self._complete_ns = max(self._emptied_ns, self._complete_ns)
             self._opened_at = None
             if self._gather.count:
                 self._closed_at = time.monotonic()
             self._write(self._gather.count, self._gather.take())
             if emptied:
-                return
+                return complete
 
     def _tick(self) -> None:
         self._heed_needs()
         position = self._store.open_number()
         self._close_segment()
-        self._tick_at = time.monotonic() + self.config.tick_s
+        every = min(_FIRST_TICK_S, self.config.tick_s) if self._recorder.uneasy else self.config.tick_s
+        self._tick_at = time.monotonic() + every
         if position != self._store.open_number() or self._unwritten or self._lost:
             return
         try:
@@ -322,15 +334,19 @@ class Agent:
         self._server.follow()
         return {"mode": self._recorder.mode}
 
-    def _barrier(self, _: dict[str, Any]) -> dict[str, Any]:
+    def _barrier(self, request: dict[str, Any]) -> dict[str, Any]:
         self._check_in_place()
-        self._close_segment()
+        if not self._close_segment(whole=True):
+            raise OSError("the bricks of this node do not record everything at the moment")
         if self._unwritten or self._lost:
             raise OSError("the changelog cannot be written")
         last = self._store.last_closed()
         if last is None or last.state is not State.DATA or last.end_ns < self._complete_ns:
             last = self._store.tick(self._complete_ns)
             self._tell(last)
+        if "since_ns" in request:
+            since = request["since_ns"]
+            self._recorder.look_since(None if since is None else int(since))
         return {"position": last.number, "end_ns": last.end_ns}
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replication.failures import Failure
 from replication.volume.directory import settled
 from replication.volume.handle import open_beneath
-from replication.volume.identity import ROOT_GFID, identify
+from replication.volume.identity import ROOT_GFID
 from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def attribute_rows(volume: DirectoryVolume, objects: Iterable[tuple[bytes, bytes
             if error.errno in _GONE:
                 gone.append((gfid, path))
             else:
+                volume.check_answers(error)
                 text = f"cannot read attributes of {os.fsdecode(path)}: {error.strerror}"
                 bad.append(
                     Failure(step="metadata", gfid=gfid.hex(), path=os.fsdecode(path), code="io", error=text)
@@ -66,12 +67,12 @@ def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
     directory, name = os.path.split(path)
     dir_fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
     try:
-        found, stat = identify(dir_fd, name)
+        found, stat = volume.identify(dir_fd, name)
         if found != gfid and gfid != ROOT_GFID:
             return None
         where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
         xattrs = read_xattrs(where if name else volume.root)
-        ctime = settled(stat.ctime_ns) if identify(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
+        ctime = settled(stat.ctime_ns) if volume.identify(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
     finally:
         os.close(dir_fd)
     return [gfid.hex(), stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime, stat.ino, xattrs]

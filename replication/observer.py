@@ -20,7 +20,7 @@ from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
 from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
-from replication.volume.identity import ROOT_GFID, identify_fd
+from replication.volume.identity import ROOT_GFID
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PART_NAMES = 2000  # names in one request: bounds memory at both ends, and the secondary's transaction
 _CONTENT_BYTES = 2 << 20  # content after which a request is sent
 _THIN_CONTENT_BYTES = 1 << 19  # over a long link: the far side begins sooner, and ends sooner after the last
+_READ_AT_ONCE = 32  # files; bounds what is read beyond the next
 _MOST_CONTENT = 8 << 20  # in one request; what is more goes the usual way
 _WINDOW = 24  # requests under way: what they hold is more than a long link does
 
@@ -132,17 +133,15 @@ class Observer:
         if self._filters.excludes_dir(path):
             return
         entries = []
-        for name, change in names.items():
-            try:
-                entry = self._volume.observe(dir_fd, name, change)
-            except OSError as error:
-                self.fail("entry", os.path.join(path, name), error)
+        for name, entry in self._volume.observe_each(dir_fd, names.items()):
+            if isinstance(entry, OSError):
+                self.fail("entry", os.path.join(path, name), entry)
                 continue
             if self._left_out(path, entry):
                 self._resolve(os.path.join(path, name))
                 continue
             entries.append(entry)
-            if change is Change.DATA:
+            if names[name] is Change.DATA:
                 self._changed.add((parent, name))
             if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
                 self._resolve(os.path.join(path, name))
@@ -158,9 +157,8 @@ class Observer:
                 for e in entries
                 if e.inode and e.inode.gfid in below
             ]
-        for entry in entries:  # not before what was gathered until now is sent
-            if entry.change is Change.DATA:
-                self._take_along(dir_fd, entry)
+        # Not before what was gathered until now is sent.
+        self._take_along(dir_fd, [entry for entry in entries if entry.change is Change.DATA])
         self._add(Listing(parent, entries), path)
 
     def list_directory(
@@ -176,17 +174,15 @@ class Observer:
         below: list[tuple[bytes, bytes]] = []
         for start in range(0, max(len(names), 1), PART_NAMES):
             entries = []
-            for name in names[start : start + PART_NAMES]:
-                try:
-                    entry = self._doubt(self._volume.observe(dir_fd, name, Change.UNKNOWN))
-                    if self._left_out(path, entry):
-                        continue
-                    entries.append(entry)
-                    if empty:
-                        self._take_along(dir_fd, entry)
-                except OSError as error:
+            wanted = [(name, Change.UNKNOWN) for name in names[start : start + PART_NAMES]]
+            for name, found in self._volume.observe_each(dir_fd, wanted):
+                if isinstance(found, OSError):
                     complete = False
-                    self.fail("entry", os.path.join(path, name), error)
+                    self.fail("entry", os.path.join(path, name), found)
+                elif not self._left_out(path, found):
+                    entries.append(self._doubt(found))
+            if empty:
+                self._take_along(dir_fd, entries)
             last = start + PART_NAMES >= len(names)
             whole = start == 0 and last
             below += [
@@ -211,14 +207,21 @@ class Observer:
         if self._failing and (key := f"entry:{os.fsdecode(path)}") in self._failing:
             self.findings.resolved.append(key)
 
-    def _take_along(self, dir_fd: int, entry: Entry) -> None:
-        """Have its content travel with the observation, if it is small and still as it was observed."""
-        if not self._carry or entry.inode is None or self._content_bytes >= _MOST_CONTENT:
-            return
-        if (read := read_observed(dir_fd, entry)) is not None:
-            content, xattrs = read
-            self._content[entry.inode.gfid] = (entry.inode, xattrs, content)
-            self._content_bytes += len(content)
+    def _take_along(self, dir_fd: int, entries: list[Entry]) -> None:
+        """Have their content travel with the observation, if it is small and still as it was observed."""
+
+        def read(entry: Entry) -> tuple[bytes, dict[str, str]] | None:
+            return read_observed(dir_fd, entry, keeps_pages=self._volume.keeps_pages)
+
+        for start in range(0, len(entries), _READ_AT_ONCE):
+            if not self._carry or self._content_bytes >= _MOST_CONTENT:
+                return
+            some = entries[start : start + _READ_AT_ONCE]
+            for entry, found in zip(some, self._volume.each(read, some), strict=True):
+                if found is not None and entry.inode is not None:
+                    content, xattrs = found
+                    self._content[entry.inode.gfid] = (entry.inode, xattrs, content)
+                    self._content_bytes += len(content)
 
     def _doubt(self, entry: Entry) -> Entry:
         if entry.inode is None or entry.inode.ctime_ns < self._since_ns:
@@ -226,7 +229,8 @@ class Observer:
         return entry._replace(inode=entry.inode._replace(ctime_ns=0))
 
     def fail(self, step: str, path: bytes, error: OSError) -> None:
-        """Note something of the primary that could not be read."""
+        """Note something of the primary that could not be read. Raises SeamarkError where all of it is away."""
+        self._volume.check_answers(error)
         code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
         self.findings.failures.append(
             Failure(
@@ -356,7 +360,7 @@ class Observer:
             self.flush()
             fd = self._volume.open_dir_unchecked(at)
             try:
-                parent = identify_fd(fd)[0]
+                parent = self._volume.identify_fd(fd)[0]
             finally:
                 os.close(fd)
         if parent != target:

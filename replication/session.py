@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from replication import session_file
 from replication.errors import ExitCode, NotFoundError, SeamarkError
+from replication.gluster.address import GlusterAddress, parse_address
 from replication.private import private_dir
 from replication.settings import SessionConfig, SettingsError
 
@@ -72,19 +73,32 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     root: str = ""
     adopt: bool = False
     deletes_allowed_ns: int = 0
+    mount: str = ""  # where a Gluster volume is mounted for the session
+
+    @property
+    def gluster(self) -> GlusterAddress | None:
+        """The Gluster volume that is its primary, if it is one."""
+        return parse_address(self.primary)
+
+    @property
+    def tree(self) -> str:
+        """The directory of this host in which the primary is seen."""
+        address = self.gluster
+        return self.primary if address is None else os.path.join(self.mount, address.subdir).rstrip("/")
 
     @classmethod
-    def of(cls, name: str, config: SessionConfig, state: SessionState) -> Self:
+    def of(cls, name: str, config: SessionConfig, state: SessionState, mount: Path | None = None) -> Self:
         settings = msgspec.structs.asdict(config)
         return cls(
             name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt,
-            deletes_allowed_ns=state.deletes_allowed_ns, **settings,
+            deletes_allowed_ns=state.deletes_allowed_ns, mount=str(mount or ""), **settings,
         )  # fmt: skip
 
 
 def pair_id(primary: str, secondary: str) -> str:
     """The id of the session that replicates one to the other: the same on every node that sees both."""
-    pair = os.fsencode(f"{os.path.realpath(primary)}\0{secondary}")
+    where = primary if parse_address(primary) is not None else os.path.realpath(primary)
+    pair = os.fsencode(f"{where}\0{secondary}")
     return hashlib.blake2b(pair, digest_size=16).hexdigest()
 
 
@@ -102,6 +116,7 @@ class SessionDir:
         self.run_config = self.path / "session.toml"  # made by `seamark run`, anew each time
         self.state_file = self.path / "state.json"
         self.changelog = self.path / "changelog"
+        self.mount = self.path / "mount"  # of a Gluster volume
         self.progress = self.path / "progress.sqlite"
         self.run_lock = self.path / "run.lock"
         self.servers = self.path / "servers.json"  # broker and Redis in use, mode 0600
@@ -127,13 +142,17 @@ class SessionDir:
     def detector(self) -> str:
         """How changes are noticed at the moment.
 
-        "filesystem" or "directories": recorded, by what fanotify marks; "fanotify": the recorder is being
-        started; "scan": the tree is compared again and again.
+        "filesystem" or "directories": recorded, by what fanotify marks; "changelogs": recorded by Gluster's bricks;
+        "fanotify": the recorder is being started; "scan": the tree is compared again and again.
         """
         try:
             return self._detector.read_text(encoding="ascii").strip() or "scan"
         except FileNotFoundError:
             return "scan"
+
+    def witnesses_content(self) -> bool:
+        """Whether a change of content says so itself, whatever becomes of the name under which it was made."""
+        return self.detector() in {"filesystem", "changelogs"}
 
     def set_detector(self, detector: str) -> None:
         self._detector.write_text(detector, encoding="ascii")
@@ -142,7 +161,10 @@ class SessionDir:
         """Settings and state. Raises SessionError when there is no such session, or its files are damaged."""
         config = self.load_config()
         return Session.of(
-            self.name, config, self.state() or SessionState(id=pair_id(config.primary, config.secondary))
+            self.name,
+            config,
+            self.state() or SessionState(id=pair_id(config.primary, config.secondary)),
+            self.mount,
         )
 
     def load_config(self) -> SessionConfig:

@@ -242,7 +242,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SessionConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A session's file: what is replicated where, and how. Paths are text as os.fsdecode gives it."""
 
-    primary: Annotated[str, about("absolute path of the directory that is replicated", restart=True)]
+    primary: Annotated[
+        str,
+        about(
+            "what is replicated: the absolute path of a directory, or gluster://HOST/VOLUME[/SUBDIR]",
+            restart=True,
+        ),
+    ]
     secondary: Annotated[str, about("where to: an absolute path, or [user@]host:/path", restart=True)]
 
 

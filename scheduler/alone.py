@@ -76,7 +76,8 @@ def be_agent(place: SessionDir, session: Session) -> int:
     must = session.change_detector == "fanotify"
     try:
         with closing(Progress(place.progress)) as progress:
-            join(place, session.primary, progress.changelog_lost)
+            if session.gluster is None:
+                join(place, session.primary, progress.changelog_lost)
         code = recording.record(place, session, must_record=must)
     except StoreBusy:
         raise LockedError(

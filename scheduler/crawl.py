@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
@@ -124,17 +124,20 @@ class Crawler:
             return f"waiting for batches under way before a hybrid crawl ({why})"
         now = time.time_ns()
         position = self.brick.front
+        # Records before a gap may have given a version to content whose change lies in it; so may another holder's.
+        lost = not self.brick.complete and self.brick.front_ns > 0
+        since = self.brick.front_ns if gap or lost else _NEVER
         if not self._scanning():
+            asked: dict[str, Any] = (
+                {"since_ns": since if since != _NEVER else None} if self.brick.front_ns else {}
+            )
             try:
-                position = int(agent_call(self.ctx.place.changelog, "barrier")["position"])
+                position = int(agent_call(self.ctx.place.changelog, "barrier", **asked)["position"])
             except (AgentRefused, AgentUnreachable):
                 return "waiting for the agent"
         self._refuse_emptied()
         crawl = uuid.uuid4().hex
         root = {"C:0": encode_dirs([(ROOT_GFID, b"")])}
-        # Records before a gap may have given a version to content whose change lies in it; so may another holder's.
-        lost = not self.brick.complete and self.brick.front_ns > 0
-        since = self.brick.front_ns if gap or lost else _NEVER
         if not self.ctx.progress.begin_crawl(self.epoch, crawl, position, now, since, root, self._filters()):
             return "somebody else is at work"
         log.info("%s: hybrid crawl begins: %s", self.name, why)

@@ -10,8 +10,9 @@ from replication.errors import ExitCode
 from replication.remote.answers import SecondaryError
 from replication.remote.look import looking
 from replication.secondary.filters import Filters
-from replication.volume.directory import DirectoryVolume, VanishedError
+from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID
+from replication.volume.opening import open_volume
 from scheduler.preflight import check_not_emptied, in_child, refused
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from replication.remote.client import SecondaryClient
     from replication.session import Session, SessionDir
+    from replication.volume.directory import DirectoryVolume
 
 log = logging.getLogger("seamark.dry_run")
 _ASK_DIRS = 256
@@ -70,7 +72,7 @@ def _compare(place: SessionDir, session: Session) -> dict[str, Any]:
             "new": hello["index"] == "new", "lost": hello["index"] == "lost", "entries": hello["entries"], "directories": 0, "names": 0,
             "different": 0, "examples": [], "missing": bool(hello.get("missing")),
         }  # fmt: skip
-        volume = DirectoryVolume(os.fsencode(session.primary))
+        volume = open_volume(session)
         filters = Filters(session.filters)
         queue: list[tuple[bytes, bytes]] = [(ROOT_GFID, b"")]
         while queue:

@@ -26,11 +26,13 @@ from replication.remote.target import parse_target
 from replication.session import Desired, Session, SessionDir, SessionState, pair_id
 from replication.settings import SessionConfig
 from scheduler.preflight import InChild, check_primary, look_at_secondary
+from scheduler.primary import present
 from scheduler.redis_server import EmbeddedRedis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from replication.gluster.mount import GlusterMount
     from scheduler.options import RunOptions
     from scheduler.snapshot import ProgressSnapshot
 
@@ -49,26 +51,30 @@ class Opening(NamedTuple):
     redis: EmbeddedRedis | None
     look: InChild
     until: float  # time.monotonic() at which the run has no time left
+    mount: GlusterMount | None  # of a primary that is a Gluster volume
 
 
 def run(options: RunOptions, update: Callable[[ProgressSnapshot], None]) -> int:
     """Replicate until told to stop, or with ``once`` until done. Returns an ExitCode; raises SeamarkError."""
     place, session = configure(options)
-    session = msgspec.structs.replace(session, root=check_primary(session))
-    if options.dry_run:
-        from scheduler.dry_run import dry_run
+    with present(session) as mount:
+        session = msgspec.structs.replace(session, root=check_primary(session))
+        if options.dry_run:
+            from scheduler.dry_run import dry_run
 
-        return dry_run(place, session, update, _until(options))
-    with locked(place, session):
-        place.save_run(session)
-        with begun(options, place, session) as opening:
-            from scheduler.run import Run
+            return dry_run(place, session, update, _until(options))
+        with locked(place, session):
+            place.save_run(session)
+            with begun(options, place, session, mount) as opening:
+                from scheduler.run import Run
 
-            return Run(options, place, session, update, opening).run()
+                return Run(options, place, session, update, opening).run()
 
 
 @contextlib.contextmanager
-def begun(options: RunOptions, place: SessionDir, session: Session) -> Iterator[Opening]:
+def begun(
+    options: RunOptions, place: SessionDir, session: Session, mount: GlusterMount | None
+) -> Iterator[Opening]:
     """Start Redis and the look at the secondary; by the time it returns everything is imported, and they are about there."""
     until = _until(options)
     with contextlib.ExitStack() as stack:
@@ -79,7 +85,7 @@ def begun(options: RunOptions, place: SessionDir, session: Session) -> Iterator[
         look = look_at_secondary(place, session)
         stack.callback(look.abandon)
         _import_all(session)
-        yield Opening(redis, look, until)
+        yield Opening(redis, look, until, mount)
 
 
 def _until(options: RunOptions) -> float:
@@ -134,7 +140,7 @@ def configure(options: RunOptions) -> tuple[SessionDir, Session]:
         state = msgspec.structs.replace(
             state, root=stored.root, instance=stored.instance, deletes_allowed_ns=stored.deletes_allowed_ns
         )
-    return place, Session.of(place.name, config, state)
+    return place, Session.of(place.name, config, state, place.mount)
 
 
 def _runtime_dir() -> Path:

@@ -15,10 +15,10 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from replication.errors import ExitCode, SeamarkError, TemporaryError, UsageError
+from replication.gluster.glusterd import root_of_volume
 from replication.remote.answers import SecondaryError
 from replication.remote.look import claim, looking
-from replication.volume.directory import DirectoryVolume
-from replication.volume.identity import identify_fd
+from replication.volume.opening import open_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +41,16 @@ NO_SNAPSHOTS = (
 
 def check_primary(session: Session) -> str:
     """The identity of the primary's root. Raises SeamarkError when it is not there, or not what it was."""
-    volume = DirectoryVolume(os.fsencode(session.primary))
+    volume = open_volume(session)
     try:
         try:
             os.listdir(volume.root_fd)
         except OSError as error:
+            volume.check_answers(error)
             raise UsageError(f"primary {session.primary}: cannot be read: {error.strerror}") from None
-        identity = identify_fd(volume.root_fd)[0].hex()
+        identity = volume.identify_fd(volume.root_fd)[0].hex()
+        if session.gluster is not None:
+            identity = root_of_volume(session.gluster.volume, identity)
     finally:
         volume.close()
     if session.root and session.root != identity and not session.adopt:
@@ -86,7 +89,7 @@ def check_secondary(
 
 def check_not_emptied(session: Session, hello: dict[str, Any]) -> None:
     """A primary that is empty where it was full is not there: stop instead of emptying the secondary."""
-    names = [name for name in os.listdir(session.primary) if name != ".seamark"]
+    names = [name for name in os.listdir(session.tree) if name != ".seamark"]
     if not names and hello.get("entries", 0) > 0:
         raise SeamarkError(
             f"primary {session.primary} is empty, but its secondary holds {hello['entries']} names: is it mounted? "

@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -150,10 +151,13 @@ class _SessionAgent:
         """Record until told to stop. Raises StoreBusy."""
         session = self._session
         config = AgentConfig(
-            root=session.primary, directory=str(self._place.changelog),
+            root=session.tree, directory=str(self._place.changelog),
             close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
-            **_shared(sharing.volume_dir(self._place.path.parent.parent, session.primary)),
+            gluster=session.gluster.volume if session.gluster is not None else "",
         )  # fmt: skip
+        if session.gluster is None:  # the mount of a volume is a session's own, and so is its agent
+            volume = sharing.volume_dir(self._place.path.parent.parent, session.primary)
+            config = replace(config, **_shared(volume))
         try:
             run_agent(config, self._tick, self._stop, ready=self._ready, wake_fd=self._wake_fd)
         except RecorderUnavailable as error:

@@ -7,22 +7,21 @@ no truth: it may be lost and flushed at any moment), and ends with the process t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import importlib.util
 import os
 import platform
 import shutil
-import signal
 import socket
 import stat
 import subprocess
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from replication.dying import die_with
 from replication.errors import SeamarkError
 from replication.private import private_dir
 
@@ -33,7 +32,6 @@ SOCKET_NAME = "redis.sock"
 LOG_NAME = "redis.log"
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes, the final NUL included
 START_TIMEOUT = 15.0  # seconds; a cold start on a busy machine takes below one
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class RedisServerError(SeamarkError):
@@ -96,7 +94,7 @@ class EmbeddedRedis:
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
                 start_new_session=True,  # Ctrl-C in the terminal is for the monitor, which stops us last
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
 
     def _arguments(self) -> list[str]:
@@ -246,20 +244,3 @@ def _short_private_dir(directory: str) -> str:
     if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
         return path
     return tempfile.mkdtemp(prefix="seamark-", dir=base)  # somebody else was there first
-
-
-_prctl = ctypes.CDLL(None).prctl  # looked up here: nothing is safe to load between fork and exec
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """What the child does before exec: ask to be ended with its parent, also when that is killed with -9.
-
-    The kernel means the parent's *thread*: start the server from one that lives as long as the process.
-    """
-
-    def before_exec() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return before_exec

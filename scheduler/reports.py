@@ -8,7 +8,6 @@ session's own process (it is dead, frozen, dies again and again) is judged here.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 from replication import checkpoints, drills, proofs, reading, snapshots
 from replication.changelog.control import exchange
 from replication.errors import SeamarkError
+from replication.gluster.address import volume_name
 from replication.remote.target import parse_target
 from replication.session import Desired, SessionDir, known_session, node_name, session_names
 from scheduler.health import CRASHES, Reason
@@ -188,7 +188,7 @@ def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
         return _with(known, Status.FAULTY, [Reason(code="damaged", text=error.message)])
     known |= {
         "primary_node": report.node if report is not None else node_name(),
-        "primary_volume": os.path.basename(config.primary.rstrip("/")) or "/",
+        "primary_volume": volume_name(config.primary),
         "primary_brick": config.primary, "secondary": config.secondary,
         "secondary_user": target.user or "", "secondary_node": target.host or node_name(),
     }  # fmt: skip

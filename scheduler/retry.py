@@ -11,7 +11,6 @@ from replication.failures import UNEXPECTED
 from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
 from replication.volume.handle import open_beneath
-from replication.volume.identity import identify
 from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import undressed
@@ -125,7 +124,7 @@ def item_at(volume: DirectoryVolume, gfid: bytes, path: bytes, how: How = "data"
     except OSError:
         return None
     try:
-        found, stat = identify(fd, name)
+        found, stat = volume.identify(fd, name)
     except OSError:
         return None
     finally:
@@ -142,7 +141,7 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
     for failure in failures:
         directory, name = os.path.split(failure.path or "")
         # D of a directory has it listed again; of a file it says nothing new.
-        kinds = "EMD" if os.path.isdir(os.path.join(ctx.session.primary, failure.path or "")) else "EM"
+        kinds = "EMD" if os.path.isdir(os.path.join(ctx.session.tree, failure.path or "")) else "EM"
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
         except AgentRefused:

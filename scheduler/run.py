@@ -27,6 +27,7 @@ from scheduler.lease import Lease
 from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import ask_monitor
 from scheduler.preflight import check_not_emptied, check_secondary, look_at_secondary, unmounted
+from scheduler.primary import have_recorded
 from scheduler.send import send
 from scheduler.snapshot import Phase
 from scheduler.standby import Standby, SteppedBack
@@ -198,7 +199,9 @@ class Run:
     def _only_scans(self) -> bool:
         """Whether nothing is recorded: nobody wants it, or others may write where no recorder of this host sees it."""
         session = self.session
-        if session.change_detector == "auto" and (kind := shared_kind(session.primary)):
+        if session.gluster is not None:
+            return session.change_detector == "scan"  # its bricks record what all hosts do
+        if session.change_detector == "auto" and (kind := shared_kind(session.tree)):
             log.info("%s is on %s, which other hosts may write to: scanning", session.primary, kind)
             return True
         return session.change_detector == "scan"
@@ -208,7 +211,8 @@ class Run:
         if self._scans:
             leave(self.place)
             return
-        join(self.place, self.session.primary, ctx.progress.changelog_lost)
+        if self.session.gluster is None:
+            join(self.place, self.session.primary, ctx.progress.changelog_lost)
         if self.options.monitored:
             ask_monitor(self.options.state_dir, "look")  # which starts its agent, if there is none
 
@@ -256,6 +260,8 @@ class Run:
     def _start(self, found: Servers) -> None:
         session = self.session
         self._started = True
+        if not self._scans:
+            have_recorded(session)
         send(tick_signature(session.name))
         if not self._scans:
             must = session.change_detector == "fanotify"
@@ -294,6 +300,7 @@ class Run:
             self.logs.wait(_TURN_S)
             self.logs.relay()
             self._keep_redis(ctx)
+            self._keep_mount()
             self._keep_lease()
             self.supervisor.watch()
             self._need_recorder()
@@ -332,6 +339,10 @@ class Run:
         if self.redis is not None and self.redis.ensure():
             log.warning("Redis had ended and was started again: work resumes from the mark")
             send(tick_signature(self.session.name))
+
+    def _keep_mount(self) -> None:
+        if self.opening.mount is not None and self.opening.mount.ensure():
+            log.warning("the mount of %s had ended and is made again", self.session.primary)
 
     def _need_recorder(self) -> None:
         """With --change-detector fanotify there is no falling back to scanning. Raises SeamarkError."""

@@ -19,6 +19,7 @@ from scheduler.nesting import check_nesting
 from scheduler.opening import begun, locked
 from scheduler.options import RunOptions
 from scheduler.preflight import check_primary
+from scheduler.primary import present
 from scheduler.run import Run
 from scheduler.status_file import StatusFile
 from scheduler.supervisor import Service
@@ -64,14 +65,15 @@ def session_service(
 def _replicate(state_dir: str, place: SessionDir, servers: Servers, without: frozenset[str]) -> int:
     """Until told to stop. Raises SeamarkError when it cannot begin, or go on."""
     session = place.load()
-    check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
-    session = msgspec.structs.replace(session, root=check_primary(session))
-    with locked(place, session):
-        place.change_state(id=session.id, instance=session.instance, root=session.root)
-        take_back(place, session)
-        options = _options(session, state_dir, servers, without)
-        with begun(options, place, session) as opening:
-            return Run(options, place, session, lambda _: None, opening).run()
+    check_nesting(os.fsencode(session.tree), parse_target(session.secondary), state_dir)
+    with present(session) as mount:
+        session = msgspec.structs.replace(session, root=check_primary(session))
+        with locked(place, session):
+            place.change_state(id=session.id, instance=session.instance, root=session.root)
+            take_back(place, session)
+            options = _options(session, state_dir, servers, without)
+            with begun(options, place, session, mount) as opening:
+                return Run(options, place, session, lambda _: None, opening).run()
 
 
 def _options(session: Session, state_dir: str, servers: Servers, without: frozenset[str]) -> RunOptions:

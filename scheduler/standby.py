@@ -142,7 +142,7 @@ class Standby:
         reasons: tuple[Reason, ...] = ()
         if silent_s > REDIS_S:
             reasons = (Reason(code="redis", text=f"Redis has not answered for {silent_s:.0f} s"),)
-        stime = marked_ns(read_mark(ctx.session.primary, ctx.session.id)) / 1e9
+        stime = marked_ns(read_mark(ctx.session.tree, ctx.session.id)) / 1e9
         snapshot = ProgressSnapshot(phase=phase, state=words, stime=stime or None)
         self._file.write(snapshot, reasons=reasons, rpo_s=ctx.session.rpo, active=self.active)
         self._update(snapshot)

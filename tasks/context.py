@@ -38,6 +38,7 @@ from replication.session import (
     state_dir_of_this_process,
 )
 from replication.volume.directory import DirectoryVolume
+from replication.volume.opening import open_volume
 from replication.volume.stime import mark_name, mark_text, marked_ns, store_mark
 from replication.windows import next_window, window_at, zone
 from tasks import levels
@@ -49,7 +50,7 @@ from tasks.link import Link
 from tasks.terms import encode_terms, terms_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from replication.remote.client import SecondaryClient
     from replication.remote.endpoint import SshOptions
@@ -118,7 +119,7 @@ class Context:
 
     @cached_property
     def volume(self) -> DirectoryVolume:
-        return DirectoryVolume(os.fsencode(self.session.primary), self.session.root)
+        return open_volume(self.session, self.session.root)
 
     def begin(self, epoch: int) -> None:
         """A task of this epoch is about to begin. Raises Held, StaleFence."""
@@ -332,6 +333,21 @@ class Context:
             self.ledger.set_published(brick.stime_ns)
         finally:
             self.ledger.unlock("publish mark")
+
+    def names_now(self, epoch: int, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+        """Where objects are: by the volume, if it can tell, else by the secondary, which follows."""
+        found: dict[bytes, list[bytes]] = {}
+        unknown = []
+        for gfid in gfids:
+            try:
+                paths = self.volume.paths_of(gfid)
+            except OSError:
+                paths = None
+            if paths is None:
+                unknown.append(gfid)
+            else:
+                found[gfid] = paths
+        return found | (self.secondary(epoch).client.names(unknown) if unknown else {})
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

@@ -170,7 +170,7 @@ def _look_elsewhere(
         missing = [item for item in missing if wanted[item] > 0]
         if not missing:
             return results
-        known = client.names(item.gfid for item in missing)
+        known = work.ctx.names_now(work.epoch, (item.gfid for item in missing))
         moved = [
             item._replace(path=paths[0], ticket=wanted[item])
             for item in missing

@@ -15,7 +15,7 @@ from replication.observation import Change
 from replication.observer import Observer
 from replication.transfer.item import encode_items
 from replication.volume.directory import VanishedError
-from replication.volume.identity import ROOT_GFID, identify_fd
+from replication.volume.identity import ROOT_GFID
 from tasks.app import app
 from tasks.carry import carrying, counts
 from tasks.unit import DONE, Unit, working
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
     from replication.changelog.record import Segment
     from replication.observer import Findings
+    from replication.volume.directory import DirectoryVolume
 
 # Names looked at in one part of a segment: bounds a task's time and memory, and lets data flow early.
 PART_NAMES = 4000
 _PART_S = 2.0  # and so long at most, when there is content that waits for this part to end
+_TRIES = 5
 _PART_MOST_S = 5.0  # and so long when all of it goes along: between two parts the far side has nothing to do
 
 
@@ -92,7 +94,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
         gfid, path = queue.popitem()
         queue.update(_list(work, observer, gfid, path))
     observer.finish()
-    if observer.findings.doubted and ctx.place.detector() != "filesystem":
+    if observer.findings.doubted and not ctx.place.witnesses_content():
         # What changed there says so itself; here the only witness was a name that is gone.
         _look_at_names(work, observer, dict.fromkeys(observer.findings.doubted, Change.UNKNOWN))
         observer.finish()
@@ -149,7 +151,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     entered: set[bytes] = set()  # directories whose names changed
     nameless: dict[bytes, Kind] = {}
     # Marks on directories may record a change of content under a name that is gone by now.
-    unsaid = Change.NONE if work.ctx.place.detector() == "filesystem" else Change.UNKNOWN
+    unsaid = Change.NONE if work.ctx.place.witnesses_content() else Change.UNKNOWN
     seen = 0
     for seen, record in enumerate(segment.records, 1):
         if seen <= at:
@@ -181,10 +183,11 @@ def _look_at_objects(work: Unit, observer: Observer, segment: Segment, objects: 
     files = {}
     for gfid, kinds in objects.items():
         hint = segment.dirs.get(gfid)
+        change = Change.DATA if kinds & Kind.D else Change.NONE
         if hint is not None or gfid == ROOT_GFID:
             observer.findings.meta.append((gfid, hint.path if hint else b""))
-        else:
-            files[gfid] = Change.DATA if kinds & Kind.D else Change.NONE
+        elif not _look_by_gfid(work, observer, gfid, change, attributes=bool(kinds & Kind.M)):
+            files[gfid] = change
     _look_at_names(work, observer, files)
 
 
@@ -192,19 +195,66 @@ def _look_at_names(work: Unit, observer: Observer, files: dict[bytes, Change]) -
     """Observe files by all names that the index has for them."""
     if not files:
         return
+    volume = work.ctx.volume
     known = work.ctx.secondary(work.epoch).client.names(files)
     for gfid, paths in known.items():
         for path in paths:
             directory, name = os.path.split(path)
             try:
-                fd = work.ctx.volume.open_dir_unchecked(directory)
-            except (OSError, VanishedError):
+                fd = volume.open_dir_unchecked(directory)
+            except VanishedError:
+                continue
+            except OSError as error:
+                observer.fail("entry", path, error)
                 continue
             try:
-                parent = identify_fd(fd)[0] if directory else ROOT_GFID
+                parent = volume.identify_fd(fd)[0] if directory else ROOT_GFID
                 observer.look(fd, parent, directory, {name: files[gfid]})
             finally:
                 os.close(fd)
+
+
+def _look_by_gfid(work: Unit, observer: Observer, gfid: bytes, change: Change, *, attributes: bool) -> bool:
+    """Observe an object where the volume says that it is now; False where it cannot tell.
+
+    It may be renamed between the two, which is a record of its own, but says nothing of its content: so what was found
+    at its name has to be it. ``attributes``: they changed, which need not show in its ctime (Gluster sets none for an
+    extended attribute).
+    """
+    volume = work.ctx.volume
+    try:
+        for _ in range(_TRIES):
+            work.alive()
+            paths = volume.paths_of(gfid)
+            if paths is None:
+                return False
+            found = [path for path in paths if _look_at(observer, volume, gfid, path, change)]
+            if attributes and found:
+                observer.findings.meta.append((gfid if found[0] else ROOT_GFID, found[0]))
+            if found or not paths:
+                return True
+    except OSError as error:
+        volume.check_answers(error)
+    return False
+
+
+def _look_at(observer: Observer, volume: DirectoryVolume, gfid: bytes, path: bytes, change: Change) -> bool:
+    """Observe an object at ``path``; False if it is not there, before and after. Raises OSError."""
+    directory, name = os.path.split(path)
+    if not path:
+        return True
+    try:
+        fd = volume.open_dir_unchecked(directory)
+    except VanishedError:
+        return False
+    try:
+        if not volume.is_at(fd, name, gfid):
+            return False
+        parent = volume.identify_fd(fd)[0] if directory else ROOT_GFID
+        observer.look(fd, parent, directory, {name: change})
+        return volume.is_at(fd, name, gfid)
+    finally:
+        os.close(fd)
 
 
 def _depth(segment: Segment, gfid: bytes) -> int:

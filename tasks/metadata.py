@@ -136,7 +136,7 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
             return failures
         if found.missed and turn:
             time.sleep(_LOOK_S)
-        names = work.ctx.secondary(work.epoch).client.names(gfid for gfid, _ in found.missed)
+        names = work.ctx.names_now(work.epoch, (gfid for gfid, _ in found.missed))
         objects += [(gfid, paths[0]) for gfid, paths in names.items() if paths]
     return failures + [
         Failure(

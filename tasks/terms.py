@@ -67,7 +67,7 @@ def terms_of(ctx: Context, epoch: int) -> Terms:
     session = ctx.session
     index_id, gen, boot = ctx.progress.secondary()
     return Terms(
-        epoch=epoch, node=node(), held=ctx.holding(), volume=session.root or session.id, root_ino=os.stat(session.primary).st_ino,
+        epoch=epoch, node=node(), held=ctx.holding(), volume=session.root or session.id, root_ino=os.stat(session.tree).st_ino,
         index_id=index_id, gen=gen, boot=boot,
         sending=Sending(
             sync_method=session.sync_method, compression=session.compression, bandwidth=session.bandwidth,

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from replication.changelog.record import Kind, Record, Segment, SegmentDamaged, SegmentHeader
+from replication.changelog.record import Kind, Record, Segment, SegmentDamaged, SegmentHeader, SegmentTorn
 
 MAGIC = b"GlusterFS Changelog"
 _HEADER = re.compile(rb"GlusterFS Changelog \| version: v(\d+)\.(\d+) \| encoding : (\d+)\n")
 _BINARY, _ASCII = 1, 2
+HEADER_SIZE = 51  # bytes, of the versions that there are
 
 # File operation numbers (glusterfs.h, enum glusterfs_fop_t), by the fields that follow them.
 _MKNOD, _MKDIR, _UNLINK, _RMDIR, _SYMLINK, _RENAME, _LINK, _CREATE = 3, 4, 5, 6, 7, 8, 9, 23
@@ -37,15 +38,20 @@ class _Fields:
     def fail(self, why: str) -> SegmentDamaged:
         return SegmentDamaged(self.path, self.at, why)
 
+    def torn(self) -> SegmentTorn:
+        return SegmentTorn(self.path, self.at, "the file ends within a field")
+
     def text(self) -> bytes:
         end = self.data.find(b"\0", self.at)
         if end < 0:
-            raise self.fail("the file ends within a field")
+            raise self.torn()
         field = self.data[self.at : end]
         self.at = end + 1
         return field
 
     def nul(self) -> None:
+        if self.at >= len(self.data):
+            raise self.torn()
         if self.data[self.at : self.at + 1] != b"\0":
             raise self.fail("a field does not end where it should")
         self.at += 1
@@ -53,7 +59,7 @@ class _Fields:
     def _fixed(self, size: int) -> bytes:
         field = self.data[self.at : self.at + size]
         if len(field) < size:
-            raise self.fail("the file ends within a field")
+            raise self.torn()
         self.at += size
         return field
 
@@ -99,14 +105,9 @@ def parse_gluster(path: str, data: bytes) -> Segment:
     """Read a changelog of Gluster's. Raises SegmentDamaged, for a torn last record too (no torn tails here:
     nothing in the format tells one from damage), when the header is unknown or while ``records`` is iterated.
     """
-    header = _HEADER.match(data)
-    if header is None:
-        raise SegmentDamaged(path, 0, "not a changelog header of Gluster's")
-    major, minor, encoding = (int(group) for group in header.groups())
-    if (major, minor) != (1, 2) or encoding not in (_BINARY, _ASCII):
-        raise SegmentDamaged(path, 0, f"changelog v{major}.{minor}, encoding {encoding}, is not known here")
-    info = SegmentHeader("gluster", f"{major}.{minor} {'binary' if encoding == _BINARY else 'ascii'}")
-    return Segment(_Records(path, data, header.end(), encoding == _BINARY), info)
+    binary, start = read_header(path, data)
+    info = SegmentHeader("gluster", f"1.2 {'binary' if binary else 'ascii'}")
+    return Segment(_Records(path, data, start, binary), info)
 
 
 class _Records:
@@ -116,18 +117,49 @@ class _Records:
     def __iter__(self) -> Iterator[Record]:
         fields = _Fields(self._path, self._data, self._start, self._binary)
         while fields.at < len(self._data):
-            letter = self._data[fields.at : fields.at + 1]
-            if letter not in (b"E", b"M", b"D"):
-                raise fields.fail(f"{letter!r} is not a record")
-            fields.at += 1
-            gfid = fields.gfid()
-            if letter == b"D":
-                yield Record(Kind.D, gfid, None, None)
-            elif letter == b"M":
-                fields.number()
-                yield Record(Kind.M, gfid, None, None)
-            else:
-                yield from _entry(fields, gfid)
+            yield from _next(fields)
+
+
+def records_so_far(path: str, data: bytes, *, binary: bool) -> Iterator[tuple[list[Record], int]]:
+    """The records of a piece of a changelog that may be cut off anywhere at its end: those of each, and where it ends.
+
+    Raises SegmentDamaged, but not for what is cut off.
+    """
+    fields = _Fields(path, data, 0, binary)
+    while fields.at < len(data):
+        try:
+            found = list(_next(fields))
+        except SegmentTorn:
+            return
+        yield found, fields.at
+
+
+def read_header(path: str, data: bytes) -> tuple[bool, int]:
+    """Whether a changelog is binary, and where its records begin. Raises SegmentDamaged, SegmentTorn."""
+    if len(data) < HEADER_SIZE and MAGIC.startswith(data[: len(MAGIC)]):
+        raise SegmentTorn(path, len(data), "the header is not whole")
+    header = _HEADER.match(data)
+    if header is None:
+        raise SegmentDamaged(path, 0, "not a changelog header of Gluster's")
+    major, minor, encoding = (int(group) for group in header.groups())
+    if (major, minor) != (1, 2) or encoding not in (_BINARY, _ASCII):
+        raise SegmentDamaged(path, 0, f"changelog v{major}.{minor}, encoding {encoding}, is not known here")
+    return encoding == _BINARY, header.end()
+
+
+def _next(fields: _Fields) -> Iterator[Record]:
+    letter = fields.data[fields.at : fields.at + 1]
+    if letter not in (b"E", b"M", b"D"):
+        raise fields.fail(f"{letter!r} is not a record")
+    fields.at += 1
+    gfid = fields.gfid()
+    if letter == b"D":
+        yield Record(Kind.D, gfid, None, None)
+    elif letter == b"M":
+        fields.number()
+        yield Record(Kind.M, gfid, None, None)
+    else:
+        yield from _entry(fields, gfid)
 
 
 def _entry(fields: _Fields, gfid: bytes) -> Iterator[Record]:
@@ -138,7 +170,7 @@ def _entry(fields: _Fields, gfid: bytes) -> Iterator[Record]:
     elif operation not in _REMOVED | _NAMED | {_RENAME}:
         raise fields.fail(f"file operation {operation} has no known fields")
     parent, name = fields.place()
-    yield Record(Kind.E, gfid, parent, name)
+    yield Record(Kind.E, gfid, parent, name, operation in _MADE)
     if operation == _RENAME:
         parent, name = fields.place()
         yield Record(Kind.E, gfid, parent, name)

@@ -32,7 +32,17 @@ class State(StrEnum):
     GAP = "gap"  # anything may have happened: only a scan can tell
 
 
-REASONS = ("", "started", "overflow", "agent down", "damaged", "limit", "recorder")
+REASONS = (
+    "",
+    "started",
+    "overflow",
+    "agent down",
+    "damaged",
+    "limit",
+    "recorder",
+    "changelog off",
+    "brick restarted",
+)
 _STATES = {b"D": State.DATA, b"T": State.TICK, b"G": State.GAP}
 _OPERATIONS = {state: operation for operation, state in _STATES.items()}
 _FORGET = b"F"

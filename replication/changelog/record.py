@@ -31,6 +31,7 @@ class Record:
     gfid: bytes | None
     parent: bytes | None
     name: bytes | None
+    first: bool = False  # it is the name under which the object was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,7 @@ class SegmentDamaged(Exception):
         self.path = path
         self.offset = offset
         self.why = why
+
+
+class SegmentTorn(SegmentDamaged):
+    """The file ends within a record: it may be written to its end still."""

@@ -63,11 +63,24 @@ class Recorder(Protocol):
     events: int
     overflows: int
 
+    @property
+    def uneasy(self) -> bool:
+        """Whether something may have happened that ``before_close`` alone would find."""
+
     def drain(self, full: Callable[[], bool]) -> bool:
         """Take in what the kernel has queued. False when stopped because ``full()``, with more to come."""
 
-    def before_close(self) -> None:
-        """Add to the open segment what had to wait for the rest of it."""
+    def resume(self) -> bool:
+        """Whether everything that changed since the last recorder ended is recorded too. Called once, before ``drain``."""
+
+    def before_close(self, *, whole: bool) -> bool:
+        """Add to the open segment what had to wait for the rest of it.
+
+        False: not all that changed until the last ``drain`` is recorded yet; ``whole``: it is to be, if that is possible.
+        """
+
+    def look_since(self, since_ns: int | None) -> None:
+        """A scan looks for what changed since then unrecorded: record what it cannot see. None: since the last such scan."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         """Record these names in the directory at ``path`` as well. Raises OSError."""
@@ -88,6 +101,7 @@ class FilesystemRecorder:
     """
 
     mode = "filesystem"
+    uneasy = False
 
     def __init__(
         self, root: str, gather: Gather, on_gap: Callable[[str], None], *, unlimited: bool = True
@@ -310,7 +324,10 @@ class FilesystemRecorder:
         log.error("a change cannot be placed, so all of the volume has to be scanned: %s", error)
         self._on_gap("recorder")
 
-    def before_close(self) -> None:
+    def resume(self) -> bool:
+        return False
+
+    def before_close(self, *, whole: bool) -> bool:
         for handle, mask in self._nameless.items():
             # A new link alone takes nothing away, and is recorded as an entry itself.
             if mask & (_DATA_EVENTS | DELETE) or not mask & CREATE or handle in self._modified:
@@ -321,6 +338,7 @@ class FilesystemRecorder:
             self._root_state.refresh()
         if len(self._tree.by_handle) > _CACHED_DIRECTORIES:
             self._tree.clear()
+        return True
 
     def _record_object(self, handle: bytes, mask: int) -> None:
         """An event that no name came with: its last name but one was removed, or it was opened by handle."""
@@ -329,6 +347,9 @@ class FilesystemRecorder:
             record_object(self._root_fd, self._gather, handle, M | D if changed else M)
         except OSError as error:
             self._unsure(error)
+
+    def look_since(self, since_ns: int | None) -> None:
+        """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         handle = file_handle(self._root_fd, path)

@@ -57,6 +57,7 @@ class DirectoryRecorder:
     """
 
     mode = "directories"
+    uneasy = False
 
     def __init__(
         self, root: str, gather: Gather, on_gap: Callable[[str], None], *, unlimited: bool = True
@@ -281,7 +282,10 @@ class DirectoryRecorder:
 
     # ---- the rest of a recorder
 
-    def before_close(self) -> None:
+    def resume(self) -> bool:
+        return False
+
+    def before_close(self, *, whole: bool) -> bool:
         try:
             for handle in self._unnamed:
                 record_object(self._root_fd, self._gather, handle, M | D)
@@ -293,6 +297,10 @@ class DirectoryRecorder:
         self._unnamed.clear()
         if self._tree.root.names:
             self._root_state.refresh()
+        return True
+
+    def look_since(self, since_ns: int | None) -> None:
+        """Here every change shows in a ctime."""
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._tree.by_handle.get(file_handle(self._root_fd, path))

@@ -42,7 +42,7 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
 
 def lineage_of_session(session: Session) -> list[str]:
     """The volumes that what a session sends comes from; its own last."""
-    return lineage_of(os.fsencode(session.primary), session.root) if session.root else []
+    return lineage_of(os.fsencode(session.tree), session.root) if session.root else []
 
 
 def client_of(link: Link) -> SecondaryClient:
@@ -54,7 +54,7 @@ def named(session: Session) -> dict[str, Any]:
     """What the secondary keeps of who replicates to it, for people, and for the day of a promotion."""
     return {
         "name": session.name, "path": session.primary, "node": node_name(), "filters": list(session.filters),
-        "term": term_of(session.primary),
+        "term": term_of(session.tree),
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Callable, Dict
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Row
+from replication.secondary.index import Row, signed
 from replication.secondary.observed import GFID, MODE, NAME, RDEV, TARGET, Listing, Observed
 from replication.secondary.tree import LostDirectory
 
@@ -41,7 +41,7 @@ def adopt(
         if row is not None and row.ino and row.ino == found.st_ino and not row.is_dir:
             index.save([], [(parent.id, name, row.id)], [])  # one more name of a file that we have already
             continue
-        owner = index.db.execute(sql.BY_INO, (found.st_ino,)).fetchone()
+        owner = index.db.execute(sql.BY_INO, (signed(found.st_ino),)).fetchone()
         if owner is not None:
             if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
                 agent.namespace.shadows.cast((parent.id, name), found.st_ino)  # another name of that file

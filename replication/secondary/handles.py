@@ -25,6 +25,11 @@ _Q = struct.Struct("<QQ")
 NO_HANDLES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
 
 
+def inode_number(number: int) -> int:
+    """An inode number as it is kept: 63 bits of it, since those of a network file system may have 64, and SQLite no more."""
+    return number & 0x7FFF_FFFF_FFFF_FFFF
+
+
 class FileHandle(ctypes.Structure):
     """struct file_handle."""
 
@@ -111,7 +116,7 @@ def stat_at(dir_fd: int, name: bytes) -> Stat:
         uid,
         gid,
         nlink,
-        ino,
+        inode_number(ino),
         os.makedev(d_major, d_minor),
         os.makedev(r_major, r_minor),
         size,

@@ -17,6 +17,16 @@ from replication.secondary.layout import ROOT_GFID, ROOT_ID
 Key = Tuple[int, bytes]  # a name: (id of its directory, bytes)
 
 
+def signed(ino: int) -> int:
+    """An inode number as SQLite can hold it: some network file systems use all 64 bits."""
+    return ino - (1 << 64) if ino >> 63 else ino
+
+
+def unsigned(ino: int) -> int:
+    """The same as the file system has it."""
+    return ino & 0xFFFF_FFFF_FFFF_FFFF
+
+
 class Row:
     """One inode; see sql.py for the columns. ``new`` and ``changed``: what is still to be written."""
 
@@ -39,7 +49,7 @@ class Row:
         self.mtime = mtime
         self.atime = atime
         self.rdev = rdev
-        self.ino = ino
+        self.ino = unsigned(ino)
         self.dirty = dirty
         self.pino = pino
         self.pctime = pctime
@@ -75,13 +85,13 @@ class Row:
 
     def insert_values(self) -> Tuple[Any, ...]:
         return (
-            self.id, self.gfid, self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
+            self.id, self.gfid, self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, signed(self.ino),
             self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.got,
         )  # fmt: skip
 
     def update_values(self) -> Tuple[Any, ...]:
         return (
-            self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, self.ino,
+            self.mode, self.uid, self.gid, self.size, self.mtime, self.atime, self.rdev, signed(self.ino),
             self.dirty, self.pino, self.pctime, self.listed, self.digest, self.limbo, self.gen, self.got, self.id,
         )  # fmt: skip
 

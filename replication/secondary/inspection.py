@@ -13,6 +13,8 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
 from replication.secondary.metadata import PLAIN_ACLS, is_replicated
 
+_INO = 0x7FFF_FFFF_FFFF_FFFF  # as many bits as SQLite has room for
+
 PIECE = 32 << 20  # bytes; a larger file is digested in pieces of this size
 _READ = 1 << 20
 _KEEP_OUT = 1 << 20  # files from this size on do not push others out of the page cache
@@ -105,7 +107,7 @@ def row_of(dir_fd: int, name: bytes, manner: Manner) -> Optional[Row]:
     owners, rdev = manner.owners, s.st_rdev if kind in "cb" else 0
     return Row(
         name, kind, 0 if kind == "l" else s.st_mode & 0o7777, s.st_uid if owners else 0, s.st_gid if owners else 0,
-        s.st_size if kind == "f" else 0, s.st_mtime_ns, rdev, target, xattrs, content, sparse, s.st_nlink, s.st_ino,
+        s.st_size if kind == "f" else 0, s.st_mtime_ns, rdev, target, xattrs, content, sparse, s.st_nlink, s.st_ino & _INO,
         s.st_ctime_ns, error,
     )  # fmt: skip
 

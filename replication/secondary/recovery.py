@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from replication.secondary import sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row, is_object_of
+from replication.secondary.index import Key, Row, is_object_of, unsigned
 from replication.secondary.namespace import limbo_name
 from replication.secondary.tree import LostDirectory
 
@@ -207,7 +207,7 @@ def _shadows(agent: Agent) -> None:
     over = []
     for parent, name, ino, object_ino in agent.index.db.execute(sql.SHADOWS):
         found = _look(agent, (parent, name))
-        if found is None or found.st_ino != ino or object_ino != 0:
+        if found is None or found.st_ino != unsigned(ino) or object_ino != 0:
             over.append((parent, name))
     shadows.forget(over)
 

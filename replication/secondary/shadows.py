@@ -12,7 +12,7 @@ import os
 from typing import Iterable, List
 
 from replication.secondary import faults, sql
-from replication.secondary.index import Key
+from replication.secondary.index import Key, signed, unsigned
 from replication.secondary.tree import Tree
 
 
@@ -28,7 +28,7 @@ class Shadows:
     def at(self, key: Key) -> int:
         """The inode number of a name's shadow; 0 when it has none."""
         found = self._tree.index.db.execute(sql.SHADOW, key).fetchone()
-        return found[0] if found else 0
+        return unsigned(found[0]) if found else 0
 
     def of(self, keys: Iterable[Key]) -> List[Key]:
         """Those names which have one."""
@@ -36,11 +36,11 @@ class Shadows:
 
     def holds(self, ino: int) -> bool:
         """Whether an inode is the shadow of any name. Looks at all of them."""
-        return self._tree.index.db.execute(sql.SHADOW_OF, (ino,)).fetchone() is not None
+        return self._tree.index.db.execute(sql.SHADOW_OF, (signed(ino),)).fetchone() is not None
 
     def cast(self, key: Key, ino: int) -> None:
         """What stands at a name stays there."""
-        self._tree.index.db.execute(sql.SAVE_SHADOW, (*key, ino))
+        self._tree.index.db.execute(sql.SAVE_SHADOW, (*key, signed(ino)))
 
     def forget(self, keys: Iterable[Key]) -> None:
         """These names have none any more; nothing is removed."""

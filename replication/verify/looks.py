@@ -11,6 +11,7 @@ import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replication.secondary.handles import inode_number
 from replication.secondary.inspection import row_of
 from replication.verify.compare import Difference
 from replication.verify.ends import Ends, open_directory, rows_of
@@ -149,7 +150,7 @@ class Looks:
             return _ABSENT
         try:
             s = os.stat(name, dir_fd=again, follow_symlinks=False)
-            return f"{s.st_ino}:{s.st_ctime_ns}:{os.fstat(again).st_ino}"
+            return f"{inode_number(s.st_ino)}:{s.st_ctime_ns}:{os.fstat(again).st_ino}"
         except FileNotFoundError:
             return _ABSENT
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from replication.volume.handle import stat_at
 from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ _BLOCK = 4096  # bytes; a file of more with fewer blocks than that has holes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 
-def read_observed(dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | None:
+def read_observed(
+    dir_fd: int, entry: Entry, *, keeps_pages: bool = False
+) -> tuple[bytes, dict[str, str]] | None:
     """Content and attributes (values as base64) of a small regular file with one name.
 
     None when it is no such file, or anything about it has changed since it was observed, or it cannot be read:
-    then its content goes the usual way.
+    then its content goes the usual way. ``keeps_pages``: see DirectoryVolume.
     """
     inode = entry.inode
     if inode is None or not inode.is_file or not 0 < inode.size <= SMALL or inode.nlink != 1:
@@ -31,15 +34,17 @@ def read_observed(dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | N
     except OSError:
         return None
     try:
+        if keeps_pages:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         content = os.read(fd, inode.size + 1)
         xattrs = read_xattrs(fd)
-        now = os.fstat(fd)
+        now = stat_at(fd, b"")
     except OSError:
         return None
     finally:
         os.close(fd)
-    if len(content) != inode.size or (now.st_ino, now.st_ctime_ns) != (inode.ino, inode.ctime_ns):
+    if len(content) != inode.size or (now.ino, now.ctime_ns) != (inode.ino, inode.ctime_ns):
         return None
-    if inode.size > _BLOCK and now.st_blocks * 512 < inode.size:
+    if inode.size > _BLOCK and now.blocks * 512 < inode.size:
         return None
     return content, xattrs

@@ -14,18 +14,21 @@ import time
 from hashlib import blake2b
 from itertools import groupby
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from replication.errors import ExitCode, SeamarkError
 from replication.observation import Change, Entry, Inode
 from replication.secondary.filters import EVERYTHING, Filters
+from replication.secondary.handles import inode_number
 from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
-from replication.volume.identity import identify, identify_fd
+from replication.volume.identity import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger("seamark.volume")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 RESERVED = b".seamark"
 # Kernels before multigrain timestamps (6.13) stamp changes with the time of the last tick: two
 # changes within one tick look alike. Younger than this, a state is not taken for final.
@@ -58,6 +61,9 @@ class Summary(NamedTuple):
 class DirectoryVolume:
     """The primary directory. One per process; holds a descriptor of the root."""
 
+    # Whether the kernel may keep pages of a file that other hosts have written to since.
+    keeps_pages = False
+
     def __init__(self, root: bytes, identity: str = "") -> None:
         """``identity``: of the root, as it was before; another directory in its place is refused."""
         self.root = os.path.realpath(root)
@@ -68,7 +74,7 @@ class DirectoryVolume:
                 f"primary {os.fsdecode(root)}: {error.strerror}; give a directory that exists and is readable",
                 ExitCode.NOT_FOUND if error.errno == errno.ENOENT else ExitCode.USAGE,
             ) from None
-        if identity and identify_fd(self.root_fd)[0].hex() != identity:
+        if identity and self.identify_fd(self.root_fd)[0].hex() != identity:
             os.close(self.root_fd)
             raise VolumeError(f"primary {os.fsdecode(root)} is not the directory that it was: is it mounted?")
         # O_NOATIME is for owners and CAP_FOWNER; without it reading is still right, it only leaves a trace.
@@ -89,6 +95,32 @@ class DirectoryVolume:
                 f"primary {os.fsdecode(self.root)} is not the directory that it was: is it mounted?"
             )
 
+    def check_answers(self, error: OSError) -> None:
+        """Raises SeamarkError where an error says that the whole volume is away, and nothing of what was looked at."""
+
+    # ---- identity
+
+    def identify(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+        """See identity.py. Raises OSError."""
+        return identify(dir_fd, name)
+
+    def identify_fd(self, fd: int) -> tuple[bytes, Stat]:
+        """gfid and stat of an open descriptor. Raises OSError."""
+        return self.identify(fd, b"")
+
+    def is_at(self, dir_fd: int, name: bytes, gfid: bytes) -> bool:
+        """Whether that object has this name now. Raises OSError where it cannot be told."""
+        try:
+            return self.identify(dir_fd, name)[0] == gfid
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+
+    def paths_of(self, gfid: bytes) -> list[bytes] | None:
+        """Where an object is now, if the volume can tell; here it cannot: None."""
+        return None
+
     # ---- opening
 
     def open_dir(self, path: bytes, gfid: bytes) -> int:
@@ -97,7 +129,7 @@ class DirectoryVolume:
         Raises VanishedError when that path is not (or no longer) that directory, OSError when it cannot be read.
         """
         fd = self.open_dir_unchecked(path)
-        if path and identify_fd(fd)[0] != gfid:
+        if path and self.identify_fd(fd)[0] != gfid:
             os.close(fd)
             raise VanishedError(path)
         return fd
@@ -175,6 +207,8 @@ class DirectoryVolume:
                 raise VanishedError(name)
             if not st.S_ISREG(stat.mode):
                 raise VanishedError(name)
+            if self.keeps_pages:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except BaseException:
             os.close(fd)
             raise
@@ -182,15 +216,16 @@ class DirectoryVolume:
 
     def _is(self, fd: int, stat: Stat, expect: tuple[int, int, int], gfid: bytes) -> bool:
         """While inode number and ctime are those that were observed, its handle need not be asked for."""
-        return (stat.ino, stat.ctime_ns) == expect[:2] or identify_fd(fd)[0] == gfid
+        return (stat.ino, stat.ctime_ns) == expect[:2] or self.identify_fd(fd)[0] == gfid
 
     # ---- looking
 
     def observe(self, dir_fd: int, name: bytes, change: Change) -> Entry:
         """What ``name`` is in a directory now. Raises OSError when that cannot be told."""
         try:
-            gfid, s = identify(dir_fd, name)
+            gfid, s = self.identify(dir_fd, name)
         except FileNotFoundError:
+            self._confirm_absence()
             return Entry(name, None)  # anything else that goes wrong says nothing of what is there
         if s.mount_root and not st.S_ISDIR(s.mode):
             return Entry(
@@ -208,6 +243,26 @@ class DirectoryVolume:
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return Entry(name, None)
             raise
+
+    def observe_each(
+        self, dir_fd: int, names: Iterable[tuple[bytes, Change]]
+    ) -> Iterable[tuple[bytes, Entry | OSError]]:
+        """``observe``, of many names of a directory: what each is, or why that cannot be told."""
+
+        def look(wanted: tuple[bytes, Change]) -> tuple[bytes, Entry | OSError]:
+            try:
+                return wanted[0], self.observe(dir_fd, *wanted)
+            except OSError as error:
+                return wanted[0], error
+
+        return self.each(look, names)
+
+    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterable[_Result]:
+        """Look at each, in order; where looking means waiting for others, at several at a time."""
+        return map(work, items)
+
+    def _confirm_absence(self) -> None:
+        """A name was not found. Raises OSError where that does not mean that there is none."""
 
     def changed_since(self, files: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
         """Which of these files, (path, inode number, ctime_ns), changed since they had that ctime.
@@ -254,21 +309,26 @@ class DirectoryVolume:
         parts: list[bytes] = []
         subdirs: list[tuple[bytes, bytes]] = []
         newest = 0
-        look, pack = os.stat, _CTIME.pack  # the C of os.stat is faster than our own statx by ctypes
-        for name in names:
+        stat, pack = os.stat, _CTIME.pack  # the C of os.stat is faster than our own statx by ctypes
+
+        def look(name: bytes) -> tuple[bytes, os.stat_result | None]:
             try:
-                s = look(name, dir_fd=dir_fd, follow_symlinks=False)
+                return name, stat(name, dir_fd=dir_fd, follow_symlinks=False)
             except FileNotFoundError:
+                return name, None
+
+        for name, s in self.each(look, names):
+            if s is None:
                 continue
             # A file that is mounted over counts here, and not on the secondary: its directory is then looked at.
             if filters and filters.excludes(prefix + name, st.S_ISDIR(s.st_mode)):
                 continue
             ctime = s.st_ctime_ns
-            parts.append(name + b"\0" + pack(s.st_ino, ctime))
+            parts.append(name + b"\0" + pack(inode_number(s.st_ino), ctime))
             newest = max(newest, ctime)
             if s.st_mode & _TYPE == st.S_IFDIR:
                 try:
-                    subdirs.append((identify(dir_fd, name)[0], name))
+                    subdirs.append((self.identify(dir_fd, name)[0], name))
                 except FileNotFoundError:
                     continue
         digest = blake2b(b"".join(parts), digest_size=16).digest()

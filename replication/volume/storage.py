@@ -6,9 +6,10 @@ import os
 
 from replication.secondary.survey import filesystem
 
+GLUSTER = "fuse.glusterfs"
 # As proc(5) mountinfo names them.
 _SHARED = frozenset({
-    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.davfs", "fuse.glusterfs", "fuse.juicefs",
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.davfs", GLUSTER, "fuse.juicefs",
     "fuse.lizardfs", "fuse.mfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "gpfs", "lustre", "ncpfs", "nfs",
     "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs", "virtiofs", "vboxsf",
 })  # fmt: skip

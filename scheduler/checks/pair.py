@@ -25,11 +25,13 @@ from scheduler.checks.features import (
     check_snapshots,
     primary_has,
 )
+from scheduler.checks.gluster import check_volume
 from scheduler.checks.outcome import Outcome, fail, good
 from scheduler.checks.room import check_room
 from scheduler.checks.way import Far, walk
 from scheduler.nesting import check_nesting
 from scheduler.preflight import check_not_emptied, check_primary, refused
+from scheduler.primary import present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,14 +48,25 @@ def check_pair(
 ) -> Iterator[Outcome]:
     """All checks; ends at what the others need. ``access``: another way there than the session's own."""
     try:
+        with present(session):
+            yield from _check_pair(place, session, state_dir, access)
+    except SeamarkError as error:
+        yield fail("primary", error, fatal=True)
+
+
+def _check_pair(
+    place: SessionDir, session: Session, state_dir: str, access: SshOptions | None
+) -> Iterator[Outcome]:
+    try:
         check_other_sessions(place.name, Path(state_dir), session.id)
-        check_nesting(os.fsencode(session.primary), parse_target(session.secondary), state_dir)
+        check_nesting(os.fsencode(session.tree), parse_target(session.secondary), state_dir)
         session = msgspec.structs.replace(session, root=check_primary(session))
-        has = primary_has(session.primary)
+        has = primary_has(session.tree)
     except SeamarkError as error:
         yield fail("primary", error, fatal=True)
         return
     yield good("primary", f"{session.primary} ({has['type'] or 'unknown file system'})")
+    yield from check_volume(session)
     options = access or ssh_options(place, session, dry=True)
     ctx = Far(session, parse_target(session.secondary), options)
     if ctx.target.is_remote and shutil.which("ssh") is None and session.sync_method in ("rsync", "tar"):
@@ -91,7 +104,7 @@ def check_secondary(
     yield from check_programs(session, facts)
     yield from check_features(has, facts)
     yield from check_snapshots(session, facts)
-    yield check_room(session.primary, facts, entries)
+    yield check_room(session.tree, facts, entries)
 
 
 def check_other_sessions(name: str, state_dir: Path, pair: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from replication.errors import TemporaryError, UsageError
 from replication.progress import Progress
+from scheduler.primary import present
 from scheduler.procfs import is_there
 from scheduler.snapshot import Phase
 from scheduler.status_file import last_report
@@ -55,6 +56,8 @@ def conduct(
     if not running:
         _may_look(place, asked)
     with contextlib.ExitStack() as stack:
+        if not running:
+            stack.enter_context(present(session))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="verify.", dir=place.path)))
         store = Store(directory / "store.sqlite")
         stack.callback(store.close)

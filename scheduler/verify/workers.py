@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -16,7 +15,7 @@ from replication.remote.look import client_of, ssh_options
 from replication.remote.target import parse_target
 from replication.secondary.filters import Filters
 from replication.verify.unit import run_unit
-from replication.volume.directory import DirectoryVolume
+from replication.volume.opening import open_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +119,7 @@ class Threads:
     def _open(self) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], object]]:
         """What does a unit on a fresh connection, and what ends that. Raises SeamarkError."""
         session = self._session
-        volume = DirectoryVolume(os.fsencode(session.primary), session.root)
+        volume = open_volume(session, session.root)
         link = open_secondary(parse_target(session.secondary), ssh_options(self._place, session))
         try:
             client = client_of(link)

@@ -13,7 +13,7 @@ from replication.errors import UsageError
 from replication.remote.target import parse_target
 from replication.session import SessionDir, SessionState, pair_id
 from seamark.commands.drafts import access_options, assignment, make_session, wants_push
-from seamark.commands.shared import ALL, state_dir_option
+from seamark.commands.shared import ALL, primary_of, state_dir_option
 
 _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else may stand here."
 
@@ -42,7 +42,9 @@ def create(
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates the directory PRIMARY to SECONDARY, a directory or [user@]host:/path.
+    """Create session NAME, which replicates PRIMARY to SECONDARY, a directory or [user@]host:/path.
+
+    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on.
 
     With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
     can do nothing there but serve this session.
@@ -56,7 +58,7 @@ def create(
         raise UsageError(f"--identity {identity}: no such file")
     values = [assignment(text) for text in assigned]
     config = settings.SessionConfig(
-        primary=os.path.abspath(primary),
+        primary=primary_of(primary),
         secondary=str(parse_target(secondary)),
         ssh=settings.SshSettings(
             port=ssh_port,

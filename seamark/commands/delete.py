@@ -99,9 +99,12 @@ def _forget_on_servers(place: SessionDir) -> None:
 
 def _forget_mark(place: SessionDir) -> None:
     """Take the mark off the primary's root. A primary that is away keeps it, which is said."""
+    from scheduler.primary import present
+
     try:
         session = place.load()
-        forget_mark(session.primary, session.id)
+        with present(session):
+            forget_mark(session.tree, session.id)
     except SeamarkError as error:
         click.echo(f"the mark stays on the primary's root: {error.message}", err=True)
     except OSError as error:

@@ -76,7 +76,7 @@ def make_session(
     from scheduler.checks.pair import check_pair  # usage errors are quick
 
     pinned = draft.with_name("known_hosts")
-    session = Session.of(place.name, session_file.read(draft), state)
+    session = Session.of(place.name, session_file.read(draft), state, draft.with_name("mount"))
     access = operators_access(place, session, known_hosts=pinned, asks=pushes)
     outcomes = show_checks(check_pair(place, session, state_dir, access))
     if dry_run:
@@ -84,10 +84,20 @@ def make_session(
     _refuse(place.name, outcomes, force=force)
     if pushes:
         _push(place, session, draft, access)
+    _have_recorded(session)
     session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
     if pinned.exists():
         session_file.replace_file(place.known_hosts, pinned.read_text(encoding="utf-8"))
     place.save_state(state)
+
+
+def _have_recorded(session: Session) -> None:
+    from scheduler.primary import have_recorded
+
+    if have_recorded(session) and session.gluster is not None:
+        click.echo(
+            f"changelog.changelog of volume {session.gluster.volume} is on now: its bricks record what changes"
+        )
 
 
 def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:

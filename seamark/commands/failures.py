@@ -85,7 +85,7 @@ def _refuse(action: str, which: tuple[str, ...], *, everything: bool, skipped: b
 
 
 def _chosen(place: SessionDir, rows: list[_Row], which: tuple[str, ...]) -> list[_Row]:
-    primary = place.load_config().primary.rstrip("/") + "/"
+    primary = place.load().tree.rstrip("/") + "/"
     chosen = []
     for word in which:
         path = os.path.normpath(word.removeprefix(primary))

@@ -30,10 +30,11 @@ def resync(name: str, path: str, wait: bool, state_dir: str) -> None:
     from scheduler.resync import ask
 
     place = named_session(state_dir, name)
-    primary = place.load_config().primary
+    session = place.load()
+    primary = session.tree
     full = os.path.normpath(os.path.join(primary, path))
     if full != primary and not full.startswith(primary.rstrip("/") + "/"):
-        raise UsageError(f"{path} is not in the primary of session {name} ({primary})")
+        raise UsageError(f"{path} is not in the primary of session {name} ({session.primary})")
     state = place.state()
     runs = state is not None and state.desired is Desired.STARTED
     if wait and not runs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from replication.errors import ExitCode, SeamarkError, UsageError
+from replication.gluster.address import parse_address
 from replication.quantities import DeleteLimit, Duration, Timetable
 from replication.remote.target import parse_target
 from replication.secondary.filters import Filters
@@ -16,7 +17,7 @@ from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.commands.servers import configured, server_options
-from seamark.commands.shared import Quantity, ip_address, jobs_option
+from seamark.commands.shared import Quantity, ip_address, jobs_option, primary_of
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 from tasks.servers import choose
@@ -168,7 +169,10 @@ def address_option(name: str) -> Callable[..., Any]:
 )
 @click.option("--log-json", is_flag=True, help="One JSON object a line on standard output.")
 def run(**words: Any) -> int:
-    """Replicate the directory PRIMARY to SECONDARY, a directory or [user@]host:/path, until told to stop."""
+    """Replicate PRIMARY, a directory or gluster://HOST/VOLUME[/SUBDIR], to SECONDARY, until told to stop.
+
+    SECONDARY is a directory, or [user@]host:/path.
+    """
     options = _options(**words)
     with make_display(options, sys.stderr, sys.stdout) as display:
         try:
@@ -208,8 +212,6 @@ def _options(
     """The command line as RunOptions. Raises UsageError for what can be seen to be wrong by itself."""
     if rest["timeout_s"] is not None and not rest["once"]:
         raise UsageError("--timeout is for --once: a run without it ends when it is told to")
-    if not primary:
-        raise UsageError("the primary is empty: give a directory")
     if identity is not None and not os.path.isfile(identity):
         raise UsageError(f"--identity {identity}: no such file")
     if rest["name"] is not None:
@@ -220,9 +222,11 @@ def _options(
         SessionDir(Path("/"), rest["name"])
     target = parse_target(secondary)
     state_dir = os.path.abspath(state_dir or default_state_dir())
-    check_nesting(os.fsencode(os.path.abspath(primary)), target, state_dir)
+    primary = primary_of(primary)
+    if parse_address(primary) is None:
+        check_nesting(os.fsencode(primary), target, state_dir)
     return RunOptions(
-        primary=os.fsencode(os.path.abspath(primary)),
+        primary=os.fsencode(primary),
         secondary=str(target),
         state_dir=state_dir,
         identity=None if identity is None else os.path.abspath(identity),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replication.errors import NotFoundError
+from replication.errors import NotFoundError, UsageError
+from replication.gluster.address import parse_address
 from replication.session import SessionDir, default_state_dir, known_session, session_names
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ def jobs_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def session_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME: which session."""
     return click.argument("name", shell_complete=complete_session)(command)
+
+
+def primary_of(text: str) -> str:
+    """PRIMARY as a session has it: the address of a Gluster volume, or an absolute path. Raises UsageError."""
+    if not text:
+        raise UsageError("the primary is empty: give a directory, or gluster://HOST/VOLUME")
+    address = parse_address(text)
+    return os.path.abspath(text) if address is None else str(address)
 
 
 def named_session(state_dir: str, name: str) -> SessionDir:

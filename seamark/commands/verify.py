@@ -107,10 +107,10 @@ def _relative(session: Session, path: str) -> bytes:
     """A path as it is in the primary. Raises UsageError, NotFoundError."""
     from replication.secondary.filters import Filters
 
-    primary = session.primary.rstrip("/") or "/"
+    primary = session.tree.rstrip("/") or "/"
     full = os.path.normpath(os.path.join(primary, path))
     if full != primary and not full.startswith(primary.rstrip("/") + "/"):
-        raise UsageError(f"{path} is not in the primary of session {session.name} ({primary})")
+        raise UsageError(f"{path} is not in the primary of session {session.name} ({session.primary})")
     relative = b"" if full == primary else os.fsencode(os.path.relpath(full, primary))
     filters = Filters(session.filters)
     is_dir = os.path.isdir(full) and not os.path.islink(full)
@@ -118,6 +118,6 @@ def _relative(session: Session, path: str) -> bytes:
         raise UsageError(f"{path} is left out by the filters of session {session.name}")
     if relative.split(b"/")[0] == b".seamark":
         raise UsageError(f"{path} is Seamark's own, and not compared")
-    if not os.path.isdir(primary):
+    if session.gluster is None and not os.path.isdir(primary):
         raise NotFoundError(f"the primary of session {session.name} is not there: {primary}")
     return relative

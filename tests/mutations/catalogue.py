@@ -107,8 +107,8 @@ MUTATIONS = (
     # ---- 5: at rest both sides are the same
     Mutation(
         "names that are gone are not observed", 5, "replication/observer.py",
-        "            entries.append(entry)\n            if change is Change.DATA:",
-        "            if entry.inode is not None:\n                entries.append(entry)\n            if change is Change.DATA:",
+        "            entries.append(entry)\n            if names[name] is Change.DATA:",
+        "            if entry.inode is not None:\n                entries.append(entry)\n            if names[name] is Change.DATA:",
         ("tests/system/test_live.py",),
     ),
     Mutation(
@@ -154,7 +154,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what changed under a name that is gone is not looked at under the others", 5, "tasks/entry.py",
-        'if observer.findings.doubted and ctx.place.detector() != "filesystem":', "if False:",
+        "if observer.findings.doubted and not ctx.place.witnesses_content():", "if False:",
         ("tests/system/test_other_names.py",),
     ),
     # ---- 6: nothing that is not ours is deleted
@@ -192,7 +192,7 @@ MUTATIONS = (
     # ---- 8: nothing outside of the root is touched
     Mutation(
         "another file is sent in the place of the one that was asked for", 8, "replication/volume/directory.py",
-        "return (stat.ino, stat.ctime_ns) == expect[:2] or identify_fd(fd)[0] == gfid", "return True",
+        "return (stat.ino, stat.ctime_ns) == expect[:2] or self.identify_fd(fd)[0] == gfid", "return True",
         ("tests/volume/test_directory.py", "tests/transfer/test_movers.py"),
     ),
     # ---- parts that are lost, several secondaries, chains
@@ -225,6 +225,27 @@ MUTATIONS = (
         "a ring of sessions is not seen", 5, "replication/secondary/lineage.py",
         "    if here in lineage:\n", "    if False:\n",
         ("tests/secondary/test_kept.py",),
+    ),
+    # ---- Gluster volumes
+    Mutation(
+        "what a brick records once only is looked at once only", 1, "replication/changelog/brickrecorder.py",
+        "                self._object(gfid, kinds)\n", "                pass\n",
+        ("tests/system/gluster/test_recorder.py",),
+    ),
+    Mutation(
+        "a brick that was started again is believed", 1, "replication/changelog/bricktail.py",
+        "            if second not in self._listed:\n", "            if False:\n",
+        ("tests/changelog/test_bricktail.py",),
+    ),
+    Mutation(
+        "a listing without what lies on a brick that is away is believed", 7, "replication/volume/gluster.py",
+        "        if not all(self._parts()):\n", "        if False:\n",
+        ("tests/system/gluster/test_wounds.py", "--slow", "-k", "nothing_is_deleted"),
+    ),
+    Mutation(
+        "pages that the kernel kept are sent", 5, "replication/gluster/mount.py",
+        '"--direct-io-mode=enable", ', "",
+        ("tests/system/gluster/test_mounts.py",),
     ),
     # ---- failures and retries
     Mutation(

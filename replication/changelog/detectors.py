@@ -1,17 +1,19 @@
-"""What an agent is told, and the recorder that it uses for it."""
+"""Which recorder a volume gets: the best that this process may use there."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
+from replication.changelog.brickrecorder import BrickRecorder
 from replication.changelog.gather import Gather
 from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
 from replication.changelog.store import MAX_BYTES
 from replication.changelog.watches import DirectoryRecorder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("replication.agent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class AgentConfig:
     as long ago: what comes after a quiet time waits for nothing else), or with ``max_records`` in it.
     ``consumers`` are those for whom segments are kept until each has applied them; while there are none, whoever says
     that he has. ``needs``: what they need by now of ``close_after_ms`` and ``max_bytes``; None: what was said.
+    ``gluster``: the Gluster volume that ``root`` is a mount of; then its bricks record.
     """
 
     root: str
@@ -34,10 +37,14 @@ class AgentConfig:
     unlimited_queue: bool = True
     consumers: Callable[[], Collection[str]] = tuple
     needs: Callable[[], tuple[int, int] | None] = lambda: None
+    gluster: str = ""
 
 
 def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:
     """The best recorder that this process may use here. Raises RecorderUnavailable."""
+    if config.gluster:
+        kept = Path(config.directory) / "bricks.json"
+        return BrickRecorder(config.gluster, config.root, kept, gather, on_gap)
     if config.detector != "directories":
         try:
             return FilesystemRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)

@@ -1,0 +1,232 @@
+"""A Gluster volume, looked at through a mount of it. Its own gfid is the identity of an object.
+
+Over FUSE neither file handles nor birth times say who an object is: handles are numbers of the client's memory. Every
+object has its gfid as a virtual attribute, its inode number is the gfid's second half, and a mount made for it
+(gluster/mount.py) finds objects by gfid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import UUID
+
+from replication.errors import SeamarkError
+from replication.gluster.mount import GFID
+from replication.secondary.handles import inode_number
+from replication.volume.directory import RESERVED, DirectoryVolume, VanishedError
+from replication.volume.handle import Stat, stat_at
+from replication.volume.identity import ROOT_GFID
+
+_O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AWAY = {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ETIMEDOUT}
+_NO_SUCH = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR}
+_PATH_OF_DIRECTORY = "glusterfs.ancestry.path"
+_PATHS_OF_FILE = "glusterfs.gfidtopath"
+_GRAPH = b".meta/graphs/active"
+_LOOK_S = 0.5  # a client that lost a brick tries again after seconds
+_TRIES = 3
+_AT_ONCE = 8
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_NAMES_AT_ONCE = 8
+_OWN = (RESERVED, b".trashcan")  # the second is Gluster's, of each volume by itself, and cannot be removed
+
+
+class VolumeAway(SeamarkError):
+    """No brick of the volume answers, or its client is gone: what was to be done is done when it is back."""
+
+    code = "primary-away"
+
+
+class GlusterVolume(DirectoryVolume):
+    """As DirectoryVolume. ``root`` is the mount, or a directory in it."""
+
+    keeps_pages = True  # a mount that others made does, with the times of the new content
+
+    def __init__(self, root: bytes, identity: str = "") -> None:
+        super().__init__(root, identity)
+        self._mount = _mount_of(self.root)
+        self._below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
+        self._dht = b""
+        self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        super().close()
+
+    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterable[_Result]:
+        """Every look is answered by a brick, after a while."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_AT_ONCE, "looks")
+        return self._pool.map(work, items)
+
+    # ---- identity
+
+    def identify(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+        where = b"/proc/self/fd/%d" % dir_fd + (b"/" + name if name else b"")
+        for _ in range(_TRIES):
+            stat = stat_at(dir_fd, name)
+            gfid = os.getxattr(where, GFID, follow_symlinks=not name)
+            if inode_number(int.from_bytes(gfid[8:], "big")) == stat.ino:
+                break  # else it was replaced between the two, or is the root of a mount
+        return gfid, stat
+
+    def check_in_place(self) -> None:
+        """The mount may have been made anew: then the new one is used. Raises VolumeAway."""
+        try:
+            there = os.stat(self.root)
+        except OSError as error:
+            raise VolumeAway(f"the volume at {os.fsdecode(self.root)}: {error.strerror}") from None
+        if there.st_dev != self._device():
+            self._open_anew()
+
+    def check_answers(self, error: OSError) -> None:
+        if error.errno not in _AWAY:
+            return
+        if not self._device():
+            self._open_anew()
+            raise VolumeAway("the client of the volume has ended, or no brick answers")
+        with contextlib.suppress(OSError):
+            if any(self._parts()):
+                return  # a part of it is away: that concerns what is there
+        raise VolumeAway("no brick of the volume answers: is it started?") from None
+
+    def _device(self) -> int:
+        """Of the mount that is in use; 0 when that does not answer."""
+        try:
+            return os.fstat(self.root_fd).st_dev
+        except OSError:
+            return 0
+
+    def _open_anew(self) -> None:
+        with contextlib.suppress(OSError):
+            fd = os.open(self.root, _O_DIR)
+            os.dup2(fd, self.root_fd, inheritable=False)
+            os.close(fd)
+
+    # ---- what is away
+
+    def _parts(self) -> list[bool]:
+        """Whether each subvolume of the volume is there, as the client has it. Raises OSError.
+
+        A directory whose entries lie on several of them is listed without those of one that is away, and without an
+        error.
+        """
+        active = os.path.join(self._mount, _GRAPH)
+        if not self._dht:
+            self._dht = next(name for name in sorted(os.listdir(active)) if name.endswith(b"-dht"))
+        with open(os.path.join(active, self._dht, b"private"), "rb") as file:
+            lines = file.read().splitlines()
+        return [
+            line.rpartition(b"=")[2].strip() == b"1"
+            for line in lines
+            if line.startswith(b"subvolume_status[")
+        ]
+
+    def _need_all(self) -> None:
+        """Raises OSError where what is not seen may only be out of reach."""
+        if not all(self._parts()):
+            raise OSError(errno.ENOTCONN, "a part of the volume is away")
+
+    # ---- opening
+
+    def open_dir(self, path: bytes, gfid: bytes) -> int:
+        fd = self.open_dir_unchecked(path)
+        if (gfid != ROOT_GFID or path) and self.identify_fd(fd)[0] != gfid:
+            os.close(fd)
+            raise VanishedError(path)
+        return fd
+
+    def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
+        """``handle``: its gfid."""
+        for _ in range(_TRIES):
+            try:
+                paths = self.paths_of(handle)
+            except OSError as error:
+                raise VolumeAway(
+                    f"a directory cannot be found while a part of the volume is away: {error.strerror}"
+                ) from None
+            if not paths:
+                break
+            with contextlib.suppress(VanishedError):
+                return self.open_dir(paths[0], handle), paths[0]
+        raise VanishedError(handle)
+
+    def paths_of(self, gfid: bytes) -> list[bytes] | None:
+        """Where an object is now, relative to the root; of a file perhaps more than there are. None: that is not known.
+
+        Raises OSError, VolumeAway.
+        """
+        where = os.path.join(self._mount, b".gfid", str(UUID(bytes=gfid)).encode())
+        try:
+            text = self._attribute(where, _PATH_OF_DIRECTORY)
+            found = [text] if text is not None else None
+            if found is None:
+                text = self._attribute(where, _PATHS_OF_FILE)
+                found = None if text is None else list(_possible(text))
+        except OSError as error:
+            if error.errno in _NO_SUCH:
+                return []
+            self.check_answers(error)
+            raise
+        return None if found is None else [path for each in found for path in self._in_root(each)]
+
+    def _attribute(self, where: bytes, name: str) -> bytes | None:
+        try:
+            return os.getxattr(where, name).rstrip(b"\0")
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP):
+                return None
+            raise
+
+    def _in_root(self, path: bytes) -> Iterator[bytes]:
+        inside = path.strip(b"/")
+        if not self._below:
+            yield inside
+        elif inside == self._below:
+            yield b""
+        elif inside.startswith(self._below + b"/"):
+            yield inside[len(self._below) + 1 :]
+
+    # ---- looking
+
+    def _confirm_absence(self) -> None:
+        self._need_all()
+
+    def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
+        self._need_all()
+        found, looked = [], time.monotonic()
+        with os.scandir(dir_fd) as entries:
+            for entry in entries:
+                found.append(os.fsencode(entry.name))
+                if time.monotonic() > looked + _LOOK_S:
+                    self._need_all()
+                    looked = time.monotonic()
+        self._need_all()
+        # While a rebalance moves a file it is listed twice.
+        return sorted({name for name in found if not (is_root and name in _OWN)})
+
+
+def _mount_of(path: bytes) -> bytes:
+    """The root of the mount in which a directory is."""
+    device = os.stat(path).st_dev
+    while path != b"/" and os.stat(os.path.dirname(path)).st_dev == device:
+        path = os.path.dirname(path)
+    return path
+
+
+def _possible(text: bytes) -> Iterable[bytes]:
+    """The paths that a list of them, divided by colons, may mean: names may hold colons, too."""
+    pieces = text.split(b":/")
+    pieces[0] = pieces[0].removeprefix(b"/")
+    if len(pieces) > _NAMES_AT_ONCE:
+        return pieces
+    ends = range(len(pieces) + 1)
+    return [b":/".join(pieces[a:b]) for a in ends for b in ends if a < b] if len(pieces) > 1 else pieces

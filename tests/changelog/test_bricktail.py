@@ -1,0 +1,275 @@
+"""Following a brick's changelogs, written here as a brick writes them (as it was seen to do, GlusterFS 10.3)."""
+
+from __future__ import annotations
+
+import os
+import random
+from uuid import UUID
+
+import pytest
+
+from replication.changelog.bricktail import BrickTail
+
+HEADER = b"GlusterFS Changelog | version: v1.2 | encoding : 2\n"
+NOW = 1_796_000_000  # seconds, within a day
+
+
+def can_have_trusted(path):
+    try:
+        os.setxattr(path, "trusted.seamark", b"x")
+    except OSError:
+        return False
+    return True
+
+
+class Brick:
+    """What a brick does to its changelogs, step by step."""
+
+    def __init__(self, base):
+        self.path = base / "brick"
+        self.changelogs = self.path / ".glusterfs" / "changelogs"
+        (self.changelogs / "htime").mkdir(parents=True)
+        self.clock = NOW
+        self.switch_on()
+
+    def switch_on(self):
+        self.clock += 1
+        self.htime = self.changelogs / "htime" / f"HTIME.{self.clock}"
+        self.htime.touch()
+        os.setxattr(self.changelogs / "htime", "trusted.glusterfs.current_htime", self.htime.name.encode())
+        self._begin()
+
+    def _begin(self):
+        (self.changelogs / "CHANGELOG").write_bytes(HEADER)
+
+    def write(self, number):
+        with open(self.changelogs / "CHANGELOG", "ab") as file:
+            file.write(record(number))
+
+    def _closed(self):
+        folder = self.changelogs / "2026" / "11" / "29"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"CHANGELOG.{self.clock}"
+
+    def roll(self, seconds=15, *, begin=True, listed=True, removed=False):
+        """``begin``: open the next one, too; ``listed``: in HTIME."""
+        self.clock += seconds
+        current, closed = self.changelogs / "CHANGELOG", self._closed()
+        empty = current.stat().st_size == len(HEADER)
+        if empty and listed:
+            current.unlink()
+        else:
+            current.rename(closed)
+        if listed:
+            name = closed.with_name(closed.name.lower()) if empty else closed
+            with open(self.htime, "ab") as file:
+                file.write(bytes(name) + b"\0")
+        if removed:
+            closed.unlink()
+        if begin:
+            self._begin()
+
+    def restart(self):
+        """What it was writing gets a name, but no place in HTIME."""
+        self.roll(3, listed=False)
+
+    def switch_off(self):
+        self.roll(begin=False)
+
+
+def record(number):
+    return b"D" + str(UUID(int=number)).encode() + b"\0"
+
+
+class Follower:
+    def __init__(self, brick, place=None):
+        self.seen, self.gaps, self.restarts = [], [], 0
+        self.tail = BrickTail(str(brick.path), self.gaps.append, self._restarted)
+        self.resumed = place is not None and self.tail.resume(place)
+        if not self.resumed:
+            self.tail.begin_at_end()
+
+    def _restarted(self):
+        self.restarts += 1
+
+    def poll(self):
+        assert self.tail.poll(
+            lambda found: self.seen.append(int.from_bytes(found.gfid, "big")), lambda: None, lambda: False
+        )
+        return self.seen
+
+
+@pytest.fixture
+def brick(tmp_path):
+    if not can_have_trusted(tmp_path):
+        pytest.skip("trusted.* attributes need root")
+    return Brick(tmp_path)
+
+
+def test_records_are_taken_as_they_are_written(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    assert follower.poll() == [1]
+    with open(brick.changelogs / "CHANGELOG", "ab") as file:
+        file.write(record(2)[:20])
+        file.flush()
+        assert follower.poll() == [1]
+        file.write(record(2)[20:])
+    assert follower.poll() == [1, 2]
+    brick.roll()
+    brick.write(3)
+    brick.roll()
+    brick.roll()
+    brick.write(4)
+    assert follower.poll() == [1, 2, 3, 4]
+    assert not follower.gaps and not follower.restarts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whenever_it_is_looked_at_each_record_is_seen_once(brick, seed):
+    """And while nothing is amiss, nothing is said to be."""
+    draw = random.Random(seed)
+    print(f"seed {seed}")
+    follower, written = Follower(brick), 0
+    for _ in range(150):
+        match draw.randrange(4):
+            case 0:
+                written += 1
+                brick.write(written)
+            case 1:
+                brick.roll(draw.randrange(1, 30))
+            case 2:
+                brick.roll(draw.randrange(1, 30), begin=False)
+                if draw.random() < 0.5:
+                    follower.poll()  # the moment at which there is none
+                brick._begin()
+            case 3:
+                follower.poll()
+    assert follower.poll() == list(range(1, written + 1))
+    assert not follower.gaps and not follower.restarts
+
+
+def test_a_brick_that_was_started_again_is_noticed(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    follower.poll()
+    brick.write(2)
+    brick.restart()
+    brick.write(3)
+    assert follower.poll() == [1, 2, 3]
+    assert follower.restarts == 1
+    brick.restart()  # with nothing in it
+    follower.poll()
+    brick.restart()
+    assert follower.poll() == [1, 2, 3]
+    assert follower.restarts >= 2
+    assert not follower.gaps
+
+
+def test_a_changelog_that_was_off_is_a_gap(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    brick.switch_off()
+    follower.poll()
+    assert not follower.tail.is_recording()
+    brick.switch_on()
+    brick.write(2)
+    follower.poll()
+    assert follower.poll() == [1, 2]
+    assert follower.gaps == ["changelog off"]
+
+
+def test_two_files_of_one_second_are_a_gap(brick):
+    """The later one takes the name of the earlier, which nobody has read."""
+    follower = Follower(brick)
+    follower.poll()
+    brick.write(1)
+    brick.roll()
+    brick.write(2)
+    brick.roll(5)
+    brick.write(3)
+    brick.roll(0)
+    brick.write(4)
+    assert follower.poll() == [1, 3, 4]
+    assert follower.gaps
+
+
+def test_a_file_of_which_only_the_name_is_left_is_a_gap(brick):
+    follower = Follower(brick)
+    follower.poll()
+    brick.write(1)
+    brick.roll()
+    brick.write(2)
+    brick.roll(removed=True)
+    brick.write(3)
+    assert follower.poll() == [1, 3]
+    assert follower.gaps
+
+
+def test_a_damaged_file_is_a_gap_where_it_shows_and_at_its_end(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    with open(brick.changelogs / "CHANGELOG", "ab") as file:
+        file.write(b"rubbish\0")
+    follower.poll()
+    assert follower.gaps == ["damaged"]
+    brick.write(2)
+    follower.poll()
+    brick.roll()
+    brick.write(3)
+    assert follower.poll() == [1, 3]
+    assert follower.gaps == ["damaged", "damaged"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_goes_on_misses_nothing(brick, seed):
+    draw = random.Random(seed)
+    print(f"seed {seed}")
+    follower, written = Follower(brick), 0
+    seen = set()
+    for _ in range(100):
+        match draw.randrange(4):
+            case 0:
+                written += 1
+                brick.write(written)
+            case 1:
+                brick.roll(draw.randrange(1, 30))
+            case 2:
+                follower.poll()
+            case 3:
+                seen |= set(follower.seen)
+                place = follower.tail.place()
+                follower.tail.close()
+                for _ in range(draw.randrange(4)):
+                    written += 1
+                    brick.write(written)
+                    if draw.random() < 0.5:
+                        brick.roll(draw.randrange(1, 30))
+                follower = Follower(brick, place)
+                assert follower.resumed
+    seen |= set(follower.poll())
+    assert seen == set(range(1, written + 1))
+    assert not follower.gaps and not follower.restarts
+
+
+def test_who_goes_on_after_the_changelog_was_off_does_not(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    follower.poll()
+    place = follower.tail.place()
+    brick.switch_off()
+    brick.switch_on()
+    assert not Follower(brick, place).resumed
+
+
+def test_who_goes_on_hears_of_a_restart_meanwhile(brick):
+    follower = Follower(brick)
+    brick.write(1)
+    follower.poll()
+    place = follower.tail.place()
+    brick.write(2)
+    brick.restart()
+    brick.write(3)
+    again = Follower(brick, place)
+    assert again.poll() == [1, 2, 3]
+    assert again.restarts == 1

@@ -1,0 +1,181 @@
+"""A GlusterFS of a test's own: glusterd on an address of its own in 127/8, bricks on an XFS image, mounts.
+
+Several may run side by side: state, sockets and logs of each lie in its own directory (bricks keep their sockets in
+/run/gluster, under names that are digests of their paths).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from tests.filesystems import available, filesystem
+
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+_VOLFILE = """volume management
+    type mgmt/glusterd
+    option working-directory {base}/glusterd
+    option run-directory {base}/run
+    option glusterd-sockfile {base}/glusterd.sock
+    option transport-type socket
+    option transport.address-family inet
+    option transport.socket.bind-address {host}
+    option transport.socket.read-fail-log off
+    option ping-timeout 0
+    option event-threads 1
+end-volume
+"""
+_PATIENCE_S = 60
+
+
+def lacking() -> str:
+    """Why no Gluster can run here; empty if one can."""
+    if why := available("xfs"):
+        return why
+    for program in ("glusterd", "gluster", "glusterfs"):
+        if not any(os.access(os.path.join(folder, program), os.X_OK) for folder in _PATH.split(os.pathsep)):
+            return f"{program} is not installed"
+    return ""
+
+
+class Glusterd:
+    """One node. ``environment``: in which `gluster` means this one."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.host = "127.{}.{}.{}".format(*(random.SystemRandom().randint(2, 250) for _ in range(3)))
+        self._cleanup = contextlib.ExitStack()
+        self._process: subprocess.Popen | None = None
+        self.environment = {"PATH": f"{base}/bin{os.pathsep}{_PATH}"}
+
+    def __enter__(self) -> Glusterd:
+        for name in ("bin", "run", "glusterd", "mounts"):
+            (self.base / name).mkdir(parents=True)
+        program = self.base / "bin" / "gluster"
+        words = f"--glusterd-sock={self.base}/glusterd.sock --log-file={self.base}/cli.log"
+        program.write_text(f'#!/bin/sh\nPATH={_PATH}\nexec gluster {words} "$@"\n')
+        program.chmod(0o755)
+        (self.base / "glusterd.vol").write_text(_VOLFILE.format(base=self.base, host=self.host))
+        try:
+            self.disk = self._cleanup.enter_context(filesystem("xfs", self.base, mib=4096))
+            self.start()
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            ["glusterd", "--no-daemon", "-f", f"{self.base}/glusterd.vol", "-p", f"{self.base}/glusterd.pid",
+             "-l", f"{self.base}/glusterd.log"],
+            env={**os.environ, "PATH": _PATH}, start_new_session=True,
+        )  # fmt: skip
+        self.wait_for(lambda: self.ask("pool", "list", check=False) is not None, "glusterd")
+
+    def __exit__(self, *_: object) -> None:
+        for where in sorted((self.base / "mounts").iterdir()):
+            subprocess.run(["umount", "--lazy", where], capture_output=True, check=False)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+        self.wait_for(lambda: not self.processes(), "its processes to end")
+        self._cleanup.close()
+
+    def processes(self) -> list[int]:
+        """Bricks, clients and helpers of this node: all that name its directory or its address."""
+        mine = (os.fsencode(self.base), self.host.encode())
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if words[0].rsplit(b"/", 1)[-1] in (b"glusterfs", b"glusterfsd") and any(
+                    each in word for word in words for each in mine
+                ):
+                    found.append(int(pid))
+        return found
+
+    def ask(self, *words: str, check: bool = True) -> ET.Element | None:
+        """A command of gluster(8); its answer."""
+        done = subprocess.run(
+            [f"{self.base}/bin/gluster", "--mode=script", "--xml", *words], capture_output=True, check=False, timeout=90,
+        )  # fmt: skip
+        with contextlib.suppress(ET.ParseError):
+            answer = ET.fromstring(done.stdout)
+            if answer.findtext("opRet") == "0":
+                return answer
+        assert not check, f"gluster {words}: {done.stdout.decode()} {done.stderr.decode()}"
+        return None
+
+    def wait_for(self, condition, what: str) -> None:
+        until = time.monotonic() + _PATIENCE_S
+        while not condition():
+            assert time.monotonic() < until, f"{what}: not within {_PATIENCE_S} s"
+            time.sleep(0.1)
+
+    # ---- volumes
+
+    def brick(self, volume: str, number: int) -> Path:
+        return self.disk / volume / f"brick{number}"
+
+    def _named(self, volume: str, numbers) -> list[str]:
+        (self.disk / volume).mkdir(exist_ok=True)
+        return [f"{self.host}:{self.brick(volume, number)}" for number in numbers]
+
+    def volume(self, name: str, bricks: int, *kind: str, start: bool = True, **options: str) -> str:
+        """A new volume of so many bricks; ``kind``: words of `volume create`, as replica 3 arbiter 1. Its address."""
+        self.ask("volume", "create", name, *kind, *self._named(name, range(bricks)), "force")
+        for option, value in options.items():
+            self.ask("volume", "set", name, option, value)
+        if start:
+            self.ask("volume", "start", name)
+        return f"gluster://{self.host}/{name}"
+
+    def add_bricks(self, volume: str, *numbers: int, kind: tuple[str, ...] = ()) -> None:
+        self.ask("volume", "add-brick", volume, *kind, *self._named(volume, numbers), "force")
+
+    def mount(self, volume: str, name: str = "") -> Path:
+        """The volume as its users have it."""
+        where = self.base / "mounts" / (name or volume)
+        where.mkdir()
+        subprocess.run(
+            ["mount", "-t", "glusterfs", "-o", f"acl,log-file={self.base}/{where.name}.log", f"{self.host}:/{volume}", where],
+            env={**os.environ, "PATH": _PATH}, check=True,
+        )  # fmt: skip
+        return where
+
+    def pid_of(self, volume: str, number: int) -> int | None:
+        """The process of a brick."""
+        path = os.fsencode(self.brick(volume, number))
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"--brick-name" in words and words[words.index(b"--brick-name") + 1] == path:
+                    return pid
+        return None
+
+    def kill_brick(self, volume: str, number: int) -> None:
+        os.kill(self.pid_of(volume, number), signal.SIGKILL)
+
+    def start_bricks(self, volume: str, *numbers: int) -> None:
+        """Start what has ended of a volume. glusterd takes a while to see that a brick is gone."""
+
+        def started() -> bool:
+            self.ask("volume", "start", volume, "force", check=False)
+            time.sleep(0.5)
+            return all(self.pid_of(volume, number) for number in numbers)
+
+        self.wait_for(started, f"the bricks of {volume}")
+
+    def delete(self, volume: str) -> None:
+        self.ask("volume", "stop", volume, "force", check=False)
+        self.ask("volume", "delete", volume)
+        shutil.rmtree(self.disk / volume)

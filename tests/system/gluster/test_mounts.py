@@ -1,0 +1,72 @@
+"""What a mount shows of a volume that somebody else writes to."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from replication.observation import Change
+from replication.volume.directory import VanishedError
+from replication.volume.gluster import GlusterVolume
+from replication.volume.mounted import MountedVolume
+
+pytestmark = pytest.mark.root
+
+
+def overwrite(path, content):
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("size", [5_000, pytest.param(70_000, marks=pytest.mark.slow)])
+def test_a_sessions_own_mount_shows_what_is_there_now(place, own, size):
+    """Usual ones show names, attributes and content of a second ago; and pages of before, with the times of now."""
+    users = place.volume(1)
+    (users / "file").write_bytes(bytes(size))
+    mount = own()
+    for number in range(1, 20):
+        content = bytes([number]) * size
+        overwrite(users / "file", content)
+        assert (mount / "file").read_bytes() == content
+        assert os.stat(mount / "file").st_mtime_ns == os.stat(users / "file").st_mtime_ns
+        os.setxattr(users / "file", "user.number", content[:1])
+        assert os.getxattr(mount / "file", "user.number") == content[:1]
+        os.rename(users / "file", users / "other")
+        assert os.listdir(mount) == ["other"] and not (mount / "file").exists()
+        os.rename(users / "other", users / "file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [5_000, 70_000])
+def test_content_that_is_read_elsewhere_is_of_the_state_that_was_observed(place, own, size):
+    """Through a usual mount, with all of its caches."""
+    users = place.volume(1)
+    (users / "file").write_bytes(bytes(size))
+    home = GlusterVolume(os.fsencode(own()))
+    usual = place.node.mount(place.name, f"{place.name}-usual")
+    elsewhere = MountedVolume(os.fsencode(usual), os.stat(usual).st_ino)
+    read = 0
+    until = time.monotonic() + 20
+    while time.monotonic() < until and read < 20:
+        content = os.urandom(16) * (size // 16)
+        overwrite(users / "file", content)
+        time.sleep(0.03)
+        inode = home.observe(home.root_fd, b"file", Change.DATA).inode
+        for pause in (0.0, 0.3, 0.9):
+            time.sleep(pause)
+            try:
+                fd, _ = elsewhere.open_file(
+                    elsewhere.root_fd, b"file", (inode.ino, inode.ctime_ns, inode.size), inode.gfid
+                )
+            except VanishedError:
+                continue  # it is left to the primary's own node
+            got = os.read(fd, size + 1)
+            os.close(fd)
+            assert got[: len(content)] == content
+            read += 1
+    print(f"{read} times")
+    assert read
+    home.close()
+    elsewhere.close()

@@ -1,0 +1,77 @@
+"""The recorder of a Gluster volume by itself: what becomes a record, and what does not."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
+from replication.changelog.index import State
+from replication.changelog.store import ChangelogStore
+from replication.volume.identity import ROOT_GFID
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def agent(place, own, tmp_path):
+    """Records the volume; calling it gives the records since the last call, as (gfid, parent, name)."""
+    place.volume(2, **{"changelog.changelog": "on"})
+    config = AgentConfig(root=str(own()), directory=str(tmp_path / "changelog"), gluster=place.name)
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_agent, args=(config, lambda _: None, stop), kwargs={"ready": lambda _: ready.set()}
+    )
+    thread.start()
+    assert ready.wait(30)
+    at = 0
+
+    def records():
+        nonlocal at
+        before, at = at, int(agent_call(config.directory, "barrier")["position"])
+        with ChangelogStore(config.directory) as store:
+            found = [info for info in store.segments(before) if info.state is State.DATA]
+            return {(r.gfid, r.parent, r.name) for info in found for r in store.read(info.number)}
+
+    records()
+    yield records
+    stop.set()
+    thread.join()
+
+
+def test_the_mark_on_the_root_is_no_change(place, agent):
+    """Else an idle volume would be marked because it was replicated, and replicated because it was marked."""
+    os.setxattr(place.primary, "trusted.seamark.session.stime", b"1")
+    assert agent() == set()
+    os.setxattr(place.primary, "user.somebody", b"1")
+    assert agent() == {(ROOT_GFID, None, None)}
+    os.setxattr(place.primary, "trusted.seamark.session.stime", b"2")
+    assert agent() == set()
+
+
+def test_what_is_recorded_of_a_file(place, agent):
+    (place.primary / "file").write_bytes(b"1")
+    found = agent()
+    assert (None, ROOT_GFID, b"file") in found
+    gfid = os.getxattr(place.primary / "file", "glusterfs.gfid")
+    agent()
+    with open(place.primary / "file", "r+b") as file:
+        file.write(b"2")  # its content was recorded before, in the same changelog
+    assert (gfid, None, None) in agent()
+    assert agent() - {(gfid, None, None)} == set()
+    os.rename(place.primary / "file", place.primary / "other")
+    assert {(None, ROOT_GFID, b"file"), (None, ROOT_GFID, b"other")} <= agent()
+
+
+def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, agent):
+    changelogs = place.node.brick(place.name, 0) / ".glusterfs" / "changelogs"
+    changelogs.rename(changelogs.with_name("away"))
+    try:
+        with pytest.raises(AgentRefused, match="do not record everything"):
+            agent()
+    finally:
+        changelogs.with_name("away").rename(changelogs)
+    (place.primary / "file").write_bytes(b"1")
+    assert (None, ROOT_GFID, b"file") in agent()

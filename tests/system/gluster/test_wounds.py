@@ -1,0 +1,292 @@
+"""What happens to a Gluster volume while it is replicated: bricks, its changelog, its client and the volume itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.judge import assert_same
+from tests.system.gluster.test_primary import KINDS, churn
+from tests.system.trees import many_small_files
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+
+
+def said(run, text):
+    return any(text in message.get("message", "") for message in run.of_type("log"))
+
+
+def is_whole(root, files):
+    """Whether the users' mount has found all bricks again."""
+    with contextlib.suppress(OSError):
+        return len([path.stat() for path in root.rglob("f*")]) == files
+    return False
+
+
+class Writer:
+    """Somebody who goes on writing, and does not mind a volume that is away."""
+
+    def __init__(self, root):
+        self.root = root
+        self.count = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def _write(self):
+        while not self._end.wait(0.01):
+            number = self.count
+            try:
+                (self.root / f"w{number % 7}").mkdir(exist_ok=True)
+                (self.root / f"w{number % 7}" / f"f{number}").write_text(f"{number}" * 50)
+                if number % 5 == 4:
+                    os.rename(
+                        self.root / f"w{number % 7}" / f"f{number}",
+                        self.root / f"w{number % 7}" / f"r{number % 11}",
+                    )
+            except OSError:
+                time.sleep(0.1)
+                continue
+            self.count += 1
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+
+
+def test_what_is_written_again_within_one_changelog_is_noticed(place):
+    """A brick records it once in 15 seconds."""
+    root = place.volume(1)
+    (root / "file").write_bytes(b"0" * 5000)
+    with place.run() as run:
+        run.wait_idle()
+        with open(root / "file", "r+b", buffering=0) as file:
+            for number in range(12):
+                os.pwrite(file.fileno(), b"%d" % (number % 10) * 5000, 0)
+                os.setxattr(root / "file", "user.count", b"%d" % number)
+                time.sleep(0.4)
+        began = time.monotonic()
+        run.wait_same(timeout=12)
+        assert time.monotonic() - began < 12
+        assert run.stop() == 0
+
+
+def test_what_changed_while_it_was_stopped_is_read_from_the_bricks(place):
+    root = place.volume(2, **{"changelog.rollover-time": "3"})
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        assert run.stop() == 0
+    churn(root)
+    time.sleep(5)  # the bricks begin another file
+    (root / "after").write_text("that")
+    with place.run() as run:
+        run.wait_same()
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest")
+        assert not said(run, "hybrid crawl begins"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_killed_agent_loses_nothing_and_compares_nothing(place):
+    root = place.volume(1)
+    with place.run() as run:
+        run.wait_idle()
+        with Writer(root) as writer:
+            for _ in range(3):
+                os.kill(run.pids("agent"), signal.SIGKILL)
+                goal = writer.count + 100
+                run.wait_for(lambda goal=goal: writer.count > goal, "more files")
+        run.wait_same()
+        crawls = [message for message in run.of_type("log") if "hybrid crawl begins" in message["message"]]
+        assert len(crawls) == 1, run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_changelog_that_was_off_is_covered_by_a_comparison(place):
+    """Of extended attributes too, though Gluster sets no ctime for them."""
+    root = place.volume(2)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        place.node.ask("volume", "set", place.name, "changelog.changelog", "off")
+        churn(root)
+        os.setxattr(root / "many" / "d0" / "f10", "user.unseen", b"1")
+        place.node.ask("volume", "set", place.name, "changelog.changelog", "on")
+        run.wait_same()
+        assert said(run, "gap in the changelog: changelog off"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single brick", "distribute 2"])
+def test_a_brick_is_killed_under_load(place, kind):
+    root = place.volume(*KINDS[kind])
+    many_small_files(root / "many", 100, 5)
+    with place.run() as run:
+        run.wait_idle()
+        with Writer(root) as writer:
+            place.node.kill_brick(place.name, 0)
+            time.sleep(2)
+            place.node.start_bricks(place.name, 0)
+            goal = writer.count + 50
+            run.wait_for(lambda: writer.count > goal, "writes to go on")
+        run.wait_same()
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
+        assert_same(root, place.secondary)
+        assert said(run, "gap in the changelog: brick restarted"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_brick_of_a_replica_is_missed_by_nobody(place):
+    root = place.volume(*KINDS["replica 2 + arbiter"])
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        place.node.kill_brick(place.name, 0)
+        time.sleep(1)
+        churn(root)
+        run.wait_same()
+        place.node.start_bricks(place.name, 0)
+        (root / "after").write_text("that")
+        run.wait_same()
+        time.sleep(3)
+        assert not said(run, "gap in the changelog"), run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_deleted_when_a_part_of_the_volume_is_away(place):
+    """A directory is then listed without what lies on that brick, and without an error."""
+    root = place.volume(2)
+    many_small_files(root / "many", 100, 5)
+    with place.run() as run:
+        run.wait_idle()
+        before = sorted(path.relative_to(place.secondary) for path in place.secondary.rglob("*"))
+        place.node.kill_brick(place.name, 1)
+        time.sleep(1)
+        assert len(list(root.rglob("f*"))) < 100  # that is what Gluster shows
+        with contextlib.suppress(OSError):
+            (root / "many" / "d0").rename(root / "many" / "renamed")
+        assert run.stop() == 0
+    for path in place.state.glob("sessions/*/changelog/bricks.json"):
+        path.unlink()
+    with place.run() as run:
+        time.sleep(8)  # a comparison is wanted, and cannot be had
+        names = sorted(path.relative_to(place.secondary) for path in place.secondary.rglob("*"))
+        assert len(names) >= len(before), run.report()
+        place.node.start_bricks(place.name, 1)
+        run.wait_same(90)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_volume_is_stopped_and_started(place):
+    root = place.volume(2)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        (root / "just before").write_text("x")
+        place.node.ask("volume", "stop", place.name, "force")
+        time.sleep(6)
+        place.node.ask("volume", "start", place.name)
+        with Writer(root) as writer:
+            run.wait_for(lambda: writer.count > 100, "the users' mount to be there again")
+        place.node.wait_for(lambda: is_whole(root / "many", 50), "all bricks")
+        (root / "many" / "d0" / "f0").unlink()
+        run.wait_same(90)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_bricks_are_added(place):
+    root = place.volume(1)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        place.node.add_bricks(place.name, 1)
+        many_small_files(root / "more", 50, 5, seed=2)
+        run.wait_same(90)
+        run.wait_for(lambda: said(run, "is followed from now on"), "the new brick to be followed")
+        run.wait_idle()
+        many_small_files(root / "after", 50, 5, seed=3)
+        run.wait_same(90)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_client_is_killed(place):
+    root = place.volume(1)
+    many_small_files(root / "many", 50, 5)
+    with place.run() as run:
+        run.wait_idle()
+        mount = os.fsencode(next(place.state.glob("sessions/*")) / "mount")
+        (client,) = [
+            pid for pid in run.children() if mount in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        ]
+        os.kill(client, signal.SIGKILL)
+        churn(root)
+        run.wait_same(90)
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_directory_of_a_volume(place):
+    root = place.volume(2)
+    (root / "shared" / "data").mkdir(parents=True)
+    many_small_files(root / "shared" / "data" / "many", 50, 5)
+    (root / "elsewhere").write_text("foreign")
+    with place.run(below="shared/data") as run:
+        run.wait_idle()
+        (root / "top").write_text("foreign")
+        churn(root / "shared" / "data")
+        os.rename(root / "shared" / "data" / "moved", root / "out")
+        os.rename(root / "elsewhere", root / "shared" / "data" / "in")
+        os.setxattr(root / "shared" / "data", "user.root", b"1")
+        run.wait_same()
+        assert not (place.secondary / "top").exists()
+        os.rename(root / "shared", root / "shared2")  # it is not there any more: nothing is deleted
+        time.sleep(3)
+        assert (place.secondary / "in").exists()
+        os.rename(root / "shared2", root / "shared")
+        (root / "shared" / "data" / "back").write_text("again")
+        run.wait_same()
+        run.stop()
+
+
+@pytest.mark.slow
+def test_what_no_changelog_says_is_found_by_the_periodic_comparison(place):
+    root = place.volume(1, **{"changelog.rollover-time": "3"})
+    for name in ("longer", "hole", "zeros", "untouched"):
+        (root / name).write_bytes(b"x" * 1_000_000)
+    with place.run() as run:
+        run.wait_idle()
+        time.sleep(8)  # the file of the changelog that has them is closed
+        _fallocate(root / "longer", "--length", "2000000")
+        _fallocate(root / "hole", "--punch-hole", "--offset", "131072", "--length", "262144")
+        _fallocate(root / "zeros", "--zero-range", "--offset", "131072", "--length", "262144")
+        (database,) = place.state.glob("sessions/*/progress.sqlite")
+        with contextlib.closing(sqlite3.connect(database, timeout=10)) as db, db:
+            db.execute("UPDATE brick SET scan_ns = 0")  # the comparison is due
+        run.wait_same()
+        assert said(run, "periodic look for what was not recorded"), run.report()
+        assert run.stop() == 0
+
+
+def _fallocate(path, *words):
+    done = subprocess.run(["fallocate", *words, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "not supported" in done.stderr, done.stderr
