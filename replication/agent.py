@@ -13,19 +13,19 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replication.changelog import quiet
+from replication.changelog.config import AgentConfig, open_recorder
 from replication.changelog.control import AgentRefused, AgentUnreachable, ControlServer, agent_call
 from replication.changelog.gather import Gather
 from replication.changelog.index import SegmentInfo, State
 from replication.changelog.quiescence import take_token
 from replication.changelog.record import Kind
-from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
+from replication.changelog.recorder import Recorder, RecorderUnavailable
 from replication.changelog.segment import Place
-from replication.changelog.store import MAX_BYTES, ChangelogStore, NotTheWriter, StoreBusy
-from replication.changelog.watches import DirectoryRecorder
+from replication.changelog.store import ChangelogStore, NotTheWriter, StoreBusy
 from replication.private import private_dir
 
 __all__ = [
@@ -48,24 +48,6 @@ _FIRST_TICK_S = 1.0
 _RETRY_S = 1.0
 _KEEP_RECORDS = 1_000_000  # while nothing can be written
 _FIRST = 1 / 3  # of the time for which a segment stays open: one after a quiet time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
-    """``root`` is the volume, ``directory`` the changelog's. ``detector``: auto (or fanotify), filesystem or
-    directories. auto takes one mark on the file system where that is possible, else one on each directory.
-    A segment is closed ``close_after_ms`` after its first event (a third of that, where the one before was closed
-    as long ago: what comes after a quiet time waits for nothing else), or with ``max_records`` in it.
-    """
-
-    root: str
-    directory: str
-    detector: str = "auto"
-    close_after_ms: int = 150
-    tick_s: float = 5.0
-    max_records: int = 50_000
-    max_bytes: int = MAX_BYTES
-    unlimited_queue: bool = True
 
 
 def run_agent(
@@ -97,9 +79,13 @@ class Agent:
     ) -> None:
         self.config = config
         self._on_segment = on_segment
-        self._on_alarm = on_alarm
+        self._say_alarm = on_alarm
         self._gather = Gather()
-        self._store = ChangelogStore(config.directory, max_bytes=config.max_bytes, on_alarm=on_alarm)
+        self._store = ChangelogStore(config.directory, max_bytes=config.max_bytes, on_alarm=self._on_alarm)
+        self._close_after_ms = config.close_after_ms
+        self._applied: dict[str, int] = {}  # by each consumer that has said so
+        self._server: ControlServer | None = None
+        self._moved = False
         self._recorder: Recorder
         self._opened_at: float | None = None  # time.monotonic() of the open segment's first event
         self._closed_at = -math.inf  # of the last one's end
@@ -114,6 +100,14 @@ class Agent:
 
     def run(self, stop: threading.Event, ready: Callable[[str], None], wake_fd: int | None = None) -> None:
         private_dir(Path(self.config.directory))
+        self._store.lock()  # who waits for it does not record beside us
+        try:
+            self._record(stop, ready, wake_fd)
+        finally:
+            self._store.close()
+
+    def _record(self, stop: threading.Event, ready: Callable[[str], None], wake_fd: int | None) -> None:
+        self._root_stat = os.stat(self.config.root)
         self._recorder = open_recorder(self.config, self._gather, self._gap)
         try:
             self._begin()
@@ -121,30 +115,32 @@ class Agent:
                 selector.register(self._recorder.fd, selectors.EVENT_READ)
                 if wake_fd is not None:
                     selector.register(wake_fd, selectors.EVENT_READ)
-                server = ControlServer(self.config.directory, selector, self._serve)
+                self._server = server = ControlServer(self.config.directory, selector, self._serve)
                 try:
                     ready(self._recorder.mode)
                     while not stop.is_set():
                         self._step(selector)
+                        if self._moved:
+                            raise OSError(f"{self.config.root} is not the directory that it was")
                 finally:
+                    self._server = None
                     server.close()
             self._end()
         finally:
             self._recorder.close()
-            self._store.close()
 
     # ---- start and stop
 
     def _begin(self) -> None:
         """Recording is live already: what changed before it is a gap, unless it is proved that nothing did."""
-        kept = self._kept_token()
-        quiet = kept is not None and kept == take_token(self.config.root, probe=False)
+        kept = quiet.kept(self.config.directory, self.config.root)
+        still = kept is not None and kept == take_token(self.config.root, probe=False)
         self._store.begin_writing()
         last = self._store.last_closed()
         self._complete_ns = time.time_ns()
         if last is None:
             self._tell(self._store.gap("started", self._complete_ns))
-        elif not quiet:
+        elif not still:
             self._tell(self._store.gap("agent down", self._complete_ns))
         else:
             self._recorder.next_segment(self._store.open_number())
@@ -165,33 +161,7 @@ class Agent:
         if position != self._store.open_number():
             self._store.finish()
         elif token is not None:
-            self._keep_token(token)
-
-    def _token_path(self) -> Path:
-        """Not on the volume's own file system, where keeping the token would make it wrong."""
-        store = Path(self.config.directory)
-        if store.stat().st_dev != os.stat(self.config.root).st_dev:
-            return store / "quiet"
-        return _token_elsewhere(store)
-
-    def _kept_token(self) -> str | None:
-        path = self._token_path()
-        try:
-            if path.stat().st_uid != os.geteuid():
-                return None
-            token = path.read_text(encoding="ascii")
-            path.unlink()
-        except (OSError, ValueError):
-            return None
-        return token
-
-    def _keep_token(self, token: str) -> None:
-        path = self._token_path()
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(token)
-        except OSError as error:
-            log.debug("no proof of quiet is kept: %s", error)
+            quiet.keep(self.config.directory, self.config.root, token)
 
     # ---- the loop
 
@@ -221,7 +191,7 @@ class Agent:
         """When the open segment is to be closed: never while nothing is in it."""
         if self._opened_at is None:
             return math.inf
-        after = self.config.close_after_ms / 1000
+        after = self._close_after_ms / 1000
         return min(self._opened_at + after, max(self._opened_at + after * _FIRST, self._closed_at + after))
 
     def _is_full(self) -> bool:
@@ -254,6 +224,7 @@ class Agent:
                 return
 
     def _tick(self) -> None:
+        self._heed_needs()
         position = self._store.open_number()
         self._close_segment()
         self._tick_at = time.monotonic() + self.config.tick_s
@@ -304,8 +275,20 @@ class Agent:
         self._lost = reason
         self._write_rest()
 
+    def _heed_needs(self) -> None:
+        needs = self.config.needs()
+        if needs is not None:
+            self._close_after_ms, self._store.max_bytes = needs
+
+    def _on_alarm(self, words: str) -> None:
+        self._say_alarm(words)
+        if self._server is not None:
+            self._server.tell({"alarm": words})
+
     def _tell(self, info: SegmentInfo) -> None:
         self._recorder.next_segment(self._store.open_number())
+        if self._server is not None:
+            self._server.tell({"number": info.number, "state": info.state, "records": info.records})
         try:
             self._on_segment(info)
         except Exception:  # recording goes on whatever a listener does
@@ -316,6 +299,7 @@ class Agent:
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         operations = {
             "barrier": self._barrier,
+            "follow": self._follow,
             "look": self._look,
             "status": self._status,
             "retain": self._retain,
@@ -323,7 +307,23 @@ class Agent:
         }
         return operations[str(request["op"])](request)
 
+    def _check_in_place(self) -> None:
+        """What is mounted, or put, in the place of the root is not recorded: whoever starts us again records that."""
+        try:
+            self._moved = not os.path.samestat(os.stat(self.config.root), self._root_stat)
+        except OSError:
+            self._moved = True
+        if self._moved:
+            raise OSError("the primary is not the directory that it was")
+
+    def _follow(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._check_in_place()
+        assert self._server is not None
+        self._server.follow()
+        return {"mode": self._recorder.mode}
+
     def _barrier(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._check_in_place()
         self._close_segment()
         if self._unwritten or self._lost:
             raise OSError("the changelog cannot be written")
@@ -346,7 +346,13 @@ class Agent:
         return {"open": self._store.open_number()}
 
     def _retain(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._heed_needs()
         upto = int(request["upto"])
+        if names := self.config.consumers():
+            if request.get("consumer"):
+                self._applied[str(request["consumer"])] = upto
+            # Who has not said anything yet may be as far behind as what is kept.
+            upto = min(self._applied.get(name, 0) for name in names)
         freed = self._store.retain(upto)
         self._recorder.applied(upto)
         return {"freed": freed}
@@ -368,28 +374,6 @@ class Agent:
             "position": last.number if last else 0,
             "end_ns": last.end_ns if last else 0,
             "size": self._store.size(),
+            "applied": {name: self._applied.get(name, 0) for name in self.config.consumers()},
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
         }
-
-
-def _token_elsewhere(store: Path) -> Path:
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/nonexistent")
-    key = os.fsencode(store.resolve()).hex()[-120:]
-    return Path(runtime) / f"seamark-quiet-{key}"
-
-
-def forget_quiet(store: Path) -> None:
-    """A changelog is removed for good: so is what proves that nothing changed since. Raises OSError."""
-    _token_elsewhere(store).unlink(missing_ok=True)
-
-
-def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:
-    """The best recorder that this process may use here. Raises RecorderUnavailable."""
-    if config.detector != "directories":
-        try:
-            return FilesystemRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)
-        except RecorderUnavailable as error:
-            if config.detector == "filesystem":
-                raise
-            log.info("a mark on each directory instead: %s", error)
-    return DirectoryRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)

@@ -220,11 +220,12 @@ class Progress:
         now = time.time_ns()
         return bool(by != then or at <= now or at > now + _SCAN_MOST_NS)
 
-    def secondary_is(self, index_id: str, gen: int, boot: str) -> bool:
+    def secondary_is(self, index_id: str, gen: int, boot: str, mark_ns: int | None = None) -> bool:
         """Note which index, `sync` and boot of the secondary we see. False: what we believed of it is void.
 
         Another index, or an older state of the same (a snapshot that was restored): nothing but a full crawl
-        can tell what is there. Another boot: a crawl under way may have lost what it did last, and begins anew.
+        can tell what is there, and no mark is true but its own, ``mark_ns`` (None: it lost that, and nothing else).
+        Another boot: a crawl under way may have lost what it did last, and begins anew.
         """
         with self._write() as db:
             row = db.execute("SELECT index_id, gen, boot, crawl, complete FROM brick").fetchone()
@@ -238,6 +239,11 @@ class Progress:
                 checkpoints.crawl_dropped(db)
             if replaced:
                 db.execute("UPDATE brick SET complete = 0")
+                if mark_ns is not None:
+                    db.execute(
+                        "UPDATE brick SET stime_ns = min(stime_ns, ?), front_ns = min(front_ns, max(1, ?))",
+                        (mark_ns, mark_ns),
+                    )
             return not rebooted and not (replaced and (complete or crawl is not None))
 
     def secondary(self) -> tuple[str, int, str]:
@@ -250,11 +256,12 @@ class Progress:
         return bool(self._db.execute("SELECT index_id FROM brick").fetchone()[0])
 
     def forget_secondary(self) -> None:
-        """Another secondary takes the place of the one that we knew: nothing is known of what it holds."""
+        """Another secondary takes the place of the one that we knew: nothing is known of what it holds, and no mark is true."""
         with self._write() as db:
             db.execute("DELETE FROM frontier")
             db.execute(
-                "UPDATE brick SET index_id = '', gen = 0, boot = '', crawl = NULL, crawl_swept = 0, complete = 0"
+                "UPDATE brick SET index_id = '', gen = 0, boot = '', crawl = NULL, crawl_swept = 0, complete = 0, "
+                "stime_ns = 0"
             )
 
     def synced(self, gen: int, *, held: bool = False, held_since_ns: int | None = None) -> None:

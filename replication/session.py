@@ -9,6 +9,7 @@ state directory.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from replication import session_file
 from replication.errors import ExitCode, NotFoundError, SeamarkError
+from replication.private import private_dir
 from replication.settings import SessionConfig, SettingsError
 
 if TYPE_CHECKING:
@@ -55,9 +57,10 @@ class SessionState(Struct, frozen=True, kw_only=True):
     id: str  # by which the secondary knows it
     instance: str = msgspec.field(default_factory=new_instance)  # by which a broker does
     root: str = ""  # identity of the primary's root when it was last replicated
-    adopt: bool = False  # take over what is there, until the next start
+    adopt: bool = False  # take over what is there, until all of it was compared once
     desired: Desired = Desired.CREATED
     deletes_allowed_ns: int = 0  # a person agreed to what was gone from the primary by then
+    back_from: str = ""  # made by a failback: the id of the session whose secondary its primary was
 
 
 class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,13 +192,16 @@ class SessionDir:
         session_file.replace_file(self.state_file, msgspec.json.encode(state).decode() + "\n")
 
     def change_state(self, **changes: object) -> SessionState:
-        """Remember something else of it. Raises SeamarkError."""
-        state = self.state()
-        if state is None:
-            config = self.load_config()
-            state = SessionState(id=pair_id(config.primary, config.secondary))
-        changed = msgspec.structs.replace(state, **changes)
-        self.save_state(changed)
+        """Remember something else of it: one process after another. Raises SeamarkError."""
+        private_dir(self.path)
+        with open(self.path / "state.lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self.state()
+            if state is None:
+                config = self.load_config()
+                state = SessionState(id=pair_id(config.primary, config.secondary))
+            changed = msgspec.structs.replace(state, **changes)
+            self.save_state(changed)
         return changed
 
 

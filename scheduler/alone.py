@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import closing
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ import msgspec
 
 from replication.changelog.store import StoreBusy
 from replication.errors import ExitCode, LockedError, NotFoundError, SeamarkError, TemporaryError
+from replication.progress import Progress
 from replication.session import SessionDir, known_session
-from scheduler import services
+from replication.sharing import join
+from scheduler import recording, services
 from scheduler.supervisor import NOT_AGAIN
 from tasks.app import use
 from tasks.canvas import alive_queue, control_queue, name_queues, node
@@ -72,7 +75,9 @@ def be_agent(place: SessionDir, session: Session) -> int:
     """Record the changes of a session until SIGTERM. Returns an exit code. Raises LockedError."""
     must = session.change_detector == "fanotify"
     try:
-        code = services.record(place, session, must_record=must)
+        with closing(Progress(place.progress)) as progress:
+            join(place, session.primary, progress.changelog_lost)
+        code = recording.record(place, session, must_record=must)
     except StoreBusy:
         raise LockedError(
             f"another agent records session {session.name}: the monitor's own, unless it runs --without agent"

@@ -97,6 +97,8 @@ class Crawler:
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
             return f"{_GAP}: {following[0].reason}"
+        if following and following[0].number > self.brick.front + 1:  # only gaps skip numbers
+            return f"{_GAP}: it begins after what was applied"
         due = self.ctx.progress.scan_due(self.ctx.place.detector())
         return "periodic look for what was not recorded" if due else None
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import time
-from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from replication import session_file
 from replication.errors import ExitCode, NotFoundError, SeamarkError, UsageError
 from replication.failback.agreement import Agreement
 from replication.failback.promoted import owner_of, promoted_root
-from replication.failback.seeding import Finding, Plan, Seeding
+from replication.failback.seeding import Plan, Seeding, as_line
 from replication.private import private_dir
 from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, named, ssh_options
@@ -32,26 +31,27 @@ from scheduler.preflight import InChild
 from scheduler.status_file import StatusFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from replication.failback.promoted import PromotedRoot
+    from replication.remote.endpoint import SshOptions
 
 log = logging.getLogger("seamark.failback")
 _COMMENT = "Made by 'seamark failback': the roles of session {name} are turned round. See docs/runbook.md."
 
 
-def session_on(state_dir: Path, root: PromotedRoot, secondary: str | None) -> SessionDir | None:
-    """The session of this node from this root, to ``secondary`` if that is said; None: there is none yet."""
-    wanted = None if secondary is None else str(parse_target(secondary))
+def session_on(state_dir: Path, root: PromotedRoot) -> SessionDir | None:
+    """The session of this node that replicates from this root to its old primary; None: there is none yet.
+
+    That is one that an earlier failback has made, or, where roles are turned round again, the one of before.
+    """
     for name in session_names(state_dir):
         place = SessionDir(state_dir, name)
         with contextlib.suppress(SeamarkError):
+            state = place.state()
             config = place.load_config()
-            if os.path.realpath(config.primary) == os.path.realpath(root.path) and wanted in (
-                None,
-                config.secondary,
-            ):
+            if os.path.realpath(config.primary) != os.path.realpath(root.path):
+                continue  # or one that goes on to a third place
+            old = os.fsdecode(parse_target(config.secondary).path) == root.of.get("path")
+            if state is not None and (state.back_from == root.session or (not state.back_from and old)):
                 return place
     return None
 
@@ -66,8 +66,8 @@ def old_primary_of(root: PromotedRoot) -> str:
 
 def new_session(
     state_dir: Path, root: PromotedRoot, name: str | None, secondary: str, ssh: SshSettings
-) -> SessionDir:
-    """Write down the session that replicates back; it is not started. Raises SeamarkError."""
+) -> tuple[SessionDir, Session]:
+    """The session that replicates back; nothing is written down of it yet (``keep``). Raises SeamarkError."""
     wanted = name or root.of.get("name") or "failback"
     taken = set(session_names(state_dir))
     if name in taken:
@@ -78,16 +78,22 @@ def new_session(
     config = SessionConfig(
         primary=root.path, secondary=str(parse_target(secondary)), filters=root.filters, ssh=ssh
     )
-    session_file.write_new(place.named_config, config, _COMMENT.format(name=root.of.get("name", "?")))
+    return place, Session.of(place.name, config, SessionState(id=pair_id(config.primary, config.secondary)))
+
+
+def keep(place: SessionDir, session: Session, root: PromotedRoot) -> None:
+    """Write a session down; it is not started. Raises SeamarkError."""
+    if not place.config.exists():
+        config = SessionConfig(**{name: getattr(session, name) for name in SessionConfig.__struct_fields__})
+        session_file.write_new(place.named_config, config, _COMMENT.format(name=root.of.get("name", "?")))
     private_dir(place.path)
-    place.save_state(SessionState(id=pair_id(config.primary, config.secondary)))
-    return place
+    place.change_state(id=session.id, instance=session.instance, root=session.root, back_from=root.session)
 
 
-def follows(place: SessionDir, session: Session) -> bool:
+def follows(place: SessionDir, session: Session, access: SshOptions | None = None) -> bool:
     """Whether the old primary is this session's secondary already. Raises SeamarkError when it cannot be asked."""
     try:
-        with looking(place, session, dry=True) as (_, hello):
+        with looking(place, session, dry=True, options=access) as (_, hello):
             return hello["index"] != "new" and not hello.get("missing")
     except SecondaryError as error:
         if error.code in ("promoted", "not-empty", "owned", "not-found"):
@@ -96,31 +102,31 @@ def follows(place: SessionDir, session: Session) -> bool:
 
 
 class Failback:
-    """One failback of a session whose primary was promoted. Close it."""
+    """One failback of a session whose primary was promoted. Close it. ``access``: another way there than the session's own."""
 
-    def __init__(self, place: SessionDir, session: Session) -> None:
+    def __init__(self, place: SessionDir, session: Session, access: SshOptions | None = None) -> None:
         self._place = place
         self._session = session
         self._target = parse_target(session.secondary)
+        self._access = access or ssh_options(place, session, dry=True)
         self.root = promoted_root(session.primary)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Failback:
         with self._stack as stack:
             try:
-                client = stack.enter_context(
-                    secondary_of(self._target, ssh_options(self._place, self._session))
-                )
-                agreement = stack.enter_context(
-                    closing(Agreement(self._place.path / "agreement.sqlite", self.root))
-                )
+                client = stack.enter_context(secondary_of(self._target, self._access))
                 self._seeding = Seeding(
                     client,
-                    agreement,
+                    self.root,
                     session=self._session.id,
                     volume=self._session.root,
                     of=named(self._session),
                 )
+                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
+                agreement = Agreement(scratch / "agreement.sqlite", self.root)
+                stack.callback(agreement.close)
+                self._seeding.know(agreement)
             except SecondaryError as error:
                 raise self._refused(error) from None
             self._stack = stack.pop_all()
@@ -146,8 +152,12 @@ class Failback:
     def commit(self) -> Plan:
         """Do it; all findings are appended to ``report`` first. Raises SeamarkError."""
         try:
-            with self.report.open("a", encoding="utf-8") as file:
-                plan = self._seeding.commit(lambda finding: _write(file.write, finding, self.root.term))
+            with self.report.open("a", encoding="ascii") as file:
+                plan = self._seeding.commit(
+                    lambda finding: file.write(
+                        as_line(finding, time=round(time.time(), 3), term=self.root.term) + "\n"
+                    )
+                )
         except SecondaryError as error:
             raise self._refused(error) from None
         log.info(
@@ -160,23 +170,6 @@ class Failback:
     def report(self) -> Path:
         """Where every finding is written down, a JSON object a line."""
         return self._place.path / "failback.ndjson"
-
-
-def _write(write: Callable[[str], object], finding: Finding, term: int) -> None:
-    row = {
-        "message_type": "finding",
-        "time": round(time.time(), 3),
-        "term": term,
-        **msgspec.to_builtins(finding),
-    }
-    write(msgspec.json.encode(row).decode() + "\n")
-
-
-def findings(place: SessionDir) -> Iterator[dict[str, object]]:
-    """What was ever found by failbacks of a session."""
-    with contextlib.suppress(FileNotFoundError), (place.path / "failback.ndjson").open("rb") as file:
-        for line in file:
-            yield msgspec.json.decode(line)
 
 
 def take_back(place: SessionDir, session: Session) -> None:
@@ -205,7 +198,16 @@ def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> di
     with secondary_of(target, options) as client:
         if look(client, target, None).term >= int(owner["term"]):
             return {}  # it is the primary, and says so to whoever comes
+    of = owner.get("of") or {}
+    if of.get("path") != os.fsdecode(target.path):
+        return {}  # it was promoted as a secondary of something else
     with Failback(place, session) as failback:
+        plan = failback.plan()
+        if loss := sum(plan.counts.get(what, 0) for what in ("new", "changed", "replaced")):
+            raise SeamarkError(
+                f"{target} was written to after the roles were turned round ({loss} objects): look at it, and make it the secondary "
+                f"with: seamark failback {session.name}"
+            )
         plan = failback.commit()
     return {
         "says": f"{plan.agreed} of {plan.known} objects there are as they are known; {plan.displaced} displaced"

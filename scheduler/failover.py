@@ -6,6 +6,7 @@ nothing: everything is on the secondary, and nothing was written since, before i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from replication.changelog.control import SOCKET, AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
-from replication.changelog.store import ChangelogStore
+from replication.changelog.store import ChangelogStore, StoreBusy
 from replication.errors import ExitCode, LockedError, NotFoundError, SeamarkError, TemporaryError, UsageError
 from replication.remote.answers import SecondaryError
 from replication.remote.launch import open_secondary
@@ -38,7 +40,7 @@ _END_S = 60.0
 CODES = {
     "not-ours": ExitCode.NOT_FOUND, "not-found": ExitCode.NOT_FOUND, "owned": ExitCode.LOCKED, "promoted": ExitCode.LOCKED,
     "stale-term": ExitCode.LOCKED, "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY,
-    "unmounted": ExitCode.TEMPORARY,
+    "unmounted": ExitCode.TEMPORARY, "busy": ExitCode.TEMPORARY,
 }  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def _until_it_runs(place: SessionDir, state_dir: str) -> None:
     until = time.monotonic() + _END_S
     while time.monotonic() < until:
         told = (ask_monitor(state_dir, "status") or {}).get("sessions", {}).get(place.name, {})
-        if told.get("pid") and (place.changelog / "control.sock").exists():
+        if told.get("pid") and (place.changelog / SOCKET).exists():
             return
         time.sleep(0.2)
 
@@ -186,7 +188,26 @@ def _written_since(place: SessionDir, position: int | None) -> bool:
     """Whether the changelog has anything beyond a position. Where nothing is recorded the checkpoint has to do."""
     if position is None:
         return False
+    if place.changelog.is_dir():
+        # The agent may go on: another session of this primary runs. Or it ends, and writes what it has.
+        until = time.monotonic() + _END_S
+        while not _all_is_written(place) and time.monotonic() < until:
+            time.sleep(0.1)
     return any(info.state is not State.TICK for info in ChangelogStore(place.changelog).segments(position))
+
+
+def _all_is_written(place: SessionDir) -> bool:
+    """Whether what was recorded until now is in the changelog, which either an agent says or there is none any more."""
+    try:
+        agent_call(place.changelog, "barrier", timeout=5.0)
+    except AgentUnreachable:
+        with ChangelogStore(place.changelog) as store, contextlib.suppress(StoreBusy):
+            store.lock()
+            return True
+        return False
+    except AgentRefused:
+        return False
+    return True
 
 
 def must_run(place: SessionDir, state_dir: str) -> None:

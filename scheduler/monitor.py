@@ -30,6 +30,7 @@ from scheduler.logpipe import LogPipe
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.notify import Notifier
 from scheduler.procfs import Stillness, me
+from scheduler.recording import Recorders
 from scheduler.redis_server import EmbeddedRedis
 from scheduler.reports import process_problem
 from scheduler.session_process import session_service
@@ -76,6 +77,7 @@ class Monitor:
         self._books: dict[str, EventBook] = {}
         self._stillness: dict[str, Stillness] = {}
         self._left: dict[str, LeftBehind] = {}
+        self._recorders = Recorders()
 
     def run(self) -> int:
         """Returns an exit code. Raises LockedError, SeamarkError."""
@@ -192,6 +194,12 @@ class Monitor:
                 log.info("session %s begins", name)
                 self._sessions[name] = service
                 self.supervisor.add(service)
+        if "agent" not in self.options.without:
+            names = [service.name for service in self.supervisor.services]
+            alive = [name.removeprefix("session ") for name in names if name.startswith("session ")]
+            self._recorders.look(
+                self.supervisor, [SessionDir(Path(self.options.state_dir), name) for name in alive]
+            )
         self._notifier.say(f"STATUS={len(self._sessions)} sessions run")
 
     def _heal(self) -> None:
@@ -259,7 +267,8 @@ class Monitor:
 
 def _ending(service: Service) -> str:
     """The session whose process this is, while it ends for good; else empty."""
-    return service.name.removeprefix("session ") if service.retired else ""
+    kind, _, name = service.name.partition(" ")
+    return name if service.retired and kind == "session" else ""
 
 
 def _told(service: Service) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class RunOptions:
     settings: dict[str, Any] = field(default_factory=dict)  # that were given; others are as they were
     servers: Servers | None = None  # None: start a Redis of our own
     without: frozenset[str] = frozenset()  # roles that another supervisor runs: services.ROLES
+    monitored: bool = False  # below a monitor, which has an agent for each volume
     flower_port: int | None = None  # None: no Flower
     flower_address: str = "127.0.0.1"
     dry_run: bool = False

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from replication.session import Session, SessionDir
 
 _CODES = {
-    "owned": ExitCode.LOCKED, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
+    "owned": ExitCode.LOCKED, "loop": ExitCode.USAGE, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
     "busy": ExitCode.TEMPORARY, "promoted": ExitCode.LOCKED,
 }  # fmt: skip
@@ -116,7 +116,7 @@ def refused(session: Session, error: SecondaryError) -> SeamarkError:
         return unmounted(session)
     words = str(error)
     if error.code == "not-empty":
-        words += "; give --adopt to take it over: what is right there is kept, and not sent again"
+        words += "; give --adopt to take it over (seamark start NAME --adopt): what is right there is kept, and not sent again"
     if error.code == "promoted":
         words += "; what is written here since the mark is not replicated. On its host 'seamark failback' makes this its secondary"
     return SeamarkError(f"secondary {session.secondary}: {words}", _CODES.get(error.code, ExitCode.ERROR))
@@ -126,7 +126,7 @@ def unmounted(session: Session) -> SeamarkError:
     """What is said where a secondary is taken for one that is not there: nothing was written in its place."""
     return SeamarkError(
         f"secondary {session.secondary} is empty, and not the one that this session filled before: is it mounted? "
-        "If it was replaced on purpose, start once with --adopt"
+        "If it was replaced on purpose, start once with --adopt (seamark start NAME --adopt)"
     )
 
 

@@ -17,13 +17,15 @@ from replication.errors import ExitCode, LockedError, SeamarkError, TemporaryErr
 from replication.remote.command import close_shared_connection
 from replication.session import node_name
 from replication.session_file import replace_file
+from replication.sharing import join, leave
 from replication.volume.storage import shared_kind
-from scheduler import services
+from scheduler import recording, services
 from scheduler.completion import Completion
 from scheduler.epoch import begin
 from scheduler.heal import ProcessWatch
 from scheduler.lease import Lease
 from scheduler.logpipe import LogPipe
+from scheduler.monitor_client import ask_monitor
 from scheduler.preflight import check_not_emptied, check_secondary, look_at_secondary, unmounted
 from scheduler.send import send
 from scheduler.snapshot import Phase
@@ -139,6 +141,8 @@ class Run:
                 standby.check_own()
                 if self.options.once and standby.active is not None:
                     raise LockedError(f"node {standby.active.node} runs session {self.session.name}")
+                if standby.active is not None:
+                    leave(self.place)  # as where it steps back: below
                 self._look(ctx, lambda: None)  # what would keep this node from taking over is said now
             while standby.wait(lambda: self.stopping or time.monotonic() > self.opening.until):
                 try:
@@ -169,10 +173,12 @@ class Run:
             self._scans = self._only_scans()
             if self._scans or "agent" not in self.options.without:  # one that runs already has said how
                 self.place.set_detector("scan" if self._scans else "fanotify")
+            self._use_changelog(ctx)
             self._start(found)
             return self._watch(ctx, Status(ctx, began))
         except SteppedBack:
             self._finished = True  # whatever is under way is refused by now
+            leave(self.place)  # what the other node applies will not be wanted here
             raise
         finally:
             self._stop(ctx, idle=self._finished or not self._started)
@@ -196,6 +202,15 @@ class Run:
             log.info("%s is on %s, which other hosts may write to: scanning", session.primary, kind)
             return True
         return session.change_detector == "scan"
+
+    def _use_changelog(self, ctx: Context) -> None:
+        """Be one of those for whom the changelog of the primary is kept, or, without one, let go of it."""
+        if self._scans:
+            leave(self.place)
+            return
+        join(self.place, self.session.primary, ctx.progress.changelog_lost)
+        if self.options.monitored:
+            ask_monitor(self.options.state_dir, "look")  # which starts its agent, if there is none
 
     def _keep_lease(self) -> None:
         if self.standby is not None:
@@ -244,7 +259,8 @@ class Run:
         send(tick_signature(session.name))
         if not self._scans:
             must = session.change_detector == "fanotify"
-            self._add(services.agent_service(self.place, session, must_record=must))
+            patience_s = recording.PATIENCE_S if self.options.monitored else 0.0
+            self._add(recording.agent_service(self.place, session, must_record=must, patience_s=patience_s))
         if self.redis is None:
             self._add(services.control_worker(session))
         # The processor is wanted for what comes first; a short run never needs these.

@@ -17,9 +17,8 @@ import billiard.pool
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from replication.agent import AgentConfig, RecorderUnavailable, run_agent
 from scheduler.jobs import beat_schedule
-from scheduler.supervisor import NOT_AGAIN, Service
+from scheduler.supervisor import Service
 from tasks import alive, trace
 from tasks.app import app
 from tasks.canvas import (
@@ -30,13 +29,11 @@ from tasks.canvas import (
     data_queues,
     home_queue,
     node,
-    tick_signature,
 )
 from tasks.context import context
 
 if TYPE_CHECKING:
-    from replication.changelog.index import SegmentInfo
-    from replication.session import Session, SessionDir
+    from replication.session import Session
     from scheduler.monitor import MonitorOptions
     from scheduler.options import RunOptions
     from tasks.servers import Servers
@@ -64,50 +61,6 @@ def hurry_children() -> None:
     them any more, and waits for the process. What was not noted is done twice: harmless.
     """
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAITS_FOR_NOTES
-
-
-def agent_service(place: SessionDir, session: Session, *, must_record: bool) -> Service:
-    """The recorder; with ``must_record`` its absence is an error, else scanning takes its place."""
-    return Service("agent", lambda: record(place, session, must_record=must_record))
-
-
-def record(place: SessionDir, session: Session, *, must_record: bool) -> int:
-    """Be the agent of a session until SIGTERM: 0, or NOT_AGAIN where changes cannot be recorded. Raises StoreBusy."""
-    stop = threading.Event()
-    wake_fd, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(written)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-
-    alive.become(alive.AGENT)
-
-    def tick(segment: SegmentInfo | None = None) -> None:
-        context(session.name)  # which takes over how much is to be logged
-        if segment is not None:
-            log.debug("position %d: %s", segment.number, segment)
-        try:
-            tick_signature(session.name).apply_async()
-        except Exception as error:
-            log.debug("no tick sent: %s", error)
-
-    def ready(mode: str) -> None:
-        place.set_detector(mode)
-        tick()
-
-    config = AgentConfig(
-        root=session.primary, directory=str(place.changelog),
-        close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
-    )  # fmt: skip
-    try:
-        run_agent(config, tick, stop, ready=ready, wake_fd=wake_fd)
-    except RecorderUnavailable as error:
-        if must_record:
-            log.critical("changes cannot be recorded: %s", error)
-            return NOT_AGAIN
-        log.warning("changes cannot be recorded (%s): scanning instead", error)
-        place.set_detector("scan")
-        tick()
-        return NOT_AGAIN
-    return 0
 
 
 def worker_service(

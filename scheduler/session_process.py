@@ -78,5 +78,5 @@ def _options(session: Session, state_dir: str, servers: Servers, without: frozen
     return RunOptions(
         primary=os.fsencode(session.primary), secondary=session.secondary, state_dir=state_dir, name=session.name,
         sync_method=session.sync_method, jobs=session.jobs, change_detector=session.change_detector, servers=servers,
-        without=without,
+        without=without, monitored=True,
     )  # fmt: skip

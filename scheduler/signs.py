@@ -86,6 +86,8 @@ class Signs:
                 if found[-1].silent_s > _ASKED_S:
                     self._excuse((*asks, alive.SECONDARY), now)
         if AGENT in roles and AGENT in heard:
+            if roles[AGENT].pid and stopped(roles[AGENT].pid):
+                heard[AGENT] = None  # the position may move without it: another one records
             found.append(self._of(roles[AGENT], heard[AGENT], now))
         if alive.CONTROL in roles:
             at, seen = self._since(

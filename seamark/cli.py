@@ -29,6 +29,7 @@ from seamark.commands.list import list_sessions
 from seamark.commands.logs import logs
 from seamark.commands.monitor import monitor
 from seamark.commands.push_pem import push_pem
+from seamark.commands.recover import recover
 from seamark.commands.resync import resync
 from seamark.commands.roles import agent, roles
 from seamark.commands.run import run
@@ -49,7 +50,7 @@ def cli() -> None:
 
 
 for command in (
-    run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, push_pem,
+    run, create, start, stop, pause, resume, list_sessions, status, checkpoint, config, configcheck, delete, recover, push_pem,
     doctor, logs, failures, failover, failback, resync, verify, deletions, monitor, agent, roles, worker, workers, flower, install_units, changelog,
     completion, version,
 ):  # fmt: skip

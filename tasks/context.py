@@ -7,6 +7,7 @@ process id, and opened when it is first asked for.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -20,10 +21,11 @@ import redis
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
 from replication.joined import JoinedDir
+from replication.kept import kept_settings
 from replication.progress import Progress
 from replication.remote.answers import SecondaryError
 from replication.remote.command import close_shared_connection
-from replication.remote.look import client_of, named, ssh_options
+from replication.remote.look import client_of, lineage_of_session, named, ssh_options
 from replication.remote.pool import SecondaryPool
 from replication.remote.target import Target, parse_target
 from replication.secondary.filters import Filters
@@ -36,7 +38,7 @@ from replication.session import (
     state_dir_of_this_process,
 )
 from replication.volume.directory import DirectoryVolume
-from replication.volume.stime import mark_name, mark_text, store_mark
+from replication.volume.stime import mark_name, mark_text, marked_ns, store_mark
 from replication.windows import next_window, window_at, zone
 from tasks import levels
 from tasks.app import servers
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
 _THIN_S = 0.01
 _PUBLISH_EVERY_S = 30
 _LIMITED_S = 0.5
+
+
+log = logging.getLogger("seamark.secondary")
 
 
 class Connection(NamedTuple):
@@ -101,6 +106,7 @@ class Context:
         self._boot_id = ""
         self._thin = False
         self._rsync = True
+        self._told_lineage: list[str] = []
         self.powers: dict[str, Any] = {}  # what the secondary can keep, as its hello says
         self._limited = False
         self._limited_until = 0.0
@@ -256,7 +262,9 @@ class Context:
             log=self.session.log.secondary,
             content_only=not self.at_home,
             of=named(self.session) if self.at_home else None,
+            lineage=self._lineage(),
         )
+        self._told_lineage = self._lineage()
         self.powers = hello["fs"]
         began = time.monotonic()
         client.ping()
@@ -265,6 +273,9 @@ class Context:
         self._rsync = bool(hello["rsync"]) and shutil.which("rsync") is not None
         self._believe(epoch, hello)
 
+    def _lineage(self) -> list[str]:
+        return lineage_of_session(self.session) if self.at_home else []
+
     def _has_filled(self) -> bool:
         return self.progress.has_filled()
 
@@ -272,7 +283,15 @@ class Context:
         """Note which secondary this is. Raises StaleFence when all has to begin anew for that."""
         if hello["index"] == "rebuilding":
             self.progress.expect_full_crawl()
-        if not self.progress.secondary_is(hello["index_id"], hello["gen"], hello["boot_id"]):
+        # What it says of the mark is true of what it holds; where it lost that with its index, the mark that we know is.
+        said = marked_ns(hello["mark"]) if hello["mark"] or hello["index"] == "new" else None
+        before = self.progress.brick().stime_ns
+        if not self.progress.secondary_is(hello["index_id"], hello["gen"], hello["boot_id"], said):
+            if (now := self.progress.brick().stime_ns) < before:
+                log.warning(
+                    "%s: the secondary is in an older state: the mark goes back to its own, %d, until all is compared",
+                    self.session.name, now,
+                )  # fmt: skip
             why = "the secondary, or its index, is not what it was: all of it is looked at again"
             start_over_signature(self.session.name, epoch, why).apply_async()
             raise StaleFence
@@ -291,9 +310,9 @@ class Context:
             return None
 
     def publish_mark(self, epoch: int, *, now: bool = False) -> None:
-        """Write the mark to both roots: seldom, since it is a write to the primary, or ``now``.
+        """Write the mark to both roots: seldom, since it is a write to the primary, or ``now``. The settings go with it.
 
-        The same on both, so that a comparison of the two sees no difference: one at a time. Who finds another one at it
+        While it is not known what the secondary holds, what it says itself stays. The same on both, so that a comparison of the two sees no difference: one at a time. Who finds another one at it
         and wants more asks again (scheduler/completion.py).
         """
         if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not now:
@@ -301,13 +320,14 @@ class Context:
         if not self.ledger.try_lock("publish mark", _PUBLISH_EVERY_S):
             return
         try:
+            if self._lineage() != self._told_lineage:  # the primary became somebody's secondary, or none
+                self.drop_connection()
             brick = self.progress.brick()
-            text = mark_text(brick)
+            text = mark_text(brick) if brick.complete else None
             client = self.secondary(epoch).client
-            client.call(
-                "mark", text=text
-            )  # first: refused when another holder has taken over, who goes by it
-            if store_mark(self.volume.root_fd, self.session.id, text):
+            # First: refused when another holder has taken over, who goes by it.
+            client.call("mark", text=text, settings=kept_settings(self.session))
+            if text is not None and store_mark(self.volume.root_fd, self.session.id, text):
                 client.call("mark", name=mark_name(self.session.id), text=text)
             self.ledger.set_published(brick.stime_ns)
         finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import agent_call
 from replication.changelog.record import Kind, SegmentDamaged
+from replication.changelog.store import SegmentDropped
 from replication.frontier import decode_dirs, encode_dirs
 from replication.observation import Change
 from replication.observer import Observer
@@ -45,6 +46,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         except SegmentDamaged as error:
             _give_up_segment(work, todo["segment"], error)
             return str(error)
+        except SegmentDropped as error:
+            work.start_over(f"{error}; a hybrid crawl covers it")
+            return str(error)
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], work.since_ns())
@@ -78,7 +82,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     began = time.monotonic()
     at = todo["at"]
     if at is not None:
-        at = _look_at_records(work, observer, ctx.store.read(todo["segment"]), at)
+        at = _look_at_records(work, observer, ctx.store.read_records(todo["segment"]), at)
     while at is None:
         _drain(observer, queue)
         found = observer.findings

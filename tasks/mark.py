@@ -74,9 +74,9 @@ def publish_stime(task: Task[..., Any], session: str, epoch: int) -> str:
 
 
 def _retain(work: Unit, front: int) -> None:
-    """Segments up to the front are consumed: the agent, their only writer, may delete them."""
+    """Segments up to the front are consumed here: the agent, their only writer, deletes what all consumers have."""
     with contextlib.suppress(AgentRefused, AgentUnreachable):
-        agent_call(work.ctx.place.changelog, "retain", upto=front)
+        agent_call(work.ctx.place.changelog, "retain", upto=front, consumer=work.ctx.session.name)
 
 
 def _sync(work: Unit) -> tuple[str, int, bool]:
@@ -122,6 +122,8 @@ def _end_crawl(work: Unit, manifest: dict[str, Any]) -> None:
     progress = work.ctx.progress
     work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
     progress.end_crawl(work.epoch, manifest["crawl"])
+    if work.ctx.session.adopt:  # once: what stands in its place from now on is not what a person meant
+        work.ctx.place.change_state(adopt=False)
     took = time.time() - manifest["start_ns"] / 1e9
     by = work.ctx.place.detector()
     progress.scanned(by, time.time_ns() + int(scan_interval(took, recording=by != "scan") * 1e9))

@@ -38,6 +38,8 @@ class ControlServer:
         self._selector = selector
         self._handler = handler
         self._buffers: dict[socket.socket, bytearray] = {}
+        self._asking: socket.socket | None = None  # whose request is being answered
+        self._followers: set[socket.socket] = set()
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
@@ -56,6 +58,22 @@ class ControlServer:
             self._accept()
         elif isinstance(file, socket.socket):
             self._read(file)
+
+    def follow(self) -> None:
+        """Whoever asks at the moment is told from now on."""
+        assert self._asking is not None
+        self._followers.add(self._asking)
+
+    def tell(self, words: dict[str, Any]) -> None:
+        """A line to each follower. One that does not read is dropped."""
+        line = json.dumps(words).encode("ascii") + b"\n"
+        for connection in list(self._followers):
+            try:
+                whole = connection.send(line) == len(line)
+            except OSError:
+                whole = False
+            if not whole:
+                self._drop(connection)
 
     def close(self) -> None:
         for connection in list(self._buffers):
@@ -79,11 +97,14 @@ class ControlServer:
 
     def _drop(self, connection: socket.socket) -> None:
         del self._buffers[connection]
+        self._followers.discard(connection)
         self._selector.unregister(connection)
         connection.close()
 
     def _read(self, connection: socket.socket) -> None:
-        buffer = self._buffers[connection]
+        buffer = self._buffers.get(connection)
+        if buffer is None:
+            return  # dropped since the selector found it readable: it was told something, and did not read
         try:
             data = connection.recv(1 << 16)
             buffer += data
@@ -93,8 +114,10 @@ class ControlServer:
             while (end := buffer.find(b"\n")) >= 0:
                 line = bytes(buffer[:end])
                 del buffer[: end + 1]
+                self._asking = connection
+                answer = json.dumps(self._answer(line)).encode("ascii") + b"\n"
                 connection.settimeout(1.0)  # answers are short: only a client that hangs is cut off
-                connection.sendall(json.dumps(self._answer(line)).encode("ascii") + b"\n")
+                connection.sendall(answer)
                 connection.setblocking(False)
         except BlockingIOError:
             pass
@@ -146,3 +169,60 @@ def exchange(
         raise ConnectionResetError("it hung up")
     answer: dict[str, Any] = json.loads(line)
     return answer
+
+
+class Follower:
+    """Told what the agent of a store does: ``mode`` says how it records. Raises AgentUnreachable, AgentRefused."""
+
+    def __init__(self, store: str | os.PathLike[str], timeout: float = 10.0) -> None:
+        self._buffer = bytearray()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            answer = self._begin(store, timeout)
+        except (OSError, ValueError) as error:
+            self._socket.close()
+            raise AgentUnreachable(f"no agent answers at {os.fspath(store)}: {error}") from error
+        if not answer.get("ok"):
+            self._socket.close()
+            raise AgentRefused(f"follow: {answer.get('error')}")
+        self.mode = str(answer["mode"])
+        self._socket.setblocking(False)
+
+    def _begin(self, store: str | os.PathLike[str], timeout: float) -> dict[str, Any]:
+        directory = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        finally:
+            os.close(directory)
+        self._socket.sendall(b'{"op": "follow"}\n')
+        while b"\n" not in self._buffer:
+            self._receive()
+        return self._lines()[0]
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self) -> list[dict[str, Any]]:
+        """What it said meanwhile, if anything. Raises AgentUnreachable when it has hung up."""
+        try:
+            self._receive()
+        except BlockingIOError:
+            return []
+        except (OSError, ValueError) as error:
+            raise AgentUnreachable(f"the agent has ended: {error}") from error
+        return self._lines()
+
+    def _receive(self) -> None:
+        data = self._socket.recv(1 << 16)
+        if not data or len(self._buffer) > _MAX_LINE:
+            raise ConnectionResetError("it hung up")
+        self._buffer += data
+
+    def _lines(self) -> list[dict[str, Any]]:
+        *lines, rest = bytes(self._buffer).split(b"\n")
+        self._buffer = bytearray(rest)
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        self._socket.close()

@@ -31,6 +31,10 @@ class StoreBusy(Exception):
     """Another process writes this changelog."""
 
 
+class SegmentDropped(Exception):
+    """A position's records were there, and are not any more: it is a gap by now, or was forgotten."""
+
+
 class NotTheWriter(Exception):
     """Only who holds the lock may do it, which the agent does; ask the agent (agent_call), or stop it."""
 
@@ -107,6 +111,19 @@ class ChangelogStore:
             raise SegmentDamaged(str(path), 0, "the segment is torn, or another one's")
         return segment
 
+    def read_records(self, number: int) -> Segment:
+        """As ``read``, of a position that had records. Raises SegmentDropped, SegmentDamaged."""
+        try:
+            segment = self.read(number)
+        except KeyError:
+            raise SegmentDropped(f"segment {number} was dropped") from None
+        # Looked at after it was read: what is dropped meanwhile reads as empty.
+        self._refresh()
+        info = self._index.entries.get(number)
+        if info is None or info.state is State.GAP:
+            raise SegmentDropped(f"segment {number} was dropped")
+        return segment
+
     def position_at(self, time_ns: int) -> int | None:
         """The first position that holds, with those before it, all changes made until ``time_ns``.
 
@@ -135,8 +152,10 @@ class ChangelogStore:
 
     # ---- writing
 
-    def begin_writing(self) -> None:
-        """Take the lock and put in order what the last writer left. Raises StoreBusy, OSError."""
+    def lock(self) -> None:
+        """Be the only writer. Raises StoreBusy, OSError."""
+        if self._lock >= 0:
+            return
         private_dir(self.directory)
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -145,6 +164,10 @@ class ChangelogStore:
             os.close(fd)
             raise StoreBusy(f"{self.directory} is written by another process") from None
         self._lock = fd
+
+    def begin_writing(self) -> None:
+        """Take the lock and put in order what the last writer left. Raises StoreBusy, OSError."""
+        self.lock()
         self._index.open_for_append()
         lost = self._index.damaged
         whole = self._take_in_strays()
@@ -282,7 +305,7 @@ class ChangelogStore:
             self._delete(info)
         self._on_alarm(
             f"changelog in {self.directory} is over its limit of {self.max_bytes} bytes: {lost} segments that "
-            "are not replicated yet were dropped; a hybrid crawl has to cover them"
+            "are not replicated yet were dropped; a hybrid crawl has to cover them (of the sessions that were so far behind)"
         )
 
     def _fits(self, share: float) -> bool:

@@ -2,8 +2,8 @@
 
 The index of the root has, of each object, its inode number here, and inode number and ctime of that state on the old
 primary. The tree is scanned once, into a scratch database beside the session's state, and the two are joined by
-inode number: memory is bounded by a portion. An object whose ctime here is from before the end of the promotion,
-and whose size and mtime are those that were replicated, was not changed here since.
+inode number: memory is bounded by a portion. An object whose ctime here is from before the promotion, and whose size, mtime,
+owner and mode are those that were replicated, was not changed here since. Where the clock was set meanwhile nothing is taken for that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from replication.secondary.filters import Filters
-from replication.volume.directory import DirectoryVolume
+from replication.secondary.transfers import content_digest
+from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.identity import identify
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from replication.failback.promoted import PromotedRoot
 
 PORTION = 2_000
-_HERE = """CREATE TABLE here(ino INTEGER PRIMARY KEY, gfid BLOB NOT NULL, mode INTEGER NOT NULL, size INTEGER NOT NULL,
-    mtime INTEGER NOT NULL, ctime INTEGER NOT NULL)"""
+_HERE = """CREATE TABLE here(ino INTEGER PRIMARY KEY, gfid BLOB NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, path BLOB NOT NULL)"""
 # Of an object that is here completely, or whose content is: what the old primary has of it, as far as is known.
 _OBJECTS = """FROM idx.inode AS i LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440
     WHERE i.ino <> 0 AND i.pino <> 0 AND i.limbo IS NULL AND i.id <> 1"""
 _ROWS = (
     """SELECT i.id, h.gfid, i.mode, i.uid, i.gid, i.size, i.mtime, i.atime, i.rdev, i.pino, abs(i.pctime), i.dirty, i.pctime,
-    h.ino, h.ctime, h.size, h.mtime """
+    h.ino, h.ctime, h.mode, h.uid, h.gid, h.size, h.mtime, h.path """
     + _OBJECTS
     + " AND i.id > ? ORDER BY i.id LIMIT ?"
 )
@@ -59,6 +60,7 @@ class Agreement:
     def __init__(self, scratch: Path, root: PromotedRoot) -> None:
         self.root = root
         self._scratch = scratch
+        self._times_count = not root.clock_was_set()
         self._forget()
         self._db = sqlite3.connect(scratch, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=OFF")
@@ -84,28 +86,32 @@ class Agreement:
             self._db.execute("BEGIN")
             while pending:
                 path = pending.pop()
-                fd = os.dup(volume.root_fd) if not path else volume.open_dir_unchecked(path)
                 try:
-                    names = volume.names(fd, is_root=not path)
-                    for name in names:
+                    fd = os.dup(volume.root_fd) if not path else volume.open_dir_unchecked(path)
+                except VanishedError:  # the tree is in use; the crawl that comes finds what it became
+                    continue
+                try:
+                    for name in volume.names(fd, is_root=not path):
                         below = os.path.join(path, name)
                         if (row := self._look(fd, name)) is None or (
                             filters and filters.excludes(below, stat.S_ISDIR(row[2]))
                         ):
                             continue
-                        self._db.execute("INSERT OR REPLACE INTO here VALUES(?, ?, ?, ?, ?, ?)", row)
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO here VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, below)
+                        )
                         if stat.S_ISDIR(row[2]):
                             pending.append(below)
                 finally:
                     os.close(fd)
             self._db.execute("COMMIT")
 
-    def _look(self, dir_fd: int, name: bytes) -> tuple[int, bytes, int, int, int, int] | None:
+    def _look(self, dir_fd: int, name: bytes) -> tuple[int, bytes, int, int, int, int, int, int] | None:
         try:
             gfid, s = identify(dir_fd, name)
         except FileNotFoundError:
             return None
-        return None if s.mount_root else (s.ino, gfid, s.mode, s.size, s.mtime_ns, s.ctime_ns)
+        return None if s.mount_root else (s.ino, gfid, s.mode, s.uid, s.gid, s.size, s.mtime_ns, s.ctime_ns)
 
     def changed(self) -> Changed:
         """How much is to be sent back."""
@@ -138,18 +144,58 @@ class Agreement:
 
     def _row(
         self, id_: int, gfid: bytes | None, mode: int, uid: int, gid: int, size: int, mtime: int, atime: int, rdev: int, pino: int,
-        pctime: int, dirty: int, complete: int, ino: int | None, ctime: int | None, size_here: int, mtime_here: int,
+        pctime: int, dirty: int, complete: int, ino: int | None, ctime: int | None, mode_here: int, uid_here: int, gid_here: int,
+        size_here: int, mtime_here: int, path: bytes,
     ) -> list[Any]:  # fmt: skip
-        known = 0 if dirty else pctime
-        same = not stat.S_ISREG(mode) or (size, mtime) == (size_here, mtime_here)
-        version = (
-            ctime
-            if ctime is not None and ctime < self.root.done_ns and same and not dirty and complete > 0
-            else 0
-        )
+        before = ctime is not None and ctime < self.root.since_ns and self._times_count
+        same = before and (mode, uid, gid) == (mode_here, uid_here, gid_here)
+        target = None
+        if stat.S_ISREG(mode):
+            same = same and (size, mtime) == (size_here, mtime_here) and not dirty
+        elif not stat.S_ISDIR(mode) and not before:
+            gfid = None  # it may be another one by now, with the same number: it is made anew there
+        elif stat.S_ISLNK(mode):
+            target = self._target(path)
         if gfid is None:  # it was removed here: its name there is ours to remove
             gfid = blake2b(b"removed %d" % id_, digest_size=16).digest()
-        return [id_, gfid.hex(), mode, uid, gid, size, mtime, atime, rdev, pino, known, ino or 0, version]
+        return [
+            id_, gfid.hex(), mode, uid, gid,
+            # Of what is wanted, or may have been lost here, no state of there is known to be the same.
+            -1 if dirty and stat.S_ISREG(mode) else size,
+            mtime, atime, rdev, pino, 0 if dirty else pctime, ino or 0,
+            ctime if same and complete > 0 else 0, target,
+        ]  # fmt: skip
+
+    def _target(self, path: bytes) -> str | None:
+        try:
+            return os.fsdecode(os.readlink(os.path.join(os.fsencode(self.root.path), path)))
+        except OSError:
+            return None
+
+    def digest_of(self, inode: int) -> str | None:
+        """Of the content of a file that was not changed here since; None: it was, or cannot be read."""
+        found = self._db.execute(
+            "SELECT h.ino, h.ctime, h.path FROM idx.inode AS i JOIN here AS h ON h.ino = i.ino WHERE i.id = ? AND i.dirty = 0",
+            (inode,),
+        ).fetchone()
+        if found is None or found[1] >= self.root.since_ns or not self._times_count:
+            return None
+        try:
+            fd = os.open(
+                os.path.join(os.fsencode(self.root.path), found[2]),
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            )
+        except OSError:
+            return None
+        try:
+            here = os.fstat(fd)
+            digest = content_digest(fd)
+            same = here.st_ino == found[0] and os.fstat(fd).st_ctime_ns == found[1]
+            return digest if same and stat.S_ISREG(here.st_mode) else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
 
     def state_of(self, inode: int) -> tuple[str, int, int]:
         """Of an object in the index: "same", "changed" or "removed" here since the promotion, size and mtime (ns)."""

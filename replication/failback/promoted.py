@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from replication.errors import NotFoundError, SeamarkError, UsageError
+from replication.secondary.owner import boot_id, write_owner
+from replication.volume.stime import marked_ns
+
+_DRIFT_NS = 2 * 10**9
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class PromotedRoot:
-    """``done_ns``: when it was complete in itself, by the clock that stamps its files; what has an earlier ctime was not
-    changed since. ``of``: the session that replicated to it: name, path, node, filters.
+    """``since_ns``: when it was promoted, by the clock that stamps its files; what has an earlier ctime was not changed
+    since, unless that clock was set (``clock_was_set``). ``done_ns``: when it was complete; what changed until then we did. ``mark_ns``: up to when everything was there. ``of``: the session
+    that replicated to it: name, path, node, filters.
     """
 
     path: str
@@ -21,12 +28,23 @@ class PromotedRoot:
     volume: str
     term: int
     at_ns: int
+    since_ns: int
     done_ns: int
+    mark_ns: int
+    boot: str
+    uptime_ns: int
     of: dict[str, Any] = field(default_factory=dict)
 
     @property
     def index(self) -> str:
         return os.path.join(self.path, ".seamark", "index.sqlite")
+
+    def clock_was_set(self) -> bool:
+        """Whether the clock has gone back, or jumped, since: then times say nothing. Over a reboot only the former shows."""
+        passed = time.time_ns() - self.since_ns
+        if self.boot != boot_id():
+            return passed < 0
+        return abs(passed - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.uptime_ns)) > _DRIFT_NS
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -67,6 +85,19 @@ def promoted_root(path: str) -> PromotedRoot:
         )
     return PromotedRoot(
         path=path, session=owner["session"], volume=owner["volume"], term=int(promoted["term"]),
-        at_ns=int(promoted["at_ns"]), done_ns=int(promoted["done_ns"]),
+        at_ns=int(promoted["at_ns"]), since_ns=int(promoted["since_ns"]), done_ns=int(promoted["done_ns"]), mark_ns=marked_ns(promoted.get("mark")),
+        boot=str(promoted["boot"]), uptime_ns=int(promoted["uptime_ns"]),
         of=owner.get("of") or {},
     )  # fmt: skip
+
+
+def hand_over(path: str) -> None:
+    """The roles are turned round again, and this root's session of before may make a secondary of it by its own key."""
+    owner = owner_of(path)
+    if owner is None or "promoted" not in owner:
+        return
+    fd = os.open(os.path.join(path, ".seamark"), _DIR)
+    try:
+        write_owner(fd, {**owner, "promoted": {**owner["promoted"], "handed": True}})
+    finally:
+        os.close(fd)

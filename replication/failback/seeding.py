@@ -5,6 +5,7 @@ The far side's part is secondary/seeding.py.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from typing import TYPE_CHECKING, Any
@@ -12,24 +13,27 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replication.errors import SeamarkError
-from replication.failback.agreement import Agreement, Changed
-from replication.remote.answers import SecondaryError
+from replication.failback.agreement import Changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from replication.failback.agreement import Agreement
     from replication.failback.promoted import PromotedRoot
     from replication.remote.client import SecondaryClient
 
+_DURABLE_NS = 60 * 10**9  # what was written so long before a crash is on the disk
 SHOWN = 1_000  # findings that a plan holds; all of them stand in its file
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One side's state of an object. ``mtime``: seconds since the epoch; ``type`` as find(1) -type has it."""
+    """One side's state of an object. ``mtime``: seconds since the epoch; ``type`` as find(1) -type has it; ``owner``: uid:gid."""
 
     type: str
     size: int
     mtime: float
+    mode: str = ""
+    owner: str = ""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,7 @@ class Plan(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
     conflicts: int = 0
     displaced: int = 0
+    stuck: list[list[str]] = []  # what could not be displaced, and why: it stays where it is, and is nobody's
     findings: list[Finding] = []  # the first of them
 
 
@@ -65,21 +70,33 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _version(mode: int, size: int, mtime_ns: int) -> Version:
-    return Version(_TYPES.get(stat.S_IFMT(mode), "?"), size, mtime_ns / 1e9)
+def _version(mode: int, uid: int, gid: int, size: int, mtime_ns: int) -> Version:
+    kind = _TYPES.get(stat.S_IFMT(mode), "?")
+    return Version(kind, size, mtime_ns / 1e9, f"{stat.S_IMODE(mode):04o}", f"{uid}:{gid}")
 
 
 class Seeding:
     """One failback, by one connection to the old primary."""
 
     def __init__(
-        self, client: SecondaryClient, agreement: Agreement, *, session: str, volume: str, of: dict[str, Any]
+        self, client: SecondaryClient, root: PromotedRoot, *, session: str, volume: str, of: dict[str, Any]
     ) -> None:
+        """Raises SecondaryError when that directory is not to become our secondary."""
         self._client = client
-        self._agreement = agreement
         self._of = of
-        root: PromotedRoot = agreement.root
-        self._call("seed_begin", session=session, volume=volume, term=root.term, filters=root.filters)
+        doubt_ns = max(0, root.mark_ns - _DURABLE_NS)
+        self._call(
+            "seed_begin",
+            session=session,
+            volume=volume,
+            term=root.term,
+            filters=root.filters,
+            doubt_ns=doubt_ns,
+        )
+
+    def know(self, agreement: Agreement) -> None:
+        """Tell it what is known of it."""
+        self._agreement = agreement
         for rows, names in agreement.portions():
             self._call("seed_rows", rows=rows, names=names)
 
@@ -99,6 +116,7 @@ class Seeding:
                 f"nothing of the {answer['known']} objects that came from the old primary is there: it is another "
                 "directory, or is not mounted, or was restored from a backup; to fill it anew: seamark create"
             )
+        self._prove()
         plan = Plan(back=self._agreement.changed(), known=answer["known"], agreed=answer["agreed"])
         for finding in self._findings():
             keep(finding)
@@ -107,6 +125,16 @@ class Seeding:
             if len(plan.findings) < SHOWN:
                 plan.findings.append(finding)
         return plan
+
+    def _prove(self) -> None:
+        """What has another ctime, and else looks as it did: by its content."""
+        after: int | None = 0
+        while after is not None:
+            answer = self._call("seed_unproven", after=after)
+            items = [[n, self._agreement.digest_of(inode)] for n, inode in answer["items"]]
+            while items:
+                del items[: self._call("seed_prove", items=items)["done"]]
+            after = answer["next"]
 
     def _findings(self) -> Iterator[Finding]:
         after: int | None = 0
@@ -117,16 +145,10 @@ class Seeding:
             after = answer["next"]
 
     def _finding(
-        self,
-        path: str,
-        what: str,
-        inode: int | None,
-        mode: int | None,
-        size: int,
-        mtime: int,
+        self, path: str, what: str, inode: int | None, mode: int | None, uid: int, gid: int, size: int, mtime: int,
         before: str | None,
-    ) -> Finding:
-        there = None if mode is None else _version(mode, size, mtime)
+    ) -> Finding:  # fmt: skip
+        there = None if mode is None else _version(mode, uid, gid, size, mtime)
         here, changed = self._here(path)
         if what != "new" and inode is not None:
             state, size_here, mtime_here = self._agreement.state_of(inode)
@@ -145,15 +167,19 @@ class Seeding:
             return None, False
         alone = not self._agreement.was_replicated(found.st_ino)
         changed = found.st_ctime_ns >= self._agreement.root.done_ns and not stat.S_ISDIR(found.st_mode)
-        return _version(found.st_mode, found.st_size, found.st_mtime_ns), alone or changed
+        here = _version(found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns)
+        return here, alone or changed
 
     def commit(self, keep: Callable[[Finding], object] = lambda _: None) -> Plan:
         """Compare once more, displace there what never came here, and make it a secondary of ours. What is done."""
         plan = self.plan(keep)
-        plan.displaced = self._call("seed_commit", of=self._of)["displaced"]
+        answer = self._call("seed_commit", of=self._of)
+        while not answer["done"]:
+            answer = self._call("seed_commit", of=self._of)
+        plan.displaced, plan.stuck = answer["displaced"], answer["errors"]
         return plan
 
 
-def refusal(target: str, error: SecondaryError) -> SeamarkError:
-    """What the old primary refused, as a person is told."""
-    return SeamarkError(f"{target}: {error}", error.exit_code)
+def as_line(finding: Finding, **more: Any) -> str:
+    """A finding as a line of JSON, whatever bytes its name has."""
+    return json.dumps({"message_type": "finding", **more, **msgspec.to_builtins(finding)})

@@ -178,6 +178,7 @@ class SecondaryClient:
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
         dry: bool = False, filled: bool = False, filters: Sequence[str] = (), holder: str | None = None,
         takes: int | None = None, log: str = "error", content_only: bool = False, of: dict[str, Any] | None = None,
+        lineage: Sequence[str] = (),
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
@@ -185,17 +186,22 @@ class SecondaryClient:
         ``filled``: this session has filled a secondary before, so one that is empty is not mounted.
         ``filters``: what is left out. ``log``: how much it says of what it does. ``holder``: who asks; an epoch of
         somebody else's is taken over only where ``takes`` says that one. ``content_only``: what we say else of a file
-        is not the primary's truth. ``of``: who replicates to there, for the day of a promotion.
+        is not the primary's truth. ``of``: who replicates to there, for the day of a promotion. ``lineage``: the volumes
+        that all of it comes from (secondary/lineage.py).
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch, adopt=adopt, create=create,
             read_only=read_only, dry=dry, filled=filled, filters=filters, holder=holder, takes=takes, log=log,
-            content_only=content_only, of=of,
+            content_only=content_only, of=of, lineage=lineage,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:
         """What host, user and file system there can do (secondary/survey.py); needs no hello."""
         return self.call("survey", may_try=may_try).header
+
+    def belongs(self) -> dict[str, Any]:
+        """``owner``: whose secondary this is (null: nobody's), ``settings``: the session's, as a file has them; needs no hello."""
+        return self.call("belongs").header
 
     def promotion(self, **said: Any) -> dict[str, Any]:
         """What would be lost, or the promotion itself (secondary/promotion.py); needs no hello."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replication.failback.promoted import term_of
 from replication.private import private_dir
 from replication.progress import has_filled
 from replication.remote.client import SecondaryClient
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.target import parse_target
+from replication.secondary.lineage import lineage_of
 from replication.session import node_name
 
 if TYPE_CHECKING:
@@ -37,6 +40,11 @@ def ssh_options(place: SessionDir, session: Session, *, dry: bool = False) -> Ss
     )
 
 
+def lineage_of_session(session: Session) -> list[str]:
+    """The volumes that what a session sends comes from; its own last."""
+    return lineage_of(os.fsencode(session.primary), session.root) if session.root else []
+
+
 def client_of(link: Link) -> SecondaryClient:
     """A client on a fresh link."""
     return SecondaryClient(link.reader, link.writer)  # type: ignore[arg-type]
@@ -46,6 +54,7 @@ def named(session: Session) -> dict[str, Any]:
     """What the secondary keeps of who replicates to it, for people, and for the day of a promotion."""
     return {
         "name": session.name, "path": session.primary, "node": node_name(), "filters": list(session.filters),
+        "term": term_of(session.primary),
     }  # fmt: skip
 
 
@@ -68,6 +77,7 @@ def looking(
         hello = client.hello(
             session=session.id, volume=session.root or session.id, epoch=0, adopt=session.adopt,
             create=create, read_only=True, dry=dry, filled=has_filled(place.progress) and not session.adopt,
+            lineage=lineage_of_session(session),
         )  # fmt: skip
         yield client, hello
     finally:
@@ -84,7 +94,7 @@ def claim(place: SessionDir, session: Session, epoch: int, takes: int) -> dict[s
         return client_of(link).hello(
             session=session.id, volume=session.root or session.id, epoch=epoch, adopt=session.adopt,
             filled=has_filled(place.progress) and not session.adopt, filters=session.filters,
-            holder=session.instance, takes=takes, of=named(session),
+            holder=session.instance, takes=takes, of=named(session), lineage=lineage_of_session(session),
         )  # fmt: skip
     finally:
         link.close()

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     return 2
 
 
-def serve(root: bytes) -> int:
+def serve(root: bytes, limited: bool = False) -> int:
     """One connection."""
     os.umask(0)
     if os.environ.get("SEAMARK_TRACE"):
@@ -50,7 +50,7 @@ def serve(root: bytes) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = io.FileIO(out, "wb")
-    return Server(root, reader, writer).serve()
+    return Server(root, reader, writer, limited).serve()
 
 
 def _said(work: Callable[[], Dict[str, Any]]) -> int:

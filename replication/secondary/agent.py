@@ -101,6 +101,12 @@ class Agent:
         finally:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
+    def check_epoch(self) -> None:
+        """For what is done outside of a transaction. Raises AgentError("stale-epoch")."""
+        self.index.read_meta()
+        if self.index.meta.get("epoch", 0) != self.epoch:
+            raise AgentError("stale-epoch", "a newer epoch has taken over this secondary")
+
     def _recover(self) -> None:
         """Mend what a transaction has left that did not end, ours or a dead process's. The lock is held."""
         if not self.journal.filled():

@@ -6,14 +6,15 @@ and staging is emptied.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional
 
-from replication.secondary import faults, sql
+from replication.secondary import faults, layout, limbo, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
+from replication.secondary.index import Index, Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import list_directory, rename_new
@@ -23,11 +24,7 @@ SHOWN = 1_000  # paths of files that may be half written
 _AT_ONCE = 500
 _DEEPEST = 10_000
 _COPY = 8 << 20
-
-
-def noted_torn(agent: Agent) -> Set[str]:
-    """Paths of files that were being written in place when others were ended."""
-    return set(filter(None, str(agent.index.meta.get("torn") or "").split("\n")))
+_MARGIN_NS = 500_000_000  # clocks of looks and of changes
 
 
 def complete(agent: Agent) -> Dict[str, Any]:
@@ -39,6 +36,7 @@ def complete(agent: Agent) -> Dict[str, Any]:
     """
     with agent.transaction():  # replays the journal, if there is one
         counts = {"restored": 0, "displaced": 0}
+    _purge_what_is_gone(agent)
     while _put_back(agent, counts):
         pass
     _make_shadows_files(agent)
@@ -47,7 +45,36 @@ def complete(agent: Agent) -> Dict[str, Any]:
     missing, wanted = db.execute(
         "SELECT coalesce(sum(ino = 0), 0), coalesce(sum(ino <> 0 AND dirty <> 0), 0) FROM inode WHERE limbo IS NULL"
     ).fetchone()
-    return {**counts, "missing": missing, "wanted": wanted, "torn": sorted(noted_torn(agent))[:SHOWN]}
+    torn = [path_of(agent.index, key) for key in db.execute(sql.TORN, (SHOWN,)).fetchall()]
+    return {**counts, "missing": missing, "wanted": wanted, "torn": torn}
+
+
+def _purge_what_is_gone(agent: Agent) -> None:
+    """What lost its last name before the mark was deleted: it would have been removed next.
+
+    Where deletions are limited, or held, a person may want them back: then they are.
+    """
+    try:
+        mark_ns = int(json.loads(str(agent.index.meta.get("mark")))["stime_ns"])
+    except (ValueError, KeyError, TypeError):
+        return
+    limited = agent.index.db.execute(sql.ANY_REMOVED).fetchone() is not None
+    if not (limited or agent.index.holds() or agent.index.meta.get("asked")):
+        limbo.purge(agent, {"upto": mark_ns - _MARGIN_NS})
+
+
+def path_of(index: Index, key: Key) -> str:
+    """A name's path from the root, as str by os.fsdecode; what is in limbo begins there."""
+    parts = [key[1]]
+    at = key[0]
+    while at != layout.ROOT_ID and len(parts) < _DEEPEST:
+        names = index.names_of(at)
+        if not names:
+            parts.append(b"(limbo)")
+            break
+        at, name = names[0]
+        parts.append(name)
+    return os.fsdecode(b"/".join(reversed(parts)))
 
 
 def _put_back(agent: Agent, counts: Dict[str, int]) -> bool:

@@ -76,7 +76,7 @@ def _agent(root: bytes, protocol: str, asked_root: str) -> int:
     from replication.secondary.__main__ import serve
 
     os.write(1, b"seamark-agent ready\n")
-    return serve(root)
+    return serve(root, limited=True)
 
 
 def _rsync(root: bytes, words: List[str]) -> NoReturn:

@@ -11,9 +11,9 @@ import fcntl
 import os
 import shutil
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
-from replication.secondary import basis, layout
+from replication.secondary import basis, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.content_only import came, undress
 from replication.secondary.index import Row
@@ -76,6 +76,7 @@ def _unlock(agent: Agent) -> None:
 def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Make the unit's directory. ``in_place``: true for all, false for none, null: where it must be."""
     name = _unit_name(request)
+    agent.check_epoch()
     agent.tree.begin()
     _unlock(agent)  # of a unit that was never committed
     _lock(agent, name)
@@ -88,6 +89,7 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     new_fd = os.open(name + b"/new", _DIR, dir_fd=staging)
     basis_fd = os.open(name + b"/basis", _DIR, dir_fd=staging)
     in_place: List[str] = []
+    written: List[Tuple[int, int]] = []
     unknown: List[str] = []
     try:
         rows = agent.index.inodes(gfid_of(g) for g in request["gfids"])
@@ -104,11 +106,16 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 _lock(agent, b"file." + gfid.encode())
                 if basis.link_present(agent, row, names.get(row.id, []), new_fd):
                     in_place.append(gfid)
+                    written.append((row.id, row.ino))
             else:
                 basis.provide(agent, row, names.get(row.id, []), basis_fd)
     finally:
         os.close(new_fd)
         os.close(basis_fd)
+    if written:
+        with agent.transaction():  # durable no later than what is written
+            agent.index.db.execute(sql.FORGET_WHOLE)
+            agent.index.db.executemany(sql.SAVE_IN_PLACE, written)
     base = b"/".join((layout.HIDDEN, layout.STAGING, name)).decode()
     return {"path": base + "/new", "basis": base + "/basis", "in_place": in_place, "unknown": unknown}
 

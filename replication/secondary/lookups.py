@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from replication.secondary import faults, held, layout, sql
+from replication.secondary import faults, held, kept, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
@@ -127,11 +127,18 @@ def end_crawl(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def mark(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Keep the session's mark, for who takes over; with a name on the root as well, as the primary does on its own."""
+    """Keep the session's mark, for who takes over; with a name on the root as well, as the primary does on its own.
+
+    ``settings``: the session's, for who has lost it; then the mark may be left out.
+    """
     name = str(request.get("name") or "")
     if name and (not name.startswith("seamark.") or "/" in name):
         raise AgentError("protocol", "not a name of ours")
     with agent.transaction():
+        if request.get("settings") is not None:
+            kept.keep_settings(agent.tree.hidden_fd, str(request["settings"]))
+        if request.get("text") is None:
+            return {"space": None}
         agent.index.set_meta("mark", str(request["text"]))
         if not name:
             return {"space": None}

@@ -16,7 +16,9 @@ from replication.secondary.agent import Agent
 from replication.secondary.damage import is_damaged
 from replication.secondary.filters import Filters
 from replication.secondary.index import Index, root_row
+from replication.secondary.kept import Copied, check_home, read_settings
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
+from replication.secondary.lineage import kept_lineage, refuse_loop
 from replication.secondary.metadata import Powers
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
@@ -49,9 +51,12 @@ def hello(
             return None, {"protocol": VERSION, "index": "new", "entries": 0, "missing": True}
     root_fd = open_root(root, bool(request.get("create")))
     owner = read_owner(root_fd)
-    if owner is None and not _foreign(root_fd):
-        _refuse_unmounted(request)
+    if owner is None:
+        refuse_loop(root_fd, request.get("lineage"))
+        if not _foreign(root_fd):
+            _refuse_unmounted(request)
     _check_owner(root_fd, owner, request)
+    refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
         "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
@@ -96,6 +101,22 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
         raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
+
+
+def belongs(root: bytes) -> Dict[str, Any]:
+    """Whose secondary this is, and the settings that are kept, for who has lost the session. The op `belongs`. Raises AgentError."""
+    root_fd = open_root(root, False)
+    try:
+        owner = read_owner(root_fd)
+        if owner is None:
+            return {"owner": None, "settings": None}
+        hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+        try:
+            return {"owner": owner, "settings": read_settings(hidden_fd)}
+        finally:
+            os.close(hidden_fd)
+    finally:
+        os.close(root_fd)
 
 
 def _may_write(root: bytes, root_fd: int) -> None:
@@ -249,25 +270,27 @@ def _open_index(
 ) -> Index:
     """The index, made anew where it is missing or damaged. The lock is held."""
     path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
-    there = _exists(hidden_fd, layout.INDEX) and not _is_empty(hidden_fd, layout.INDEX)
+    there = _size(hidden_fd, layout.INDEX) > 0
     other_volume = owner is not None and owner.get("volume") != request["volume"]
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
-    if other_volume or _exists(hidden_fd, layout.DAMAGED) or (owner is not None and not there):
+    if other_volume or _size(hidden_fd, layout.DAMAGED) >= 0 or (owner is not None and not there):
         set_aside(hidden_fd)
         there = False
     rebuild = owner is not None or bool(request.get("adopt"))
     try:
-        index = _create(path, root, rebuild)
+        index = _create(path, root, rebuild, hidden_fd)
     except sqlite3.DatabaseError as error:
         if not is_damaged(error, hidden_fd) or not there:
             raise
         set_aside(hidden_fd)
-        index = _create(path, root, True)
+        index = _create(path, root, True, hidden_fd, error.mark if isinstance(error, Copied) else None)
     return index
 
 
-def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
+def _create(
+    path: bytes, root: os.stat_result, rebuild: bool, hidden_fd: int, mark: Optional[str] = None
+) -> Index:
     index = Index(path)
     index.db.execute("BEGIN IMMEDIATE")
     try:
@@ -275,6 +298,9 @@ def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
         made = index.create(root_row(root))
         if index.meta.get("format") != sql.FORMAT:
             raise sqlite3.DatabaseError("the index is of another format")
+        check_home(index, hidden_fd)
+        if mark is not None:
+            index.set_meta("mark", mark)
         if made and rebuild:
             index.set_meta("state", "rebuilding")
             index.db.execute(sql.INDEX_INO)
@@ -286,17 +312,12 @@ def _create(path: bytes, root: os.stat_result, rebuild: bool) -> Index:
     return index
 
 
-def _exists(dir_fd: int, name: bytes) -> bool:
+def _size(dir_fd: int, name: bytes) -> int:
+    """In bytes: -1 where there is no such file, 0 also where a power cut took what was never written out."""
     try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return True
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size
     except FileNotFoundError:
-        return False
-
-
-def _is_empty(dir_fd: int, name: bytes) -> bool:
-    """As a power cut leaves what was never written out."""
-    return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size == 0
+        return -1
 
 
 def set_aside(hidden_fd: int) -> None:
@@ -350,9 +371,13 @@ def _take_over(
     _after_boot(agent)
     wanted = {name: request[name] for name in ("session", "volume", "epoch")}
     wanted["holder"] = request.get("holder")
+    if lineage := kept_lineage(owner, request):
+        wanted["lineage"] = lineage
     # Who replicates to here, for people and for a promotion; only the primary's own node says it.
     wanted["of"] = request.get("of") or (owner or {}).get("of")
-    wanted["term"] = (owner or {}).get("term", 0)
+    # A primary that was promoted itself: whoever is promoted after it has to be above.
+    told = (request.get("of") or {}).get("term", 0)
+    wanted["term"] = max((owner or {}).get("term", 0), int(told))
     if request.get("promoted"):
         wanted.update(promoted=request["promoted"], term=request["promoted"]["term"])
     if owner != wanted:

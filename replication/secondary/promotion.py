@@ -13,18 +13,20 @@ import shutil
 import signal
 import sqlite3
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from replication.secondary import faults, layout, owner, sql
+from replication.secondary import layout, owner, sql
 from replication.secondary.agent import Agent
-from replication.secondary.completion import SHOWN, complete, noted_torn
-from replication.secondary.index import Index, Key
+from replication.secondary.completion import SHOWN, complete, path_of
+from replication.secondary.index import Index
 from replication.secondary.metadata import Powers
 from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.untouched import NotClosed, Untouched
 
 HOLDER = "promotion"  # whose epoch it is from then on
+_ROUNDS = 100
+_PAUSE_S = 0.05
 _DEEPEST = 10_000
 
 
@@ -54,18 +56,18 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
                     "stale-term", "this directory is in term {} already".format(found.get("term", 0))
                 )
             promoted = {
-                "term": term,
-                "at_ns": time.time_ns(),
-                "by": str(request.get("by", ""))[:200],
-                "done": False,
-            }
+                "term": term, "at_ns": time.time_ns(), "by": str(request.get("by", ""))[:200], "done": False,
+                "since_ns": _now_here(root_fd), "boot": owner.boot_id(),
+                "uptime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            }  # fmt: skip
         agent = _fence(root_fd, found, promoted)
         root_fd = -1  # it is the agent's
         if not promoted["done"]:
-            end_others(agent)
-            report = complete(agent)
+            left = end_others(agent)
+            report = {**complete(agent), "others": left}
             syncfs(agent.tree.root_fd)
-            promoted = {**promoted, "done": True, "done_ns": _now_here(agent), "report": report}
+            promoted = {**promoted, "done": True, "mark": agent.index.meta.get("mark"), "report": report}
+            promoted["done_ns"] = _now_here(agent.tree.root_fd)
             owner.write_owner(
                 agent.tree.hidden_fd, {**(owner.read_owner(agent.tree.root_fd) or {}), "promoted": promoted}
             )
@@ -94,16 +96,16 @@ def _fence(root_fd: int, found: Dict[str, Any], promoted: Dict[str, Any]) -> Age
     return owner.open_agent(root_fd, found, request, Powers(), False)
 
 
-def _now_here(agent: Agent) -> int:
+def _now_here(root_fd: int) -> int:
     """The time by the clock that stamps what is changed here: whatever has an earlier ctime was not changed since."""
-    name = agent.next_staging_name()
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
+    name = layout.HIDDEN + b"/now.%d" % os.getpid()
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=root_fd)
     try:
         os.utime(fd)
         return os.fstat(fd).st_ctime_ns
     finally:
         os.close(fd)
-        os.unlink(name, dir_fd=agent.staging_fd)
+        os.unlink(name, dir_fd=root_fd)
 
 
 # ---- what is known
@@ -126,15 +128,23 @@ def _facts(root_fd: int, found: Dict[str, Any]) -> Dict[str, Any]:
             index=index.meta.get("state", "ok"), epoch=index.meta.get("epoch", 0), holder=index.meta.get("holder"),
             mark=index.meta.get("mark"), told=index.meta.get("told"), inodes=inodes, files=files, dirs=directories,
             bytes=size, wanted=wanted, limbo=in_limbo, displaced=int(index.meta.get("displaced", 0)),
-            held=db.execute("SELECT count(*) FROM held").fetchone()[0],
+            held=sum(count for (count,) in _rows(db, "SELECT count(*) FROM held")),
             missing=db.execute("SELECT count(*) FROM inode WHERE ino = 0 AND limbo IS NULL").fetchone()[0],
-            torn=_torn(root_fd, index),
+            torn=[path_of(index, key) for key in _rows(db, sql.TORN, (SHOWN,))],
         )  # fmt: skip
     except sqlite3.Error:
         return answer
     finally:
         db.close()
     return answer
+
+
+def _rows(db: sqlite3.Connection, query: str, values: Tuple[Any, ...] = ()) -> List[Any]:
+    """Of a table that an index from before it was thought of does not have."""
+    try:
+        return db.execute(query, values).fetchall()
+    except sqlite3.OperationalError:
+        return []
 
 
 def _reading(path: bytes) -> sqlite3.Connection:
@@ -147,64 +157,35 @@ def _reading(path: bytes) -> sqlite3.Connection:
         return db
 
 
-def _torn(root_fd: int, index: Index) -> List[str]:
-    """Paths of files that were being written in place, where rsync had not ended: old and new may be mixed in them."""
-    found = []
-    staging = b"/proc/self/fd/%d/%s/%s" % (root_fd, layout.HIDDEN, layout.STAGING)
-    for unit in os.listdir(staging):
-        if not unit.startswith(b"unit."):
-            continue
-        new = b"/".join((staging, unit, b"new"))
-        try:
-            names = os.listdir(new)
-        except OSError:
-            continue
-        for name in names:
-            row = index.inode(bytes.fromhex(name.decode())) if len(name) == 32 else None
-            if row is not None and row.ino == os.lstat(new + b"/" + name).st_ino:
-                found += [path_of(index, key) for key in index.names_of(row.id)]
-    return found[:SHOWN]
-
-
-def path_of(index: Index, key: Key) -> str:
-    """A name's path from the root, as str by os.fsdecode; what is in limbo begins there."""
-    parts = [key[1]]
-    at = key[0]
-    while at != layout.ROOT_ID and len(parts) < _DEEPEST:
-        names = index.names_of(at)
-        if not names:
-            parts.append(b"(limbo)")
-            break
-        at, name = names[0]
-        parts.append(name)
-    return os.fsdecode(b"/".join(reversed(parts)))
-
-
 # ---- ending what still writes
 
 
-def end_others(agent: Agent) -> None:
+def end_others(agent: Agent) -> int:
     """Kill what is still at work below this root on behalf of the old primary: agents, rsync, tar.
 
-    They could commit nothing any more; but what writes into a file in place asks nobody. Units go first, so that
-    none of it can be begun again.
+    They could commit nothing any more; but what writes into a file in place asks nobody. Returns how many could not be
+    killed: they are another user's, or out of sight.
     """
     root = os.readlink("/proc/self/fd/{}".format(agent.tree.root_fd))
-    torn = _torn(agent.tree.root_fd, agent.index)
-    agent.index.begin()
-    agent.index.set_meta("torn", "\n".join(sorted({*noted_torn(agent), *torn})))
-    agent.index.commit()
-    faults.point("torn")
     staging = agent.tree.staging_fd
-    for name in list_directory(staging):
-        if name.startswith(b"unit."):
-            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging, name), ignore_errors=True)
     below = os.path.join(root, os.fsdecode(layout.HIDDEN), os.fsdecode(layout.STAGING))
-    for pid in _processes_below(below):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError:  # it ended, or is another user's, whom the root's modes have to keep out
-            continue
+    others: Set[int] = set()
+    for _ in range(_ROUNDS):
+        for name in list_directory(staging):  # none of it is to be begun again
+            if name.startswith(b"unit."):
+                shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging, name), ignore_errors=True)
+        found = [pid for pid in _processes_below(below) if pid not in others]
+        if not found:
+            break
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            except OSError:
+                others.add(pid)
+        time.sleep(_PAUSE_S)
+    return len(others)
 
 
 def _processes_below(directory: str) -> Iterator[int]:

@@ -76,7 +76,9 @@ OPERATIONS: Dict[str, Operation] = {
 class Server:
     """One connection."""
 
-    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO, limited: bool = False) -> None:
+        """``limited``: of a key that may serve its session and nothing else."""
+        self._limited = limited
         self._root = root
         self._inbox = Inbox(reader)
         self._writer = writer
@@ -155,6 +157,8 @@ class Server:
             return {"t": time.time_ns()}
         if op == "survey":
             return survey.survey(self._root, request)
+        if op == "belongs":
+            return owner.belongs(self._root)
         if op == "promotion":
             return promotion.promotion(self._root, request)
         if isinstance(op, str) and op.startswith("seed_"):
@@ -185,7 +189,7 @@ class Server:
             if self._seeding is not None:
                 self._seeding.close()
             self._seeding = None
-            self._seeding = seeding.Seeding(self._root, request)
+            self._seeding = seeding.Seeding(self._root, request, self._limited)
             return {}
         step = seeding.STEPS.get(op)
         if step is None or self._seeding is None:

@@ -18,6 +18,7 @@ shadow  inode number of what stands at a name whose inode has no object yet: the
 held    names that the primary has no more, and that stand here all the same (held.py): inode, when that was seen
         (the stamp of limbo), and since when it may be so (NULL: deletions are ignored)
 removed what was taken away under a limit, to be counted: path, inode, names it stood for, when (ns)
+inplace   files that are being written in place: inode, and its inode number here. While content is wanted they may be half old
 departed  the last name of what is in limbo: where a promotion puts it back (promotion.py)
 meta    key/value: format, index_id (random, made with the index), epoch, applied, current, crawl, state, next_id, gen, ticket, boot, displaced,
         asked (1: a person is asked whether what is held may go)
@@ -58,6 +59,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS removed(
         path BLOB NOT NULL, inode INTEGER NOT NULL, amount INTEGER NOT NULL, at INTEGER NOT NULL,
         PRIMARY KEY(path, inode)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS inplace(inode INTEGER PRIMARY KEY, ino INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS departed(inode INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS held_since ON held(since)",
     "CREATE INDEX IF NOT EXISTS removed_inode ON removed(inode)",
@@ -162,6 +164,11 @@ SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
 UNLISTED = "SELECT " + COLUMNS + " FROM inode WHERE listed = 0 AND mode & 61440 = 16384 AND id <> 1 LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
+SAVE_IN_PLACE = "INSERT OR REPLACE INTO inplace(inode, ino) VALUES(?, ?)"
+_HALF = """SELECT inode.id FROM inplace JOIN inode ON inode.id = inplace.inode
+    WHERE inode.ino = inplace.ino AND inode.dirty <> 0"""
+TORN = "SELECT entry.parent, entry.name FROM entry WHERE entry.inode IN ({}) LIMIT ?".format(_HALF)
+FORGET_WHOLE = "DELETE FROM inplace WHERE inode NOT IN ({})".format(_HALF)
 SAVE_DEPARTED = "INSERT OR REPLACE INTO departed(inode, parent, name) VALUES(?, ?, ?)"
 DEPARTED = "SELECT parent, name FROM departed WHERE inode = ?"
 FORGET_DEPARTED = "DELETE FROM departed"
@@ -204,6 +211,8 @@ BACK_BY_INODE = "DELETE FROM removed WHERE inode = ?"
 REMOVED = "SELECT path, amount FROM removed WHERE inode = ? ORDER BY amount LIMIT 1"
 COUNT_INODES = "SELECT count(*) FROM inode"
 DIRECTORIES_AMONG = "SELECT id FROM inode WHERE id IN ({}) AND mode & 61440 = 16384".format(_MARKS)
+SOME_ENTRIES = """SELECT entry.name, inode.id, inode.ino FROM entry JOIN inode ON inode.id = entry.inode
+WHERE entry.parent = ? AND inode.ino <> 0 LIMIT ?"""
 COUNT_ENTRIES = "SELECT count(*) FROM entry"
 # While rebuilding: whose object stands here?
 INDEX_INO = "CREATE INDEX IF NOT EXISTS inode_ino ON inode(ino)"

@@ -7,20 +7,18 @@ root of a volume is always ROOT_GFID, as on Gluster.
 
 from __future__ import annotations
 
-import errno
-import struct
-from hashlib import blake2b
+from replication.secondary.handles import (
+    NO_HANDLES,
+    Stat,
+    file_handle,
+    gfid_from,
+    gfid_without_handle,
+    stat_at,
+)
 
-from replication.volume.handle import Stat, file_handle, stat_at
+__all__ = ["ROOT_GFID", "gfid_from", "identify", "identify_fd"]
 
 ROOT_GFID = bytes(15) + b"\x01"
-_Q = struct.Struct("<QQ")
-_NO_HANDLES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
-
-
-def gfid_from(handle: bytes, btime_ns: int) -> bytes:
-    """The gfid for a handle and a birth time in nanoseconds."""
-    return blake2b(handle + btime_ns.to_bytes(8, "little"), digest_size=16).digest()
 
 
 def identify(dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
@@ -35,12 +33,12 @@ def identify(dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
     try:
         handle = file_handle(dir_fd, name)
     except OSError as error:
-        if error.errno not in _NO_HANDLES:
+        if error.errno not in NO_HANDLES:
             raise
         stat = stat_at(dir_fd, name)
         if name and stat.mount_root:
             return _gfid_of_mount_point(dir_fd, name), stat
-        return gfid_from(_Q.pack(stat.ino, stat.dev), stat.btime_ns), stat
+        return gfid_without_handle(stat), stat
     # Two calls, two moments: a name replaced between them gives a gfid that nothing has. It is never
     # found when its data is wanted, and the replacement is recorded as a change of its own.
     stat = stat_at(dir_fd, name)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from replication.session import Session
 
 # What no --force helps against: it would end each start of the session.
-_FATAL = frozenset({"owned", "not-empty", "inside"})
+_FATAL = frozenset({"owned", "not-empty", "inside", "loop"})
 
 
 def check_pair(

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from replication import session_file, settings
-from replication.errors import SeamarkError, UsageError
+from replication.errors import UsageError
 from replication.remote.target import parse_target
-from replication.session import Session, SessionDir, SessionState, pair_id
-from scheduler.checks.outcome import Outcome
-from seamark.commands.push_pem import operators_access
-from seamark.commands.shared import ALL, show_checks, state_dir_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from replication.remote.endpoint import SshOptions
+from replication.session import SessionDir, SessionState, pair_id
+from seamark.commands.drafts import access_options, assignment, make_session, wants_push
+from seamark.commands.shared import ALL, state_dir_option
 
 _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else may stand here."
 
@@ -30,16 +22,7 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @click.argument("name")
 @click.argument("primary", type=click.Path(path_type=str))
 @click.argument("secondary")
-@click.argument("push", metavar="[push-pem]", required=False, type=click.Choice(["push-pem"]))
-@click.option(
-    "--push-pem", "push_flag", is_flag=True, help="Make a key for this session alone, and put it there."
-)
-@click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
-@click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
-@click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
-@click.option(
-    "--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated."
-)
+@access_options
 @click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
 @click.option("--force", is_flag=True, help="Create it although checks failed that need not be fatal.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show the checks, and create nothing.")
@@ -71,7 +54,7 @@ def create(
         raise UsageError(f"there is a session {name} already; choose another name, or delete it first")
     if identity is not None and not os.path.isfile(identity):
         raise UsageError(f"--identity {identity}: no such file")
-    values = [_assignment(text) for text in assigned]
+    values = [assignment(text) for text in assigned]
     config = settings.SessionConfig(
         primary=os.path.abspath(primary),
         secondary=str(parse_target(secondary)),
@@ -81,65 +64,12 @@ def create(
             accept_new_host_key=accept_new_host_key,
         ),
     )
-    pushes = bool(push) or push_flag
-    if pushes and not parse_target(secondary).is_remote:
-        raise UsageError("push-pem is for a secondary that is reached by ssh: user@host:/path")
+    pushes = wants_push(secondary, push, flag=push_flag)
     state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
     with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
         draft = Path(scratch) / "session.toml"
         session_file.write_new(draft, config, _COMMENT.format(name=name))
         for key, value in values:
             session_file.set_key(draft, key, value)
-        pinned = Path(scratch) / "known_hosts"
-        session = Session.of(name, session_file.read(draft), state)
-        access = operators_access(place, session, known_hosts=pinned, asks=pushes)
-        outcomes = show_checks(_checks(place, session, state_dir, access))
-        if dry_run:
-            raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
-        _refuse(name, outcomes, force=force)
-        if pushes:
-            _push(place, session, draft, access)
-        session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
-        place.save_state(state)
-        if pinned.exists():
-            session_file.replace_file(place.known_hosts, pinned.read_text(encoding="utf-8"))
+        make_session(place, draft, state, state_dir, pushes=pushes, force=force, dry_run=dry_run)
     click.echo(f"session {name} created; start it with: seamark start {name}")
-
-
-def _assignment(text: str) -> tuple[settings.Key, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set {text}: give KEY=VALUE")
-    key = settings.key_named(name)
-    return key, settings.parse(key, value)
-
-
-def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:
-    """Raises SeamarkError, with the exit code of the first check that prevents the session."""
-    failed = [outcome for outcome in outcomes if not outcome.ok and (outcome.fatal or not force)]
-    if not failed:
-        return
-    first = next((outcome for outcome in failed if outcome.fatal), failed[0])
-    way_out = "" if first.fatal else " (--force creates it all the same)"
-    raise SeamarkError(f"session {name} was not created: {first.name}: {first.says}{way_out}", first.code)
-
-
-def _checks(place: SessionDir, session: Session, state_dir: str, access: SshOptions) -> Iterator[Outcome]:
-    """The checks, loaded only when they are made: usage errors are quick."""
-    from scheduler.checks.pair import check_pair
-
-    return check_pair(place, session, state_dir, access)
-
-
-def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
-    """Put a key there, and into the session's file. Raises SeamarkError, and then nothing is left of it."""
-    from scheduler.keys import push_key
-
-    there = place.path.exists()
-    try:
-        show_checks(push_key(place, session, access))
-    except BaseException:
-        if not there:
-            shutil.rmtree(place.path, ignore_errors=True)
-        raise
-    session_file.set_key(draft, settings.key_named("ssh.identity"), str(place.key))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from pathlib import Path
 
 import click
 
+from replication.changelog import quiet
 from replication.errors import LockedError, SeamarkError, UsageError
 from replication.session import Desired, SessionDir, SessionState, known_session
+from replication.sharing import consumers, remove_unused, volume_of
 from replication.volume.stime import forget_mark
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
+
+_AGENT_S = 10.0  # so long may an agent take to end
 
 
 @click.command(no_args_is_help=True)
@@ -41,17 +46,31 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
         _revoke(place, state)
     if reset_sync_time:
         _forget_mark(place)
-    from replication.agent import forget_quiet  # all of the recorder comes with it
-
+    volume = volume_of(place)
     _forget_on_servers(place)
     try:
         place.named_config.unlink(missing_ok=True)
-        forget_quiet(place.changelog)
+        if volume is None:
+            quiet.forget(place.changelog)  # of a session that was never started since it might share one
         if place.path.exists():
             shutil.rmtree(place.path)
+        if volume is not None:
+            _forget_changelog(volume)
     except OSError as error:
         raise SeamarkError(f"cannot remove {error.filename}: {error.strerror}") from None
     click.echo(f"session {name} deleted; its data stays")
+
+
+def _forget_changelog(volume: Path) -> None:
+    """The changelog goes with the last session that uses it: its agent has a moment to end. Raises OSError."""
+    until = time.monotonic() + _AGENT_S
+    while not consumers(volume):
+        if remove_unused(volume):
+            return
+        if time.monotonic() > until:
+            click.echo(f"an agent still records in {volume}: the next deletion there removes it", err=True)
+            return
+        time.sleep(0.2)
 
 
 def _revoke(place: SessionDir, state: SessionState | None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ import msgspec
 
 from replication.errors import ExitCode, UsageError
 from replication.quantities import Duration
+from replication.remote.target import parse_target
 from replication.session import Desired, known_session, session_names
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import Quantity, state_dir_option
@@ -20,6 +24,7 @@ from seamark.progress import text
 if TYPE_CHECKING:
     from replication.failback.seeding import Finding, Plan, Version
     from replication.session import SessionDir
+    from replication.settings import SshSettings
 
 _SHOWN = 20
 _WORDS = {
@@ -71,84 +76,123 @@ def failback(
     primary becomes the primary again, when everything is there. Run again after any interruption, it goes on.
     """
     from replication.settings import SshSettings
-    from scheduler import failback as turning
 
-    place = _place(
-        what,
-        to,
-        name,
-        state_dir,
-        SshSettings(
-            port=ssh_port,
-            identity=identity and os.path.abspath(identity),
-            accept_new_host_key=accept_new_host_key,
-        ),
+    ssh = SshSettings(
+        port=ssh_port,
+        identity=identity and os.path.abspath(identity),
+        accept_new_host_key=accept_new_host_key,
     )
-    if switch:
-        from seamark.commands.failover import turn_round
+    with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
+        way = _Way(Path(state_dir), what, to, name, ssh, Path(scratch))
+        if switch:
+            _switch(way, state_dir, timeout, yes=yes, as_json=as_json)
+        else:
+            _follow(way, state_dir, yes=yes, dry_run=dry_run, as_json=as_json)
 
-        if not turning.follows(place, place.load()):
-            raise UsageError(
-                f"the old primary does not follow yet: seamark failback {place.name}, without --switch"
+
+class _Way:
+    """Which session replicates back, and how the old primary is reached. Raises SeamarkError.
+
+    A session that is new is written down when all was agreed to, and not before.
+    """
+
+    def __init__(
+        self, base: Path, what: str, to: str | None, name: str | None, ssh: SshSettings, scratch: Path
+    ) -> None:
+        from replication.failback.promoted import promoted_root
+        from replication.remote.look import ssh_options
+        from scheduler import failback as turning
+
+        known = what in session_names(base)
+        path = known_session(base, what).load_config().primary if known else os.path.abspath(what)
+        self.root = promoted_root(path)
+        found = known_session(base, what) if known else turning.session_on(base, self.root)
+        if found is not None:
+            self.place, self.session = found, found.load()
+            if (to is not None and str(parse_target(to)) != self.session.secondary) or name not in (
+                None,
+                found.name,
+            ):
+                raise UsageError(
+                    f"session {found.name} replicates back to {self.session.secondary}; to go elsewhere delete it first: "
+                    f"seamark delete {found.name}"
+                )
+        else:
+            target = to or turning.old_primary_of(self.root)
+            self.place, self.session = turning.new_session(base, self.root, name, target, ssh)
+        self._pinned = scratch / "known_hosts"
+        self.access = ssh_options(self.place, self.session, dry=True)
+        if found is None:
+            self.access = replace(self.access, known_hosts_file=self._pinned)
+        elif ssh.port or ssh.identity:  # another way there, this once
+            identity = Path(ssh.identity) if ssh.identity else self.access.identity
+            self.access = replace(
+                self.access,
+                port=ssh.port or self.access.port,
+                identity=identity,
+                gated=self.access.gated and not ssh.identity,
             )
-        turn_round(place, state_dir, timeout, yes=yes, as_json=as_json)
-        return
-    _follow(place, state_dir, yes=yes, dry_run=dry_run, as_json=as_json)
+
+    def keep(self) -> None:
+        """Write the session down."""
+        from replication import session_file
+        from scheduler import failback as turning
+
+        turning.keep(self.place, self.session, self.root)
+        if self._pinned.exists():
+            session_file.replace_file(self.place.known_hosts, self._pinned.read_text(encoding="utf-8"))
 
 
-def _place(what: str, to: str | None, name: str | None, state_dir: str, ssh: object) -> SessionDir:
-    """The session that replicates back, made where there is none. Raises SeamarkError."""
-    from replication.failback.promoted import promoted_root
-    from replication.settings import SshSettings
+def _switch(way: _Way, state_dir: str, timeout: Duration | None, *, yes: bool, as_json: bool) -> None:
+    from replication.failback.promoted import hand_over
     from scheduler import failback as turning
+    from seamark.commands.failover import turn_round
 
-    assert isinstance(ssh, SshSettings)
-    base = Path(state_dir)
-    if what in session_names(base):
-        place = known_session(base, what)
-        primary = place.load_config().primary
-        if to is not None or name is not None:
-            raise UsageError(
-                f"session {what} has its secondary: --to and --name go with the path of a primary"
-            )
-        promoted_root(primary)
-        return place
-    root = promoted_root(os.path.abspath(what))
-    found = turning.session_on(base, root, to)
-    if found is not None:
-        return found
-    return turning.new_session(base, root, name, to or turning.old_primary_of(root), ssh)
+    place = way.place
+    if not turning.follows(place, way.session, way.access) and not turn_round(
+        place, state_dir, timeout, yes=yes, as_json=as_json, only_if_begun=True
+    ):
+        raise UsageError(
+            f"the old primary does not follow yet: seamark failback {place.name}, without --switch"
+        )
+    turn_round(place, state_dir, timeout, yes=yes, as_json=as_json)
+    hand_over(way.root.path)
 
 
-def _follow(place: SessionDir, state_dir: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
+def _follow(way: _Way, state_dir: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
     from scheduler import failback as turning
     from scheduler.opening import locked
     from scheduler.preflight import check_primary
 
-    session = place.load()
-    session = msgspec.structs.replace(session, root=check_primary(session))
-    if turning.follows(place, session):
+    place = way.place
+    session = way.session = msgspec.structs.replace(way.session, root=check_primary(way.session))
+    if place.config.exists() and turning.follows(place, session, way.access):
         click.echo(f"{session.secondary} follows already, by session {place.name}", err=as_json)
         _start(place, state_dir, as_json=as_json)
         return
-    with locked(place, session), turning.Failback(place, session) as work:
+    with turning.Failback(place, session, way.access) as work:
         plan = work.plan()
         _show(session.primary, session.secondary, plan, as_json=as_json)
         if dry_run:
             raise SystemExit(ExitCode.DIFFERENT if plan.conflicts else ExitCode.OK)
         _ask(session.secondary, yes=yes)
-        done = work.commit()
-        place.change_state(id=session.id, root=session.root)
+        way.keep()
+        with locked(place, session):
+            done = work.commit()
     if as_json:
-        click.echo(
-            msgspec.json.encode(
-                {"message_type": "failback", "displaced": done.displaced, "report": str(work.report)}
-            ).decode()
-        )
+        said = {
+            "message_type": "failback",
+            "displaced": done.displaced,
+            "stuck": done.stuck,
+            "report": str(work.report),
+        }
+        click.echo(json.dumps(said))
     else:
         click.echo(
             f"{session.secondary} is the secondary now; {text.number(done.displaced)} objects were displaced there"
         )
+        for path, why in done.stuck:
+            click.echo(f"  could not be displaced, and stays: {text.shown(path)}: {why}")
         if done.counts:
             click.echo(f"all of them are listed in {work.report}")
     _start(place, state_dir, as_json=as_json)
@@ -175,7 +219,7 @@ def _ask(secondary: str, *, yes: bool) -> None:
 
 def _show(primary: str, secondary: str, plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode({"message_type": "plan", **msgspec.to_builtins(plan)}).decode())
+        click.echo(json.dumps({"message_type": "plan", **msgspec.to_builtins(plan)}))
         return
     back = plan.back
     click.echo(f"{primary} -> {secondary}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -77,8 +78,9 @@ def _run(
     with turning.secondary_of(target, options) as client:
         prospect = turning.look(client, target, session)
         _show(prospect, as_json=as_json, planned=planned)
-        if prospect.done:
+        if prospect.promoted is not None and prospect.done:
             click.echo(f"{target} is a primary already (term {prospect.term}): nothing to do", err=as_json)
+            _report(target, prospect.promoted["report"], as_json=as_json, planned=planned)
             return
         turning.check(prospect, force=force)
         if dry_run:
@@ -94,20 +96,25 @@ def _run(
 
 
 def turn_round(
-    place: SessionDir, state_dir: str, timeout: Duration | None, *, yes: bool, as_json: bool
-) -> None:
-    """A planned failover of a session that is known. Raises SeamarkError."""
+    place: SessionDir,
+    state_dir: str,
+    timeout: Duration | None,
+    *,
+    yes: bool,
+    as_json: bool,
+    only_if_begun: bool = False,
+) -> bool:
+    """A planned failover of a session that is known. ``only_if_begun``: only say whether one was begun. Raises SeamarkError."""
+    from scheduler import failover as turning
+
+    target, options = _way(place)
+    if only_if_begun:
+        with turning.secondary_of(target, options) as client:
+            return turning.look(client, target, None).promoted is not None
     _run(
-        place,
-        *_way(place),
-        state_dir,
-        timeout,
-        planned=True,
-        yes=yes,
-        force=False,
-        dry_run=False,
-        as_json=as_json,
-    )
+        place, target, options, state_dir, timeout, planned=True, yes=yes, force=False, dry_run=False, as_json=as_json
+    )  # fmt: skip
+    return True
 
 
 def _meant(
@@ -138,9 +145,7 @@ def _way(place: SessionDir) -> tuple[Target, SshOptions]:
 
 def _show(prospect: Prospect, *, as_json: bool, planned: bool) -> None:
     if as_json:
-        click.echo(
-            msgspec.json.encode({"message_type": "prospect", **msgspec.to_builtins(prospect)}).decode()
-        )
+        click.echo(json.dumps({"message_type": "prospect", **msgspec.to_builtins(prospect)}))
         return
     said: list[tuple[str, str]] = [
         (
@@ -169,7 +174,7 @@ def _show(prospect: Prospect, *, as_json: bool, planned: bool) -> None:
     for count, words in (
         (prospect.missing, "new files whose content had not come: they will not be here"),
         (prospect.wanted, "files whose newest content had not come: the one before is here"),
-        (prospect.limbo, "objects on their way to another name: they go back to the last one"),
+        (prospect.limbo, "objects deleted, or on their way to another name: they go back to the last one"),
         (prospect.held, "names that the primary had no more: they stay"),
     ):
         if count:
@@ -199,9 +204,7 @@ def _ask(prospect: Prospect, *, yes: bool, planned: bool) -> None:
 
 def _report(target: Target, report: dict[str, Any], *, as_json: bool, planned: bool) -> None:
     if as_json:
-        click.echo(
-            msgspec.json.encode({"message_type": "promoted", "secondary": str(target), **report}).decode()
-        )
+        click.echo(json.dumps({"message_type": "promoted", "secondary": str(target), **report}))
         return
     click.echo(f"{target} is a primary now: it is complete in itself, and may be written to")
     for count, words in (
@@ -212,6 +215,8 @@ def _report(target: Target, report: dict[str, Any], *, as_json: bool, planned: b
     ):
         if count:
             click.echo(f"  {text.number(count)} {words}")
+    if report.get("others"):
+        click.echo(f"  {report['others']} processes below .seamark/staging could not be ended: end them")
     for path in report["torn"]:
         click.echo(f"  may be half old and half new: {text.shown(path)}")
     where = "on its host: " if target.is_remote else ""

@@ -17,13 +17,22 @@ _RUNNING = (Desired.STARTED, Desired.PAUSED)
 
 @click.command(no_args_is_help=True)
 @session_argument
+@click.option(
+    "--adopt",
+    is_flag=True,
+    help="The primary, or the secondary, is another by now: compare all, keep what is right.",
+)
 @state_dir_option
-def start(name: str, state_dir: str) -> None:
+def start(name: str, adopt: bool, state_dir: str) -> None:
     """Start session NAME: it runs from now on, also after a reboot, whenever a monitor runs."""
     place, state = _look(state_dir, name)
     place.load_config()  # what cannot be read is said now, and not by a monitor later
+    if adopt:
+        state = place.change_state(adopt=True)  # until that comparison is complete
+        click.echo(f"session {name} takes over what is there now")
     if state is not None and state.desired in _RUNNING:
-        click.echo(f"session {name} is {state.desired} already")
+        if not adopt:
+            click.echo(f"session {name} is {state.desired} already")
         return
     _want(place, state_dir, Desired.STARTED)
 
@@ -35,7 +44,10 @@ def start(name: str, state_dir: str) -> None:
 )
 @state_dir_option
 def stop(name: str, now: bool, state_dir: str) -> None:
-    """Stop session NAME: what is under way is finished or given back, and nothing is recorded any more."""
+    """Stop session NAME: what is under way is finished or given back.
+
+    Nothing is recorded any more, unless another session of the same primary runs.
+    """
     if not (now and _is_ending(state_dir, name)):
         place, _ = _running(state_dir, name)
         _want(place, state_dir, Desired.STOPPED)

@@ -195,6 +195,37 @@ MUTATIONS = (
         "return (stat.ino, stat.ctime_ns) == expect[:2] or identify_fd(fd)[0] == gfid", "return True",
         ("tests/volume/test_directory.py", "tests/transfer/test_movers.py"),
     ),
+    # ---- parts that are lost, several secondaries, chains
+    Mutation(
+        "what one consumer of a changelog has not applied is deleted", 1, "replication/agent.py",
+        "upto = min(self._applied.get(name, 0) for name in names)", "upto = max(self._applied.values())",
+        ("tests/changelog/test_sharing.py",),
+    ),
+    Mutation(
+        "a segment that was dropped reads as one in which nothing happened", 1, "replication/changelog/store.py",
+        "        if info is None or info.state is State.GAP:\n", "        if False:\n",
+        ("tests/changelog/test_sharing.py",),
+    ),
+    Mutation(
+        "positions of another changelog are believed", 1, "replication/sharing.py",
+        "        if known != _id_of(store):\n", "        if not known:\n",
+        ("tests/changelog/test_sharing.py",),
+    ),
+    Mutation(
+        "an older secondary has the mark of a newer one", 1, "replication/progress.py",
+        "                if mark_ns is not None:\n", "                if False:\n",
+        ("tests/replication/test_progress.py",),
+    ),
+    Mutation(
+        "an index that was copied is believed", 6, "replication/secondary/kept.py",
+        "            if found.st_ino != ino:\n", "            if False:\n",
+        ("tests/secondary/test_kept.py",),
+    ),
+    Mutation(
+        "a ring of sessions is not seen", 5, "replication/secondary/lineage.py",
+        "    if here in lineage:\n", "    if False:\n",
+        ("tests/secondary/test_kept.py",),
+    ),
     # ---- failures and retries
     Mutation(
         "one file that cannot be sent holds up its unit", 1, "tasks/bisect.py",

@@ -281,6 +281,25 @@ def test_another_index_or_an_older_one_makes_everything_be_looked_at(progress):
     assert epoch
 
 
+def test_an_older_secondary_has_an_older_mark_and_a_lost_index_costs_none(progress):
+    progress.new_epoch(0)
+    progress.secondary_is("a", 5, "boot", 0)
+    crawled(progress)
+    mark = progress.brick().stime_ns
+    assert mark > 10
+    assert not progress.secondary_is("b", 1, "boot", None)  # made anew from what stands there
+    assert progress.brick().stime_ns == mark
+    crawled(progress)
+    assert not progress.secondary_is(
+        "b", 0, "boot", 10
+    )  # a snapshot of long ago: true is what it says itself
+    assert (progress.brick().stime_ns, progress.brick().front_ns) == (10, 10)
+    crawled(progress)
+    assert progress.brick().stime_ns == mark
+    progress.forget_secondary()
+    assert progress.brick().stime_ns == 0
+
+
 def test_a_restart_of_the_far_host_begins_an_open_crawl_anew(progress):
     epoch = progress.new_epoch(0)
     progress.secondary_is("a", 1, "boot")

@@ -66,8 +66,14 @@ def redis_process(node):  # noqa: F811
     raise AssertionError("no Redis")
 
 
+def recording_process(node):  # noqa: F811
+    pids = json.loads((node.state / "monitor" / "pids.json").read_text())
+    return next(pid for name, pid in pids.items() if name.startswith("agent "))
+
+
 FROZEN = {
-    "the agent": (lambda n: [n.pids("photos")["agent"]], "agent"),
+    "the agent": (lambda n: [recording_process(n)], "agent"),
+    "the session's agent": (lambda n: [n.pids("photos")["agent"]], "agent"),
     "the control worker": (lambda n: [n.pids("photos")["worker control"]], "worker-control"),
     "the data worker": (lambda n: [n.pids("photos")["worker data"]], "worker-data"),
     "all processes of the data worker's pool": (
@@ -130,7 +136,9 @@ def test_what_is_stuck_is_killed_and_started_again(node):  # noqa: F811
     node.ok("start", "photos")
     (primary / "a").write_text("1")
     node.wait_for_file(copy / "a", "1")
-    roles = ["the agent", "the control worker", "the data worker", "beat", "Redis", "the session's process"]
+    roles = [
+        "the agent", "the session's agent", "the control worker", "the data worker", "beat", "Redis", "the session's process",
+    ]  # fmt: skip
     for number, role in enumerate(roles):
         wait_healthy(node)
         (pid,) = FROZEN[role][0](node)

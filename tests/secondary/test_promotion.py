@@ -18,15 +18,17 @@ from tests.secondary.test_shadows import Pair
 
 
 @contextlib.contextmanager
-def agent(root, fault=""):
-    """An agent that nobody has greeted."""
+def agent(root, fault="", start=None, ready=False):
+    """An agent that nobody has greeted. ``ready``: it says first that it is."""
     environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), SEAMARK_FAULT=fault)
     process = subprocess.Popen(
-        [sys.executable, "-m", "replication.secondary", "serve", str(root)],
+        [sys.executable, *(start or ["-m", "replication.secondary", "serve", str(root)])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0, cwd="/",
     )  # fmt: skip
     reader = os.fdopen(os.dup(process.stdout.fileno()), "rb", 1 << 20)
     process.stdout.close()
+    if ready:
+        assert reader.readline() == b"seamark-agent ready\n"
     client = SecondaryClient(reader, process.stdin)
     try:
         yield client
@@ -84,7 +86,7 @@ def test_a_look_changes_nothing_and_says_what_would_be_lost(pair):
 
 def test_whoever_replicated_is_refused_from_then_on(pair):
     report = promote(pair.b)["report"]
-    assert report == {"restored": 0, "displaced": 0, "missing": 0, "wanted": 0, "torn": []}
+    assert report == {"restored": 0, "displaced": 0, "missing": 0, "wanted": 0, "torn": [], "others": 0}
     with pytest.raises(LinkLost):
         pair.client.stat()
         pair.client.begin_crawl("later")
@@ -164,6 +166,8 @@ def test_an_old_version_beside_the_moved_file_is_a_file_of_its_own(pair):
 
 
 def test_staging_is_empty_and_a_file_that_was_written_in_place_is_named(pair):
+    (pair.a / "f").write_bytes(b"rewritten, and large")
+    pair.look("f")
     gfid = pair.primary.gfid(b"f")
     pair.client.stage("abc", [gfid], in_place=True)
     live = pair.b / ".seamark" / "staging" / "unit.abc" / "new" / gfid.hex()

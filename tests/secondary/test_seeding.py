@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sqlite3
+import subprocess
 import time
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from replication.failback.agreement import Agreement
-from replication.failback.promoted import promoted_root
-from replication.failback.seeding import Seeding
-from replication.remote.answers import SecondaryError
+from replication.failback.promoted import PromotedRoot, hand_over, promoted_root
+from replication.failback.seeding import Seeding, as_line
+from replication.remote.answers import Reply, SecondaryError
+from replication.remote.client import PROTOCOL
 from replication.remote.errors import LinkLost
+from replication.secondary import agreeing
+from replication.secondary import seeding as far_side
+from replication.volume.directory import DirectoryVolume
+from tests.filesystems import mounted
 from tests.secondary.primary import Far, Primary, differences
 from tests.secondary.test_promotion import agent, contents, promote
 from tests.secondary.test_shadows import Pair
+
+
+@contextmanager
+def seeding(client, root, scratch, *, session, volume):
+    """What is agreed on was told to an old primary."""
+    promoted = promoted_root(str(root))
+    work = Seeding(client, promoted, session=session, volume=volume, of={"name": "back"})
+    with closing(Agreement(scratch / "scratch", promoted)) as agreement:
+        work.know(agreement)
+        yield work
 
 
 class Turned(Pair):
@@ -40,13 +60,11 @@ class Turned(Pair):
 
     def seed(self, do="commit", fault="", term=None):
         """One failback; its plan."""
-        agreement = Agreement(self.base / "scratch", promoted_root(str(self.b)))
-        try:
-            with agent(self.a, fault) as client:
-                seeding = Seeding(client, agreement, session="back", volume="vb", of={"name": "back"})
-                return seeding.commit() if do == "commit" else seeding.plan()
-        finally:
-            agreement.close()
+        with (
+            agent(self.a, fault) as client,
+            seeding(client, self.b, self.base, session="back", volume="vb") as work,
+        ):
+            return work.commit() if do == "commit" else work.plan()
 
     def back(self):
         """Replicate from b to a until nothing differs; what content was sent for it."""
@@ -210,12 +228,8 @@ def test_there_and_back_again(turned):
         Far(turned.b, epoch=50)
     promote(turned.a, term=2)
     (turned.a / "i").write_bytes(b"from a")
-    agreement = Agreement(turned.base / "scratch", promoted_root(str(turned.a)))
-    try:
-        with agent(turned.b) as client:
-            plan = Seeding(client, agreement, session="s", volume="v", of={}).commit()
-    finally:
-        agreement.close()
+    with agent(turned.b) as client, seeding(client, turned.a, turned.base, session="s", volume="v") as work:
+        plan = work.commit()
     assert plan.findings == []
     turned.primary.sent = set()
     with Far(turned.b, epoch=60) as client:
@@ -274,3 +288,224 @@ def test_what_is_another_sessions_secondary_is_refused(turned):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, turned.a / ".seamark" / name)
     with pytest.raises(SecondaryError, match=r"belongs to session s \[owned\]"):
         turned.seed()
+
+
+# ---- what looks as it did, and is not
+
+
+def test_content_that_hides_behind_its_size_and_time_is_kept_aside(turned):
+    """Written in place on the old primary, with the mtime put back."""
+    turned.promote()
+    before = os.stat(turned.a / "h")
+    with open(turned.a / "h", "r+b") as file:
+        file.write(b"NEVER SENT")
+    os.utime(turned.a / "h", ns=(before.st_atime_ns, before.st_mtime_ns))
+    plan = turned.seed()
+    assert ("h", "changed", False) in said(plan)
+    assert turned.back() == {b"content of h" * 50}
+    assert kept(turned.a)["h"].startswith(b"NEVER SENT")
+
+
+def test_content_that_the_new_primary_lost_in_a_crash_destroys_nothing(turned):
+    """A power cut there: what had come since its last sync is wanted again, and may be zeros of the right size and time."""
+    turned.far.close()
+    before = os.stat(turned.b / "h")
+    with open(turned.b / "h", "r+b") as file:
+        file.write(bytes(before.st_size))
+    os.utime(turned.b / "h", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with sqlite3.connect(turned.b / ".seamark" / "index.sqlite") as index:
+        index.execute("UPDATE inode SET dirty = 1 WHERE mode & 61440 = 32768")
+    index.close()
+    turned.promote()
+    turned.seed()
+    turned.back()
+    assert kept(turned.a)["h"] == b"content of h" * 50
+
+
+def test_symlinks_and_special_files_are_what_they_say_not_what_number_they_have(turned):
+    os.mkfifo(turned.a / "fifo")
+    turned.complete()
+    turned.promote()
+    for root, target in ((turned.a, "there"), (turned.b, "here")):
+        os.unlink(root / "symlink")
+        os.symlink(target, root / "symlink")
+    os.unlink(turned.b / "fifo")
+    os.mkfifo(turned.b / "fifo", 0o600)
+    plan = turned.seed()
+    assert {f.path for f in plan.findings if f.conflict} == {"symlink"}
+    turned.back()
+    assert os.readlink(turned.a / "symlink") == "here"
+
+
+def test_attributes_that_changed_where_the_clock_was_set_back_go_back(turned, monkeypatch):
+    turned.promote()
+    monkeypatch.setattr(PromotedRoot, "clock_was_set", lambda _: True)
+    os.setxattr(turned.b / "h", "user.new", b"here")
+    owner = json.loads((turned.b / ".seamark" / "owner").read_text())
+    owner["promoted"].update(since_ns=time.time_ns() + 10**12, done_ns=time.time_ns() + 10**12)
+    (turned.b / ".seamark" / "owner").write_text(json.dumps(owner))
+    turned.seed()
+    assert turned.back() == set()
+    assert os.getxattr(turned.a / "h", "user.new") == b"here"
+
+
+class Direct:
+    """The far side within this process."""
+
+    def __init__(self, root):
+        self.root, self.work = root, None
+
+    def call(self, op, **said):
+        if op == "seed_begin":
+            self.work = far_side.Seeding(os.fsencode(self.root), said, False)
+            return Reply({})
+        return Reply(far_side.STEPS[op](self.work, said))
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_a_crash_may_have_taken_from_the_old_primary_is_proved(turned, monkeypatch, restarted):
+    """It restarted since: of what was written shortly before, the ctime may be on its disk and the content not."""
+    with open(turned.a / "h", "r+b") as file:
+        file.write(b"LOST IT")
+    os.utime(turned.a / "h", ns=(0, os.stat(turned.b / "h").st_mtime_ns))
+    ctime = os.stat(turned.a / "h").st_ctime_ns
+    with sqlite3.connect(turned.b / ".seamark" / "index.sqlite") as index:
+        index.execute(
+            "UPDATE inode SET pctime = ? WHERE id = (SELECT inode FROM entry WHERE name = CAST('h' AS BLOB))",
+            (ctime,),
+        )
+        index.execute("INSERT OR REPLACE INTO meta VALUES('mark', ?)", (json.dumps({"stime_ns": ctime + 1}),))
+    index.close()
+    turned.promote()
+    if restarted:
+        clock = SimpleNamespace(
+            clock_gettime_ns=lambda _: 0, CLOCK_BOOTTIME=7, time_ns=time.time_ns, monotonic=time.monotonic
+        )
+        monkeypatch.setattr(agreeing, "time", clock)
+    client = Direct(turned.a)
+    with seeding(client, turned.b, turned.base, session="back", volume="vb") as work:
+        assert said(work.plan()) == ({("h", "changed", False)} if restarted else set())
+    client.work.close()
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"new\nline", b"tab\t and more"])
+def test_names_of_any_bytes_are_found_and_told(turned, name):
+    base = os.fsencode(turned.a)
+    with open(os.path.join(base, b"d", name), "wb") as file:
+        file.write(b"replicated")
+    turned.complete()
+    turned.promote()
+    with open(os.path.join(base, b"d", name), "ab") as file:
+        file.write(b", and more")
+    os.rename(os.path.join(base, b"d"), os.path.join(base, name))
+    with open(os.path.join(base, name + b"2"), "wb") as file:
+        file.write(b"unsent")
+    plan = turned.seed()
+    lines = [as_line(finding, term=1) for finding in plan.findings]
+    assert {json.loads(line)["path"] for line in lines} >= {os.fsdecode(name), os.fsdecode(name + b"2")}
+    turned.back()
+
+
+def test_a_file_system_that_is_mounted_below_is_left_alone(turned):
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    turned.promote()
+    (turned.a / "mounted").mkdir()
+    with mounted("tmpfs", "tmpfs", turned.a / "mounted", "size=1m"):
+        (turned.a / "mounted" / "theirs").write_bytes(b"theirs")
+        plan = turned.seed()
+        assert plan.findings == []
+        assert (turned.a / "mounted" / "theirs").read_bytes() == b"theirs"
+
+
+def test_what_cannot_be_displaced_is_named_and_the_rest_is_done(turned):
+    if os.geteuid() != 0 or subprocess.run(["chattr", "+i", turned.a / "h"], check=False).returncode:
+        pytest.skip("needs root, and a file system with immutable files")
+    turned.promote()
+    subprocess.run(["chattr", "-i", turned.a / "h"], check=True)
+    (turned.a / "h").write_bytes(b"never sent")
+    (turned.a / "new").write_bytes(b"nor this")
+    subprocess.run(["chattr", "+i", turned.a / "h"], check=True)
+    try:
+        plan = turned.seed()
+        assert [path for path, _ in plan.stuck] == ["h"]
+        assert plan.displaced == 1
+        assert (turned.a / "h").read_bytes() == b"never sent"
+    finally:
+        subprocess.run(["chattr", "-i", turned.a / "h"], check=True)
+
+
+def test_what_is_written_while_it_is_compared_stops_it(turned):
+    turned.promote()
+    with (
+        agent(turned.a) as client,
+        seeding(client, turned.b, turned.base, session="back", volume="vb") as work,
+    ):
+        work.plan()
+        (turned.a / "h").write_bytes(b"written now")
+        with pytest.raises(SecondaryError, match="1 files were written to while they were compared"):
+            client.call("seed_commit", of={})
+    assert json.loads((turned.b / ".seamark" / "owner").read_text())["promoted"]
+    assert not (turned.a / ".seamark" / "owner").exists()
+    assert turned.seed().displaced == 1
+    assert kept(turned.a)["h"] == b"written now"
+
+
+def test_who_was_quicker_meanwhile_is_not_overwritten(turned):
+    turned.promote()
+    with (
+        agent(turned.a) as client,
+        seeding(client, turned.b, turned.base, session="back", volume="vb") as work,
+    ):
+        work.plan()
+        turned.seed()
+        promote(turned.a, term=2)
+        with pytest.raises(SecondaryError, match=r"somebody else .*\[busy\]"):
+            client.call("seed_commit", of={})
+    assert json.loads((turned.a / ".seamark" / "owner").read_text())["promoted"]["term"] == 2
+
+
+def test_a_key_of_a_session_alone_makes_nothing_its_secondary(turned, monkeypatch):
+    """Unless the promoted side has handed its role over, on its own host."""
+    turned.promote()
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"seamark-agent {PROTOCOL} {os.fsencode(turned.a).hex()}")
+    start = ["-m", "replication.secondary", "gate", "back", os.fsencode(turned.a).hex()]
+    with (
+        agent(turned.a, start=start, ready=True) as client,
+        pytest.raises(SecondaryError, match=r"own key may not make a secondary.*\[permission\]"),
+    ):
+        client.call("seed_begin", session="back", volume="vb", term=9)
+    turned.seed()
+    promote(turned.a, term=2)
+    hand_over(str(turned.b))  # it was promoted in term 1, and is the secondary from here on
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"seamark-agent {PROTOCOL} {os.fsencode(turned.b).hex()}")
+    start = ["-m", "replication.secondary", "gate", "s", os.fsencode(turned.b).hex()]
+    with (
+        agent(turned.b, start=start, ready=True) as client,
+        seeding(client, turned.a, turned.base, session="s", volume="v") as work,
+    ):
+        assert work.commit().findings == []
+
+
+def test_a_primary_that_was_promoted_tells_its_term(turned):
+    """So that a new secondary of it, promoted one day, is above it."""
+    with Far(turned.base / "fresh", of={"term": 4}):
+        pass
+    assert json.loads((turned.base / "fresh" / ".seamark" / "owner").read_text())["term"] == 4
+    with pytest.raises(SecondaryError, match="in term 4 already"):
+        promote(turned.base / "fresh", term=4)
+
+
+def test_a_tree_in_use_is_scanned(turned, monkeypatch):
+    turned.promote()
+    real = DirectoryVolume.open_dir_unchecked
+
+    def gone(volume, path):
+        if path == b"d":
+            os.rename(turned.b / "d", turned.b / "renamed meanwhile")
+        return real(volume, path)
+
+    monkeypatch.setattr(DirectoryVolume, "open_dir_unchecked", gone)
+    turned.seed()
+    monkeypatch.undo()
+    turned.back()

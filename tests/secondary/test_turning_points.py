@@ -10,9 +10,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from replication.failback.agreement import Agreement
-from replication.failback.promoted import promoted_root
-from replication.failback.seeding import Seeding
 from replication.remote.answers import SecondaryError
 from replication.remote.client import SecondaryClient
 from replication.remote.errors import LinkLost
@@ -20,6 +17,7 @@ from tests.killing import kill_at_each, traced
 from tests.secondary.primary import REPOSITORY, Far
 from tests.secondary.test_promotion import contents, promote
 from tests.secondary.test_seeding import Turned, kept
+from tests.secondary.test_seeding import seeding as seed
 
 
 @contextmanager
@@ -94,15 +92,19 @@ def seeding(directory, log, point):
         os.rename(pair.a / "d" / "e", pair.a / "elsewhere")
         (pair.b / "made").write_bytes(b"made here")
         killed = False
-        agreement = Agreement(pair.base / "scratch", promoted_root(str(pair.b)))
         try:
-            with traced_agent(pair.a, log, point) as client:
-                Seeding(client, agreement, session="back", volume="vb", of={}).commit()
+            with (
+                traced_agent(pair.a, log, point) as client,
+                seed(client, pair.b, pair.base, session="back", volume="vb") as work,
+            ):
+                work.commit()
         except LinkLost:
             killed = True
-        finally:
-            agreement.close()
-        pair.seed()
+        try:
+            pair.seed()
+        except SecondaryError as error:
+            if error.code != "owned":  # else it was killed when all was done
+                raise
         assert pair.back() <= {b"content of h" * 50, b"made here"}
         found = kept(pair.a)
         assert {path for path in found if found[path] is not None} == {"h", "new/below/file"}

@@ -119,6 +119,9 @@ class Stage:
                 return agents_among(self.sshd.pids() if self.sshd else below)
             if target == "session":
                 return [_read_pids(self.node.state / "monitor")[f"session {NAME}"]]
+            if target == "agent":
+                monitors = _read_pids(self.node.state / "monitor")
+                return [pid for name, pid in monitors.items() if name.startswith("agent ")]
             pids = _read_pids(self.session)
             if target == "pool child":
                 workers = [pids["worker control"], pids["worker data"]]

@@ -1,0 +1,114 @@
+"""What `create` and `recover` have in common: a session that is checked before there is one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replication import session_file, settings
+from replication.errors import SeamarkError, UsageError
+from replication.remote.target import parse_target
+from replication.session import Session, SessionDir, SessionState
+from scheduler.checks.outcome import Outcome
+from seamark.commands.push_pem import operators_access
+from seamark.commands.shared import show_checks
+
+if TYPE_CHECKING:
+    from replication.remote.endpoint import SshOptions
+
+_OPTIONS = (
+    click.argument("push", metavar="[push-pem]", required=False, type=click.Choice(["push-pem"])),
+    click.option(
+        "--push-pem", "push_flag", is_flag=True, help="Make a key for this session alone, and put it there."
+    ),
+    click.option(
+        "--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd."
+    ),
+    click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh."),
+    click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet."),
+    click.option(
+        "--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated."
+    ),
+)
+
+
+def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the secondary is reached, and other settings."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def wants_push(secondary: str, word: str | None, *, flag: bool) -> bool:
+    """Whether a key of the session's own is to be put there. Raises UsageError where there is no ssh."""
+    pushes = bool(word) or flag
+    if pushes and not parse_target(secondary).is_remote:
+        raise UsageError("push-pem is for a secondary that is reached by ssh: user@host:/path")
+    return pushes
+
+
+def assignment(text: str) -> tuple[settings.Key, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: give KEY=VALUE")
+    key = settings.key_named(name)
+    return key, settings.parse(key, value)
+
+
+def make_session(
+    place: SessionDir,
+    draft: Path,
+    state: SessionState,
+    state_dir: str,
+    *,
+    pushes: bool,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Check a session whose settings stand in ``draft``, and make it: with its state, which is written last, it is there.
+
+    Raises SeamarkError. Exits after the checks of a dry run.
+    """
+    from scheduler.checks.pair import check_pair  # usage errors are quick
+
+    pinned = draft.with_name("known_hosts")
+    session = Session.of(place.name, session_file.read(draft), state)
+    access = operators_access(place, session, known_hosts=pinned, asks=pushes)
+    outcomes = show_checks(check_pair(place, session, state_dir, access))
+    if dry_run:
+        raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
+    _refuse(place.name, outcomes, force=force)
+    if pushes:
+        _push(place, session, draft, access)
+    session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
+    if pinned.exists():
+        session_file.replace_file(place.known_hosts, pinned.read_text(encoding="utf-8"))
+    place.save_state(state)
+
+
+def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:
+    """Raises SeamarkError, with the exit code of the first check that prevents the session."""
+    failed = [outcome for outcome in outcomes if not outcome.ok and (outcome.fatal or not force)]
+    if not failed:
+        return
+    first = next((outcome for outcome in failed if outcome.fatal), failed[0])
+    way_out = "" if first.fatal else " (--force creates it all the same)"
+    raise SeamarkError(f"session {name} was not created: {first.name}: {first.says}{way_out}", first.code)
+
+
+def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
+    """Put a key there, and into the session's file. Raises SeamarkError, and then nothing is left of it."""
+    from scheduler.keys import push_key
+
+    there = place.path.exists()
+    try:
+        show_checks(push_key(place, session, access))
+    except BaseException:
+        if not there:
+            shutil.rmtree(place.path, ignore_errors=True)
+        raise
+    session_file.set_key(draft, settings.key_named("ssh.identity"), str(place.key))
