@@ -257,11 +257,11 @@ def _open_index(
 ) -> Index:
     """The index, made anew where it is missing or damaged. The lock is held."""
     path = b"/proc/self/fd/%d/%s" % (hidden_fd, layout.INDEX)
-    there = _exists(hidden_fd, layout.INDEX) and not _is_empty(hidden_fd, layout.INDEX)
+    there = _size(hidden_fd, layout.INDEX) > 0
     other_volume = owner is not None and owner.get("volume") != request["volume"]
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
-    if other_volume or _exists(hidden_fd, layout.DAMAGED) or (owner is not None and not there):
+    if other_volume or _size(hidden_fd, layout.DAMAGED) >= 0 or (owner is not None and not there):
         set_aside(hidden_fd)
         there = False
     rebuild = owner is not None or bool(request.get("adopt"))
@@ -299,17 +299,12 @@ def _create(
     return index
 
 
-def _exists(dir_fd: int, name: bytes) -> bool:
+def _size(dir_fd: int, name: bytes) -> int:
+    """In bytes: -1 where there is no such file, 0 also where a power cut took what was never written out."""
     try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return True
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size
     except FileNotFoundError:
-        return False
-
-
-def _is_empty(dir_fd: int, name: bytes) -> bool:
-    """As a power cut leaves what was never written out."""
-    return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_size == 0
+        return -1
 
 
 def set_aside(hidden_fd: int) -> None:
