@@ -207,7 +207,7 @@ class Agreement:
         if found is None or found[0] is None:
             return "removed", 0, 0
         mode, ctime, size, mtime = found
-        return "changed" if ctime >= self.root.done_ns and not stat.S_ISDIR(mode) else "same", size, mtime
+        return "changed" if ctime > self.root.done_ns and not stat.S_ISDIR(mode) else "same", size, mtime
 
     def was_replicated(self, ino: int) -> bool:
         """Whether what has this inode number here came from the old primary."""

@@ -166,7 +166,7 @@ class Seeding:
         except OSError:
             return None, False
         alone = not self._agreement.was_replicated(found.st_ino)
-        changed = found.st_ctime_ns >= self._agreement.root.done_ns and not stat.S_ISDIR(found.st_mode)
+        changed = found.st_ctime_ns > self._agreement.root.done_ns and not stat.S_ISDIR(found.st_mode)
         here = _version(found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns)
         return here, alone or changed
 

@@ -106,6 +106,7 @@ def pair(tmp_path, request):
 
 
 def sent(site, name=NAME):
+    site.wait_for(lambda: "bytes_sent" in site.status(name)["counters"], "the counters of the session")
     return site.status(name)["counters"]["bytes_sent"]
 
 

@@ -62,7 +62,14 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("asleep", ["its processes", "the agents of the secondary", "nothing"])
+@pytest.mark.parametrize(
+    "asleep",
+    [
+        "its processes",
+        pytest.param("the agents of the secondary", marks=pytest.mark.slow),
+        pytest.param("nothing", marks=pytest.mark.slow),
+    ],
+)
 def test_a_split_network_makes_no_second_primary(tmp_path, asleep):
     """The link is cut under load, and what is asleep wakes after the failover: nothing of it reaches the new primary."""
     need("rsync", "mtree", "sshd", "nsenter", "unshare", "ip")

@@ -241,13 +241,20 @@ def test_a_secondary_without_seamark_is_taken_over_without_sending(node):  # noq
 # ---- Redis
 
 
+def redis_of(directory):
+    """Processes that have this directory in their command line."""
+    found = subprocess.run(["pgrep", "-f", str(directory)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
 def test_redis_and_all_that_it_held_is_lost(node):  # noqa: F811
     primary, copy = filled(node)
+    directory = node.state / "monitor" / "redis"
     for number in range(3):
         many_small_files(primary / f"more{number}", 300, 3)
-        directory = node.state / "monitor" / "redis"
-        pid = int(subprocess.check_output(["pgrep", "-f", str(directory)], text=True).split()[0])
-        os.kill(pid, signal.SIGKILL)
+        node.wait_for(lambda: redis_of(directory), "Redis to be there (again)")
+        for pid in redis_of(directory):
+            os.kill(pid, signal.SIGKILL)
         for path in directory.iterdir():
             path.unlink()
         time.sleep(0.5)
