@@ -127,7 +127,9 @@ class Seeding:
         faults.point("seeded")
         session = {name: self._request[name] for name in ("session", "volume")}
         served = int((self._owner or {}).get("epoch", 0))
-        agent = owner.open_agent(self._root_fd, {**session}, {**session, "epoch": served}, Powers(), True)
+        agent = owner.open_agent(
+            os.dup(self._root_fd), {**session}, {**session, "epoch": served}, Powers(), True
+        )
         agent.read_only = False
         try:
             displaced, errors = 0, []

@@ -34,9 +34,10 @@ def agent(root, fault="", start=None, ready=False):
         yield client
     finally:
         client.close()
-        process.wait(20)
+        code = process.wait(20)
         client._thread.join(5)
         reader.close()
+    assert code == 0, "it ended by an error"
 
 
 def look(root):

@@ -151,6 +151,7 @@ def _killed_after(site, seconds, *words):
         return False
 
 
+@pytest.mark.slow
 def test_verbs_that_are_killed_are_run_again(pair):
     """Each is killed later and later, until it ends by itself; then everything is as if nothing had been."""
     a, b = pair.a, pair.b
