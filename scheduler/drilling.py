@@ -9,8 +9,6 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cronsim import CronSim
-
 from replication import drills
 from replication.errors import ExitCode, LockedError, NotFoundError, SeamarkError, UsageError
 from replication.locks import held_by_us
@@ -19,7 +17,7 @@ from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from replication.remote.look import looking, ssh_options
 from replication.session import node_name
-from replication.windows import zone
+from scheduler.due import is_due
 from scheduler.status_file import last_report
 
 if TYPE_CHECKING:
@@ -175,7 +173,9 @@ def discard(place: SessionDir, session: Session) -> list[str]:
 
 def hold_if_due(ctx: Context, turn: Callable[[], object]) -> str:
     """Hold one if a time that was set has come since the last. Raises SeamarkError, SecondaryError."""
-    if not _is_due(ctx) or not ctx.ledger.once_in(_AGAIN_S, "drill"):
+    if not is_due(ctx, ctx.session.drill.at, drills.tried_ns, drills.try_at) or not ctx.ledger.once_in(
+        _AGAIN_S, "drill"
+    ):
         return "none is due"
     try:
         report = drill(ctx.place, ctx.session, of_session(ctx.session), turn)
@@ -183,19 +183,6 @@ def hold_if_due(ctx: Context, turn: Callable[[], object]) -> str:
         return error.message
     ctx.progress.change(lambda db: drills.try_at(db, time.time_ns()))
     return "passed" if report["passed"] else f"failed: {report['reason']}"
-
-
-def _is_due(ctx: Context) -> bool:
-    """The first time is one still to come. One that was ended by a kill is held again."""
-    at = ctx.session.drill.at
-    if not at or not ctx.progress.brick().complete:
-        return False
-    tried = ctx.progress.look(drills.tried_ns)
-    now = datetime.now(zone(ctx.session.schedule.timezone))
-    if tried is None or tried > time.time_ns():
-        ctx.progress.change(lambda db: drills.try_at(db, time.time_ns()))
-        return False
-    return next(CronSim(at, datetime.fromtimestamp(tried / 1e9, now.tzinfo))) <= now
 
 
 def exit_code(report: dict[str, Any]) -> ExitCode:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import redis
-from cronsim import CronSim
 
 from replication import proofs
 from replication.errors import TemporaryError
 from replication.verify.selection import slice_range
-from replication.windows import zone
+from scheduler.due import is_due
 from scheduler.verify.outcome import outcome
 from scheduler.verify.proof import keep
 from scheduler.verify.settling import Settling
@@ -36,7 +34,7 @@ def go_on(ctx: Context) -> str:
     """Begin a slice if one is due, or go on with the one under way. Raises SeamarkError, redis.RedisError."""
     path = ctx.place.path / "verify" / "slice.sqlite"
     if not path.exists():
-        if not _due(ctx):
+        if not is_due(ctx, ctx.session.verify.at, proofs.tried_ns, proofs.try_at):
             return "not due"
         _begin(ctx, path)
     try:
@@ -44,19 +42,6 @@ def go_on(ctx: Context) -> str:
     except sqlite3.DatabaseError as error:
         _remove(path)  # damaged, after a power cut: the slice is begun again when the next one is due
         return f"begun in vain: {error}"
-
-
-def _due(ctx: Context) -> bool:
-    """Whether a time that was set has come since a slice was begun last. The first time is one still to come."""
-    at = ctx.session.verify.at
-    if not at or not ctx.progress.brick().complete:
-        return False
-    tried = ctx.progress.look(proofs.tried_ns)
-    now = datetime.now(zone(ctx.session.schedule.timezone))
-    if tried is None or tried > time.time_ns():
-        ctx.progress.change(lambda db: proofs.try_at(db, time.time_ns()))
-        return False
-    return next(CronSim(at, datetime.fromtimestamp(tried / 1e9, now.tzinfo))) <= now
 
 
 def _begin(ctx: Context, path: Path) -> None:

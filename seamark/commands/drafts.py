@@ -15,7 +15,7 @@ from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState
 from scheduler.checks.outcome import Outcome
 from seamark.commands.push_pem import operators_access
-from seamark.commands.shared import show_checks
+from seamark.commands.shared import show_checks, way_options
 
 if TYPE_CHECKING:
     from replication.remote.endpoint import SshOptions
@@ -25,11 +25,7 @@ _OPTIONS = (
     click.option(
         "--push-pem", "push_flag", is_flag=True, help="Make a key for this session alone, and put it there."
     ),
-    click.option(
-        "--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd."
-    ),
-    click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh."),
-    click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet."),
+    way_options("secondary"),
     click.option(
         "--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated."
     ),

@@ -18,7 +18,7 @@ from replication.quantities import Duration
 from replication.remote.target import parse_target
 from replication.session import Desired, known_session, session_names
 from scheduler.monitor_client import ask_monitor
-from seamark.commands.shared import Quantity, state_dir_option
+from seamark.commands.shared import Quantity, state_dir_option, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -48,11 +48,7 @@ _WORDS = {
     metavar="D",
     help="With --switch: how long to wait for it to be complete.",
 )
-@click.option(
-    "--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the old primary's sshd."
-)
-@click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
-@click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
+@way_options("old primary")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @state_dir_option
 def failback(

@@ -15,7 +15,7 @@ from replication.errors import NotFoundError, UsageError
 from replication.quantities import Duration
 from replication.remote.target import Target, parse_target
 from replication.session import SessionDir, known_session, session_names
-from seamark.commands.shared import Quantity, state_dir_option
+from seamark.commands.shared import Quantity, state_dir_option, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     metavar="D",
     help="With --planned: how long to wait for it to be complete.",
 )
-@click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
-@click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
-@click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
+@way_options("secondary")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @state_dir_option
 def failover(

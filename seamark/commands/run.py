@@ -17,7 +17,7 @@ from replication.session import default_state_dir
 from scheduler.nesting import check_nesting
 from scheduler.options import CHANGE_DETECTORS, SYNC_METHODS, RunOptions
 from seamark.commands.servers import configured, server_options
-from seamark.commands.shared import Quantity, ip_address, jobs_option, primary_of
+from seamark.commands.shared import Quantity, ip_address, jobs_option, primary_of, way_options
 from seamark.logs import run_log, setup_logging
 from seamark.progress import make_display
 from tasks.servers import choose
@@ -141,9 +141,7 @@ def address_option(name: str) -> Callable[..., Any]:
     metavar="N",
     help="When more names than that (or than 10%) are gone from the primary, delete nothing, and ask; off: no limit.",
 )
-@click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the secondary's sshd.")
-@click.option("--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh.")
-@click.option("--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet.")
+@way_options("secondary")
 @click.option(
     "--change-detector",
     type=click.Choice(CHANGE_DETECTORS),

@@ -85,6 +85,28 @@ def jobs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def way_options(where: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--ssh-port, --identity, --accept-new-host-key: how a host is reached. ``where``: whose sshd it is."""
+    options = (
+        click.option(
+            "--ssh-port", type=click.IntRange(1, 65535), metavar="N", help=f"Port of the {where}'s sshd."
+        ),
+        click.option(
+            "--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key for ssh."
+        ),
+        click.option(
+            "--accept-new-host-key", is_flag=True, help="Pin the key of a host that is not known yet."
+        ),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def session_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME: which session."""
     return click.argument("name", shell_complete=complete_session)(command)
