@@ -202,6 +202,10 @@ class Progress:
         with self._write() as db:
             db.execute("UPDATE brick SET scan_ns = ?, scan_by = ?", (again_ns, by))
 
+    def scan_now(self) -> None:
+        """Let the whole tree be compared as soon as there is room for it."""
+        self.change(lambda db: db.execute("UPDATE brick SET scan_ns = 0"))
+
     def scan_due(self, by: str) -> bool:
         """Whether the tree is to be compared, now that changes are noticed by ``by``."""
         at, then = self._db.execute("SELECT scan_ns, scan_by FROM brick").fetchone()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1000
 _SKIPS_EVERY_S = 60
+_COMPARE_EVERY_S = 3600  # however many failures there are whose place is not known
 
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
@@ -138,6 +139,7 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
     """Names and attributes go through the changelog, so that they stay in order; in scan mode each scan looks."""
     if ctx.place.detector() == "scan":
         return 0
+    astray = False
     for failure in failures:
         directory, name = os.path.split(failure.path or "")
         # D of a directory has it listed again; of a file it says nothing new.
@@ -145,7 +147,11 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
         except AgentRefused:
-            continue  # its directory is gone, or it is the root: the next comparison of the tree decides
+            astray = (
+                True  # its directory has another name, or is gone: only a comparison of the tree finds it
+            )
         except AgentUnreachable:
             return 0
+    if astray and ctx.ledger.once_in(_COMPARE_EVERY_S, "astray"):
+        ctx.progress.scan_now()
     return len(failures)

@@ -77,3 +77,34 @@ def test_what_was_recorded_in_it_is_looked_at_also_without_privileges(place, tmp
         run.wait_for(lambda: run.status["failures"] == 0, "the failure to be over")
         assert run.stop() == 0
     assert_same(place.primary, place.secondary)
+
+
+UNREADABLE = """
+identify = module.DirectoryVolume.identify
+
+def failing(self, dir_fd, name):
+    if name == b"bad" and os.path.exists({flag!r}):
+        raise OSError(5, "Input/output error")
+    return identify(self, dir_fd, name)
+
+module.DirectoryVolume.identify = failing
+"""
+
+
+def test_what_could_not_be_read_is_found_under_another_name(place, tmp_path):
+    """Its directory is renamed before it is tried again: no record says where it is, and the mark waits for it."""
+    flag = tmp_path / "flag"
+    hooked = hook(tmp_path, "replication.volume.directory", UNREADABLE.format(flag=str(flag)))
+    old = place.primary / "old"
+    old.mkdir(parents=True)
+    with place.run(python_path=hooked) as run:
+        run.wait_idle()
+        flag.touch()
+        (old / "bad").write_text("whole")
+        run.wait_for(lambda: run.status["failures"] == 1, "a failure")
+        old.rename(place.primary / "new")
+        flag.unlink()
+        run.wait_same()
+        run.wait_for(lambda: run.status["failures"] == 0, "the failure to be over")
+        assert run.stop() == 0
+    assert_same(place.primary, place.secondary)
