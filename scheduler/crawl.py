@@ -22,11 +22,11 @@ from replication.volume.directory import VolumeError
 from replication.volume.identity import ROOT_GFID
 from scheduler.batches import open_batch
 from scheduler.epoch import start_over
-from scheduler.retry import item_at, send_again
+from scheduler.retry import send_again, wanted_at
 from tasks.canvas import mark_signature
 from tasks.deletes import settle_deletes
 from tasks.ledger import OutOfOrder, StaleFence
-from tasks.metadata import data_units, send_metadata_now
+from tasks.metadata import data_units, send_metadata_now, undressed
 
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
@@ -170,29 +170,31 @@ class Crawler:
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
-        dirty, more = self._still_dirty()
+        lacking, more = self._lacking()
+        bare, more_bare = self._lacking(undressed=True)
         begun.result()
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
-        manifest["final"] = not more
-        units, says = data_units(dirty, self.ctx, f"{brick.crawl}:{standing.opened}:")
+        manifest["final"] = not (more or more_bare)
+        after = f"{brick.crawl}:{standing.opened}:"
+        units, says = data_units(lacking, self.ctx, after)
+        units |= undressed([(item.gfid, item.path) for item in bare], after)
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
-    def _still_dirty(self) -> tuple[list[FileItem], bool]:
-        """Files whose content the secondary still lacks, and whether there are more than these.
+    def _lacking(self, *, undressed: bool = False) -> tuple[list[FileItem], bool]:
+        """Files whose content the secondary still lacks (``undressed``: nothing but metadata), and whether there are more.
 
         They moved while they were looked at, or the ledger was lost: found by the names that the
-        secondary has for them. What failed for a reason is on the failure list, and not tried here.
+        secondary has for them. One that is not called so here any more is among them all the same: until its
+        new name has come there, or its end, it is a failure, or the mark would pass it. What failed for a reason is
+        on the failure list, and not tried here.
         """
         failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
         client = self.ctx.secondary(self.epoch).client
         items: list[FileItem] = []
         after = None
         while len(items) < _DIRTY_MOST:
-            page, after = client.dirty(after, _DIRTY_PAGE)
-            for gfid, path in page:
-                found = item_at(self.ctx.volume, gfid, path) if gfid.hex() not in failing else None
-                if found is not None:
-                    items.append(found)
+            page, after = client.dirty(after, _DIRTY_PAGE, undressed=undressed)
+            items += [wanted_at(self.ctx.volume, *each) for each in page if each[0].hex() not in failing]
             if after is None:
                 return items, False
         return items, True
@@ -259,7 +261,9 @@ class Crawler:
         last = self.ctx.store.last_closed()
         if last is None or last.state is State.GAP or not self._nothing_since(last):
             return
-        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "dirty") and (forgotten := self._still_dirty()[0]):
+        # Before the mark moves, and from time to time.
+        look = last.number != self.brick.front or self.ctx.ledger.once_in(_DIRTY_EVERY_S, "dirty")
+        if look and (forgotten := self._lacking()[0]):
             # Nobody is at it, and no record will come for it: a unit was lost together with its worker.
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
             send_again(self.ctx, self.epoch, forgotten)

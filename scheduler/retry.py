@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 1000
 _SKIPS_EVERY_S = 60
 _COMPARE_EVERY_S = 3600  # however many failures there are whose place is not known
+_ASTRAY = 6  # tries after which something is where no record will say
 
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
@@ -44,7 +46,11 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
         sent = _send_again(ctx, data) if data else 0
     except (StaleFence, OutOfOrder):
         sent = 0  # the crawler opened a batch at the same moment: the next round takes them
-    return f"{sent} files, {_look_again(ctx, looks)} names"
+    names, astray = _look_again(ctx, looks)
+    astray = astray or any(failure.code == "moved" and failure.tries >= _ASTRAY for failure in due)
+    if astray and ctx.ledger.once_in(_COMPARE_EVERY_S, "astray"):
+        ctx.progress.scan_now()
+    return f"{sent} files, {names} names"
 
 
 def _is_undressed(failure: Failure) -> bool:
@@ -69,9 +75,8 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
         elif wanted <= 0 or _is_undressed(failure):
             gone.append(failure.key)  # it came, or nothing there is called by any name any more
         elif paths:
-            # What is not there by that name gives a result that says so. "compare" sends nothing that is right.
-            found = item_at(ctx.volume, gfid, paths[0], "compare")
-            items.append(found or FileItem(gfid, paths[0], "compare", 0, 0, 0, 1))
+            # "compare" sends nothing that is right.
+            items.append(wanted_at(ctx.volume, gfid, paths[0], "compare"))
             if failure.code == UNEXPECTED:
                 alone.add(gfid)
     if gone:
@@ -117,29 +122,28 @@ def send_again(
         open_batch(ctx, epoch, ctx.ledger.standing(epoch), manifest, units, {})
 
 
-def item_at(volume: DirectoryVolume, gfid: bytes, path: bytes, how: How = "data") -> FileItem | None:
-    """The file at ``path``, if it is this one."""
+def wanted_at(volume: DirectoryVolume, gfid: bytes, path: bytes, how: How = "data") -> FileItem:
+    """The file at ``path``; where that is another one, or none, an item whose result says so."""
     directory, name = os.path.split(path)
-    try:
+    with contextlib.suppress(OSError):
         fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
-    except OSError:
-        return None
-    try:
-        found, stat = volume.identify(fd, name)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return (
-        FileItem(gfid, path, how, stat.ino, stat.ctime_ns, stat.size, stat.nlink) if found == gfid else None
-    )
+        try:
+            found, stat = volume.identify(fd, name)
+        finally:
+            os.close(fd)
+        if found == gfid:
+            return FileItem(gfid, path, how, stat.ino, stat.ctime_ns, stat.size, stat.nlink)
+    return FileItem(gfid, path, "compare", 0, 0, 0, 1)
 
 
-def _look_again(ctx: Context, failures: list[Failure]) -> int:
-    """Names and attributes go through the changelog, so that they stay in order; in scan mode each scan looks."""
-    if ctx.place.detector() == "scan":
-        return 0
+def _look_again(ctx: Context, failures: list[Failure]) -> tuple[int, bool]:
+    """Names and attributes go through the changelog, so that they stay in order; in scan mode each scan looks.
+
+    How many there were, and whether some are not where they were.
+    """
     astray = False
+    if ctx.place.detector() == "scan":
+        return 0, astray
     for failure in failures:
         directory, name = os.path.split(failure.path or "")
         # D of a directory has it listed again; of a file it says nothing new.
@@ -151,7 +155,5 @@ def _look_again(ctx: Context, failures: list[Failure]) -> int:
                 True  # its directory has another name, or is gone: only a comparison of the tree finds it
             )
         except AgentUnreachable:
-            return 0
-    if astray and ctx.ledger.once_in(_COMPARE_EVERY_S, "astray"):
-        ctx.progress.scan_now()
-    return len(failures)
+            return 0, astray
+    return len(failures), astray

@@ -13,7 +13,7 @@ from replication.observer import Observer
 from replication.volume.directory import VanishedError
 from tasks.app import app
 from tasks.carry import carrying, counts
-from tasks.metadata import data_units, send_metadata, undressed
+from tasks.metadata import as_moved, data_units, send_metadata, undressed
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         units |= undressed(dressed.missed, f"{unit}:")
         if failures:
             work.say(failures)
-            work.ctx.progress.record(failures, [], work.since_ns())
+        if failures or dressed.missed:
+            # What was missed has its unit, too; but should the ledger be lost, nothing else would remember it: what was
+            # looked at is not looked at again.
+            work.ctx.progress.record(failures + as_moved(dressed.missed), [], work.since_ns())
         # Durable before the ledger: a crawl that is interrupted goes on with these.
         crawl_units = work.ctx.progress.crawled(walk.crawl, unit, crawl_units)
         if not work.finish(boot=boot, found={**units, **crawl_units}, says=says):

@@ -161,7 +161,7 @@ def _look_elsewhere(
     still not to be found, is a failure: it holds the mark, and is tried again.
     """
     client = work.ctx.secondary(work.epoch).client
-    for _ in range(_MOVES):
+    for turn in range(_MOVES):
         lost = {r.gfid for r in results if r.status == "vanished"}
         missing = [item for item in items if item.gfid in lost]
         wanted = (
@@ -172,7 +172,7 @@ def _look_elsewhere(
             return results
         known = work.ctx.names_now(work.epoch, (item.gfid for item in missing))
         moved = [
-            item._replace(path=paths[0], ticket=wanted[item])
+            item._replace(path=paths[turn % len(paths)], ticket=wanted[item])
             for item in missing
             if (paths := [path for path in known.get(item.gfid, []) if path != item.path])
         ]

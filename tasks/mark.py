@@ -81,11 +81,13 @@ def _retain(work: Unit, front: int) -> None:
 
 def _sync(work: Unit) -> tuple[str, int, bool]:
     """Make everything durable on the secondary; the boot in which that was done, how much is in limbo, and whether no
-    content is wanted any more: a crawl that swept the tree then needs no batch for the rest.
+    file lacks anything: a crawl that swept the tree then needs no batch for the rest.
     """
     client = work.ctx.secondary(work.epoch).client
     durable = client.submit("sync")
-    missing = client.submit("dirty", limit=1)  # both for one round trip
+    missing = [
+        client.submit("dirty", limit=1, undressed=each) for each in (False, True)
+    ]  # all for one round trip
     try:
         answer = durable.result().header
     except SecondaryError as error:
@@ -97,7 +99,7 @@ def _sync(work: Unit) -> tuple[str, int, bool]:
         raise
     work.ctx.progress.synced(answer["gen"], held=answer["held"], held_since_ns=answer["since"])
     held = answer["held"] and not work.ctx.session.ignore_deletes
-    nothing_missing = missing.result().header["next"] is None
+    nothing_missing = all(each.result().header["next"] is None for each in missing)
     return str(answer["boot_id"]), int(answer["limbo"]) + held, nothing_missing
 
 

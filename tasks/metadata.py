@@ -138,7 +138,12 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
             time.sleep(_LOOK_S)
         names = work.ctx.names_now(work.epoch, (gfid for gfid, _ in found.missed))
         objects += [(gfid, paths[0]) for gfid, paths in names.items() if paths]
-    return failures + [
+    return failures + as_moved(found.missed)
+
+
+def as_moved(missed: list[tuple[bytes, bytes]]) -> list[Failure]:
+    """Failures for objects (gfid, path) whose attributes were not where they were looked for."""
+    return [
         Failure(
             step="metadata",
             gfid=gfid.hex(),
@@ -146,7 +151,7 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
             code="moved",
             error="it was renamed while its attributes were to be read",
         )
-        for gfid, path in found.missed
+        for gfid, path in missed
     ]
 
 

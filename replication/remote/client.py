@@ -310,10 +310,13 @@ class SecondaryClient:
         return left
 
     def dirty(
-        self, after: str | None = None, limit: int = 1000
+        self, after: str | None = None, limit: int = 1000, *, undressed: bool = False
     ) -> tuple[list[tuple[bytes, bytes]], str | None]:
-        """Files whose content is wanted: (gfid, path), and where to go on (None: that was all)."""
-        header = self.call("dirty", after=after, limit=limit).header
+        """Files whose content is wanted: (gfid, path), and where to go on (None: that was all).
+
+        ``undressed``: those that lack nothing but their metadata.
+        """
+        header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def unlisted(self, limit: int = 1000) -> list[tuple[str, bytes]]:

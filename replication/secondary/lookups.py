@@ -53,10 +53,14 @@ def _wanted(row: Optional[Row]) -> int:
 
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Files whose content is wanted. ``after`` is null or the ``next`` of the answer before."""
+    """Files whose content is wanted; with ``undressed`` those that lack nothing but their metadata.
+
+    ``after`` is null or the ``next`` of the answer before.
+    """
+    query = sql.UNDRESSED if request.get("undressed") else sql.DIRTY
     limit = int(request.get("limit") or 1000)
     after = int(request.get("after") or 0)
-    rows = [Row(*t) for t in agent.index.db.execute(sql.DIRTY, (after, limit))]
+    rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
     return {"items": _named(agent, rows), "next": str(rows[-1].id) if len(rows) == limit else None}
 
 

@@ -65,6 +65,7 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS removed_inode ON removed(inode)",
     "CREATE INDEX IF NOT EXISTS entry_inode ON entry(inode)",
     "CREATE INDEX IF NOT EXISTS inode_dirty ON inode(id) WHERE dirty <> 0",
+    "CREATE INDEX IF NOT EXISTS inode_undressed ON inode(id) WHERE pctime < 0 AND dirty = 0",
     "CREATE INDEX IF NOT EXISTS inode_unlisted ON inode(id) WHERE listed = 0 AND mode & 61440 = 16384",
     "CREATE INDEX IF NOT EXISTS inode_limbo ON inode(limbo) WHERE limbo IS NOT NULL",
 )
@@ -162,6 +163,7 @@ UNLIST = "UPDATE inode SET listed = 0, digest = NULL WHERE gfid = ?"
 SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
+UNDRESSED = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND pctime < 0 AND dirty = 0 ORDER BY id LIMIT ?"
 UNLISTED = "SELECT " + COLUMNS + " FROM inode WHERE listed = 0 AND mode & 61440 = 16384 AND id <> 1 LIMIT ?"
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 SAVE_IN_PLACE = "INSERT OR REPLACE INTO inplace(inode, ino) VALUES(?, ?)"

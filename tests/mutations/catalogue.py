@@ -46,6 +46,22 @@ MUTATIONS = (
         'return [_moved(r) if r.gfid in still and r.status == "vanished" else r for r in results]', "return results",
         ("tests/tasks/test_elsewhere.py",),
     ),
+    Mutation(
+        "a crawl ends without what is called otherwise by now", 1, "scheduler/crawl.py",
+        "[wanted_at(self.ctx.volume, *each) for each in page if each[0].hex() not in failing]",
+        "[i for each in page if each[0].hex() not in failing and (i := wanted_at(self.ctx.volume, *each)).ino]",
+        ("tests/system/test_lost_ledger.py",),
+    ),
+    Mutation(
+        "only the ledger knows whose attributes a crawl has missed", 1, "tasks/crawl.py",
+        "record(failures + as_moved(dressed.missed), [], work.since_ns())", "record(failures, [], work.since_ns())",
+        ("tests/system/test_lost_ledger.py",),
+    ),
+    Mutation(
+        "only the ledger knows whose metadata is to come from home", 1, "scheduler/crawl.py",
+        "bare, more_bare = self._lacking(undressed=True)", "bare, more_bare = [], False",
+        ("tests/tasks/test_elsewhere.py",),
+    ),
     # ---- 2: it moves only after the secondary has everything on its disk
     Mutation(
         "nothing is written to the disk before the mark moves", 2, "replication/secondary/lookups.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from replication.transfer.item import FileItem, decode_items, encode_items
 from replication.transfer.stream import StreamSender
 from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import ROOT_GFID
+from scheduler.crawl import Crawler
 from scheduler.epoch import take_over
 from scheduler.retry import retry_failures
 from tasks import context as contexts
@@ -355,3 +357,22 @@ def test_content_that_is_not_where_it_was_holds_the_mark(pair, monkeypatch):
     assert {(row["path"], row["step"], row["code"]) for row in bad} == {
         ("f1", "data", "moved"), ("f2", "data", "moved"),
     }  # fmt: skip
+
+
+def test_metadata_is_sent_though_the_ledger_that_knew_of_it_is_lost(pair):
+    """The content came from elsewhere, in a crawl that has looked at everything; nothing else says what is left."""
+    some_files(pair)
+    pair.open(pair.wanted())
+    pair.elsewhere()
+    pair.do()
+    ctx = pair.at_home()
+    assert ctx.progress.begin_crawl(pair.epoch, "c", 0, time.time_ns(), 2**63 - 1, {})
+    ctx.progress.crawl_swept("c")
+    ctx.ledger.redis.flushdb()
+    pair.epoch = take_over(ctx)
+    assert Crawler(ctx).tick() == "batch 1: 1 units"
+    pair.batch = 1
+    ((name, items),) = pair.units().items()
+    assert name.startswith("N:") and {item.path for item in items} == {b"f0", b"f1", b"f2"}
+    pair.do(name)
+    assert pair.same()

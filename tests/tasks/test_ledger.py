@@ -179,6 +179,8 @@ def test_a_replica_that_takes_over_serves_nobody(tmp_path):
         RedisServer(tmp_path) as master,
         RedisServer(tmp_path, f"replicaof 127.0.0.1 {master.port}") as replica,
     ):
+        # A first replica gives its master a new identity, which ends an epoch as well.
+        wait_until(lambda: master.client().info("replication")["connected_slaves"], "the replica is there")
         ledger = Ledger(connect(f"redis://127.0.0.1:{master.port}"), "s1")
         ledger.begin_epoch(EPOCH)
         ledger.open(EPOCH, 1, {}, {"E:1:0": "{}"})
