@@ -23,18 +23,20 @@ def killed(self, **found):
     return finish(self, **found)
 
 module.Unit.finish = killed
+"""
 
-# What is left without content is sent whenever nothing is under way: the mark must not need that.
+# What is left over is looked for whenever nothing is under way: the mark must not need that.
+UNHELPED = """
 import scheduler.crawl
 
 idle = scheduler.crawl.Crawler._idle
 
 def unhelped(self):
-    self._lacking = lambda: ([], False)
+    self._lacking, self._list_again = lambda: ([], False), lambda: False
     try:
         idle(self)
     finally:
-        del self._lacking
+        del self._lacking, self._list_again
 
 scheduler.crawl.Crawler._idle = unhelped
 """
@@ -55,7 +57,7 @@ def crawled(place, tmp_path, code):
     """A session whose crawl loses Redis; a second one, when the mark has passed what was renamed meanwhile."""
     flag = tmp_path / "flag"
     flag.touch()
-    code = code.format(flag=str(flag), root=str(place.primary))
+    code = (code + UNHELPED).format(flag=str(flag), root=str(place.primary))
     run = place.run("--sync-method", "tar", python_path=hook(tmp_path, "tasks.unit", code))
     run.wait_for(lambda: not flag.exists(), "Redis to be lost")
     late = place.primary / "late"
@@ -84,6 +86,33 @@ def test_attributes_under_a_name_that_it_has_no_more(place, tmp_path):
     os.setxattr(below, "user.of", b"below")
     with crawled(place, tmp_path, RENAMED + LOST) as run:
         assert os.getxattr(place.secondary / "new" / "below", "user.of") == b"below"
+        run.wait_same()
+        run.wait_for(lambda: run.status["failures"] == 0, "no failures")
+        assert run.stop() == 0
+    assert_same(place.primary, place.secondary)
+
+
+SKIPPED = """
+import tasks.crawl
+opened = tasks.crawl._Walk._open
+
+def renamed(self, gfid, path):
+    if path == b"old/below" and os.path.exists({flag!r}):
+        os.unlink({flag!r})
+        os.rename({root!r} + "/old", {root!r} + "/new")
+    return opened(self, gfid, path)
+
+tasks.crawl._Walk._open = renamed
+"""
+
+
+def test_a_directory_under_a_name_that_it_has_no_more(place, tmp_path):
+    """Nothing is lost here but the place of what is to be looked at next."""
+    below = place.primary / "old" / "below"
+    (below / "deep").mkdir(parents=True)
+    (below / "deep" / "file").write_bytes(b"content")
+    with crawled(place, tmp_path, SKIPPED) as run:
+        assert (place.secondary / "new" / "below" / "deep" / "file").exists()
         run.wait_same()
         run.wait_for(lambda: run.status["failures"] == 0, "no failures")
         assert run.stop() == 0
