@@ -104,6 +104,7 @@ class Server:
         """Until the stream ends. Returns the exit code."""
         try:
             while True:
+                self._go_on_meanwhile()
                 try:
                     got = self._inbox.next()
                 except AgentError as error:
@@ -123,6 +124,12 @@ class Server:
             self._promoting.end()
             if self._seeding is not None:
                 self._seeding.close()
+
+    def _go_on_meanwhile(self) -> None:
+        """With what takes long, until somebody asks for something."""
+        self._promoting.go_on_until(self._inbox.has_come)
+        if isinstance(self._agent, Agent):
+            self._agent.under_way.go_on_until(self._inbox.has_come)
 
     def _note(self, op: Any, answer: Dict[str, Any], took: float) -> None:
         if not answer["ok"]:

@@ -11,7 +11,8 @@ import pytest
 
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
-from tests.judge import assert_same
+from tests.filesystems import attached, mounted
+from tests.judge import assert_same, rsync_differences
 from tests.secondary.primary import Far, Primary
 from tests.secondary.roots import KINDS, root_of
 from tests.secondary.test_promotion import agent, look
@@ -140,3 +141,64 @@ def test_its_index_is_the_roots(tmp_path):
             assert client.check() == []
             stat = client.stat()
             assert (stat["dirty"], stat["limbo"]) == (0, 0)
+
+
+def test_what_somebody_writes_meanwhile_is_kept_aside(tmp_path):
+    """Between two steps, at names that the snapshot has: it comes in all the same."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="in:1")
+        (root / "file").write_text("of an application that did not wait")
+        (root / "dir").mkdir()
+        (root / "dir" / "x").write_text("the same")
+        facts = promote(root)
+        assert facts["promoted"]["done"]
+        kept = [path for path in (root / ".seamark" / "displaced").iterdir() if any(path.iterdir())]
+        assert len(kept) == 3
+        others = [path for path in kept if len(list(path.iterdir())) == 1]
+        texts = [p.read_text() for path in others for p in path.rglob("*") if p.is_file()]
+        assert sorted(texts) == ["of an application that did not wait", "the same"]
+        for path in others:
+            shutil.rmtree(path)
+        past.judge()
+
+
+def test_what_cannot_be_moved_is_said_before_anything_is(tmp_path):
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        (root / "mounted").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", root / "mounted"], check=True)
+        subprocess.run(["chattr", "+i", root / "foreign"], check=True)
+        try:
+            with pytest.raises(SecondaryError, match="foreign"):
+                promote(root, to=past.name)
+            assert not rsync_differences(past.now, root, "--exclude=/mounted")
+            subprocess.run(["chattr", "-i", root / "foreign"], check=True)
+            with pytest.raises(SecondaryError, match="mounted"):
+                promote(root, to=past.name)
+            assert not rsync_differences(past.now, root, "--exclude=/mounted")
+        finally:
+            subprocess.run(["chattr", "-i", root / "foreign"], check=False)
+            subprocess.run(["umount", root / "mounted"], check=True)
+        (root / "mounted").rmdir()
+        assert promote(root)["promoted"]["done"]
+        past.judge()
+
+
+def test_a_power_cut_in_the_middle(tmp_path):
+    """The disk as it is at a kill, without what the kernel has not written yet."""
+    with root_of("btrfs directory", tmp_path / "fs") as root:
+        past = Past(root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="in:1")
+        image = tmp_path / "fs" / "btrfs.img"
+        shutil.copyfile(image, tmp_path / "after.img")
+        subprocess.run(["cp", "-a", past.then, tmp_path / "then"], check=True)
+        subprocess.run(["cp", "-a", past.now, tmp_path / "now"], check=True)
+    where = tmp_path / "again"
+    with attached(tmp_path / "after.img") as device, mounted("btrfs", device, where):
+        again = where / "root"
+        assert promote(again)["promoted"]["done"]
+        past.root, past.then, past.now = again, tmp_path / "then", tmp_path / "now"
+        past.judge()
