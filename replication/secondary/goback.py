@@ -33,6 +33,15 @@ _STAY = frozenset((layout.HIDDEN, b"lost+found"))
 _OF_THE_ROOT = ("epoch", "holder", "boot", "displaced", "told")
 
 
+def is_moving(root_fd: int) -> bool:
+    """Whether a root is on its way to a snapshot, from where it can only go on."""
+    try:
+        os.stat(layout.HIDDEN + b"/" + _NEW, dir_fd=root_fd, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
 def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
     """Make the root what a snapshot is, once in each term. ``agent`` is open for writing, and alone; its index is another one afterwards, so
     it has to be opened anew. A step for each name. Raises AgentError, OSError, sqlite3.Error.

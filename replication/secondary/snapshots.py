@@ -101,12 +101,29 @@ def _rename(home: homes.Home, taken_ns: int) -> str:
 
 def snapshots(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     """The operation `snapshots`: all of them, the oldest first, each with until when it has to be kept."""
-    found = homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)
+    return {"method": method(agent) or None, "items": _items(agent.tree.hidden_fd)}
+
+
+def _items(hidden_fd: int) -> List[Dict[str, Any]]:
+    found = homes.records(hidden_fd, layout.SNAPSHOTS)
     until = _until(found)
-    return {
-        "method": method(agent) or None,
-        "items": [{**r, "until_ns": until.get(str(r["name"]))} for r in found],
-    }
+    return [{**r, "until_ns": until.get(str(r["name"]))} for r in found]
+
+
+def past(root_fd: int, request: Dict[str, Any], *, gated: bool) -> Work:
+    """The operation `past`, which needs no hello: of a root that was promoted as well. ``do``: "list" gives ``items``; "remove"
+    one by ``name``, with ``force`` as below. The descriptor is closed. Raises AgentError, OSError.
+    """
+    try:
+        hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+    finally:
+        os.close(root_fd)
+    try:
+        if request.get("do") == "remove":
+            return (yield from _removed(hidden_fd, request, gated=gated))
+        return {"items": _items(hidden_fd)}
+    finally:
+        os.close(hidden_fd)
 
 
 def known(root_fd: int) -> List[Dict[str, Any]]:
@@ -148,19 +165,21 @@ def record_of(agent: Agent, name: str) -> Dict[str, Any]:
 
 def snapshot_remove(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """The operation `snapshot_remove`. ``force``: also one that has to be kept; never by a key of the session's own."""
-    return agent.under_way.go_on("snapshot_remove", lambda: _remove(agent, request))
+    return agent.under_way.go_on(
+        "snapshot_remove", lambda: _removed(agent.tree.hidden_fd, request, gated=agent.gated)
+    )
 
 
-def _remove(agent: Agent, request: Dict[str, Any]) -> Work:
+def _removed(hidden_fd: int, request: Dict[str, Any], *, gated: bool) -> Work:
     name = str(request["name"])
-    found = {str(r["name"]): r for r in homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)}
+    found = {str(r["name"]): r for r in homes.records(hidden_fd, layout.SNAPSHOTS)}
     if not _NAME.fullmatch(name) or name not in found:
         raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
     until = _until(list(found.values())).get(name)
-    if until is not None and until > time.time_ns() and not (request.get("force") and not agent.gated):
+    if until is not None and until > time.time_ns() and not (request.get("force") and not gated):
         raise AgentError("kept", "snapshot {} has to be kept until {}".format(name, _clock(until)))
     try:
-        yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+        yield from homes.remove(hidden_fd, layout.SNAPSHOTS, name.encode())
     except BlockingIOError:
         raise AgentError(
             "busy", "snapshot {} is being read, or removed, at the moment".format(name)

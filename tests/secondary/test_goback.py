@@ -202,3 +202,54 @@ def test_a_power_cut_in_the_middle(tmp_path):
         assert promote(again)["promoted"]["done"]
         past.root, past.then, past.now = again, tmp_path / "then", tmp_path / "now"
         past.judge()
+
+
+def test_another_snapshot_while_nothing_was_moved(tmp_path):
+    """One that cannot be copied is no dead end."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with Far(root, epoch=2) as client:
+            other = take(client)["name"]
+        broken = root / ".seamark" / "snapshots" / other / "root" / ".seamark" / "owner"
+        broken.unlink()
+        broken.mkdir()
+        with pytest.raises(SecondaryError, match="owner|directory"):
+            promote(root, to=other)
+        assert look(root)["promoted"]["to"] == other
+        assert_same(past.now, root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="out:2")
+        with pytest.raises(SecondaryError) as caught:
+            promote(root, to=other)
+        assert caught.value.code == "busy"
+        assert promote(root)["promoted"]["to"] == past.name
+        past.judge()
+
+
+def test_what_was_promoted_goes_back_as_well(tmp_path):
+    """In a later term; what was written since is kept. Its snapshots are listed, and removed, without a session."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        facts = promote(root)
+        assert facts["promoted"]["done"]
+        shutil.rmtree(past.now)
+        (root / "written since").write_text("since")
+        with agent(root) as client:
+            (found,) = client.past(do="list")["items"]
+            assert (found["name"], found["until_ns"] > found["taken_ns"]) == (past.name, True)
+            with pytest.raises(SecondaryError) as caught:
+                client.past(do="list", session="another")
+            assert caught.value.code == "owned"
+            with pytest.raises(SecondaryError) as caught:
+                client.past(do="remove", name=past.name)
+            assert caught.value.code == "kept"
+        facts = promote(root, to=past.name, term=2)
+        assert (facts["promoted"]["term"], facts["promoted"]["to"]) == (2, past.name)
+        assert_same(past.then, root)
+        kept = [
+            path for path in (root / ".seamark" / "displaced").iterdir() if (path / "written since").exists()
+        ]
+        assert (kept[0] / "written since").read_text() == "since"
+        with agent(root) as client:
+            client.past(do="remove", name=past.name, force=True)
+            assert client.past(do="list")["items"] == []
