@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from replication import session_file
 from replication.settings import EventSettings, SessionConfig
 
@@ -27,6 +29,9 @@ def kept_settings(session: Session) -> str:
 
 
 def kept_config(text: str, scratch: Path) -> SessionConfig:
-    """What such a text says. ``scratch``: a file that may be made for it. Raises SettingsError."""
-    scratch.write_text(text, encoding="utf-8")
-    return session_file.read(scratch)
+    """What such a text says. ``scratch``: a file that may be made for it. Raises SettingsError.
+
+    Whom events go to is left out here as well: it is not there, unless somebody put it there, and it may be a command.
+    """
+    scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return msgspec.structs.replace(session_file.read(scratch), events=EventSettings())

@@ -116,12 +116,10 @@ def _prospect(target: Target, facts: dict[str, Any]) -> Prospect:
 
 
 def going_back(prospect: Prospect, name: str) -> Prospect:
-    """The same for a promotion to a snapshot. Raises NotFoundError, UsageError."""
-    if prospect.promoted is not None:
-        if prospect.to != name:
-            raise UsageError(
-                f"a promotion of {prospect.secondary} was begun already, and not to snapshot {name}"
-            )
+    """The same for a promotion to a snapshot: of what is a primary already as well, in a later term, or in the place of one that
+    has not ended, as long as the secondary can. Raises NotFoundError.
+    """
+    if prospect.promoted is not None and prospect.to == name:
         return prospect
     known = {str(record["name"]): record for record in prospect.snapshots}
     if "mark" not in known.get(name, {}):
@@ -131,7 +129,7 @@ def going_back(prospect: Prospect, name: str) -> Prospect:
     record = known[name]
     completed = record["completed"]
     return msgspec.structs.replace(
-        prospect, to=name, mark=record["mark"]["stime_ns"] / 1e9, told=None, files=record["files"], bytes=record["bytes"],
+        prospect, to=name, promoted=None if prospect.done else prospect.promoted, mark=record["mark"]["stime_ns"] / 1e9, told=None, files=record["files"], bytes=record["bytes"],
         missing=completed["missing"], wanted=completed["wanted"], torn=tuple(completed["torn"]), limbo=0, held=0, index="ok",
     )  # fmt: skip
 

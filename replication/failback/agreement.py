@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from replication.secondary.attributes import attributes_at
 from replication.secondary.filters import Filters
 from replication.secondary.transfers import content_digest
 from replication.volume.directory import DirectoryVolume, VanishedError
@@ -197,17 +198,40 @@ class Agreement:
         finally:
             os.close(fd)
 
-    def state_of(self, inode: int) -> tuple[str, int, int]:
-        """Of an object in the index: "same", "changed" or "removed" here since the promotion, size and mtime (ns)."""
+    def attributes_of(self, inode: int) -> dict[str, str] | None:
+        """The replicated attributes that an object in the index has here, in base64; None: it is gone, or cannot be asked."""
         found = self._db.execute(
-            "SELECT h.mode, h.ctime, h.size, h.mtime FROM idx.inode AS i "
+            "SELECT h.ino, h.path FROM idx.inode AS i JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440 "
+            "WHERE i.id = ?",
+            (inode,),
+        ).fetchone()
+        if found is None:
+            return None
+        directory, name = os.path.split(os.path.join(os.fsencode(self.root.path), found[1]))
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return attributes_at(fd, name, found[0], trusted=os.geteuid() == 0)
+        finally:
+            os.close(fd)
+
+    def state_of(self, inode: int) -> tuple[str, int, int]:
+        """Of an object in the index: "same", "changed" or "removed" here since the promotion, size and mtime (ns).
+
+        Of a directory the ctime says little: it changed where its mode or owner did.
+        """
+        found = self._db.execute(
+            "SELECT h.mode, h.ctime, h.size, h.mtime, (h.mode, h.uid, h.gid) <> (i.mode, i.uid, i.gid) FROM idx.inode AS i "
             "LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440 WHERE i.id = ?",
             (inode,),
         ).fetchone()
         if found is None or found[0] is None:
             return "removed", 0, 0
-        mode, ctime, size, mtime = found
-        return "changed" if ctime > self.root.done_ns and not stat.S_ISDIR(mode) else "same", size, mtime
+        mode, ctime, size, mtime, other = found
+        changed = ctime > self.root.done_ns and (other or not stat.S_ISDIR(mode))
+        return "changed" if changed else "same", size, mtime
 
     def was_replicated(self, ino: int) -> bool:
         """Whether what has this inode number here came from the old primary."""

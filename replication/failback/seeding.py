@@ -23,17 +23,21 @@ if TYPE_CHECKING:
     from replication.remote.client import SecondaryClient
 
 _DURABLE_NS = 60 * 10**9  # what was written so long before a crash is on the disk
+_PROVED_AT_ONCE = 100  # with their attributes, which may be large
 SHOWN = 1_000  # findings that a plan holds; all of them stand in its file
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One side's state of an object. ``mtime``: seconds since the epoch; ``type`` as find(1) -type has it; ``owner``: uid:gid."""
+    """One side's state of an object. ``mtime``: seconds since the epoch; ``type`` as find(1) -type has it; ``owner``: uid:gid;
+    ``attributes``: extended ones, ACLs among them, in base64, of what is not displaced, but gets those of the other side.
+    """
 
     type: str
     size: int
     mtime: float
     mode: str = ""
     owner: str = ""
+    attributes: dict[str, str] | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +135,13 @@ class Seeding:
         after: int | None = 0
         while after is not None:
             answer = self._call("seed_unproven", after=after)
-            items = [[n, self._agreement.digest_of(inode)] for n, inode in answer["items"]]
-            while items:
-                del items[: self._call("seed_prove", items=items)["done"]]
+            for at in range(0, len(answer["items"]), _PROVED_AT_ONCE):
+                items = [
+                    [n, self._agreement.digest_of(inode), self._agreement.attributes_of(inode)]
+                    for n, inode in answer["items"][at : at + _PROVED_AT_ONCE]
+                ]
+                while items:
+                    del items[: self._call("seed_prove", items=items, trusted=os.geteuid() == 0)["done"]]
             after = answer["next"]
 
     def _findings(self) -> Iterator[Finding]:
@@ -146,7 +154,7 @@ class Seeding:
 
     def _finding(
         self, path: str, what: str, inode: int | None, mode: int | None, uid: int, gid: int, size: int, mtime: int,
-        before: str | None,
+        before: str | None, attributes: dict[str, str] | None,
     ) -> Finding:  # fmt: skip
         there = None if mode is None else _version(mode, uid, gid, size, mtime)
         here, changed = self._here(path)
@@ -157,6 +165,10 @@ class Seeding:
                 here = None
             elif here is None:  # it has another name by now
                 here = Version("?", size_here, mtime_here / 1e9)
+            if attributes is not None and there is not None:
+                there = msgspec.structs.replace(there, attributes=attributes)
+                if here is not None:
+                    here = msgspec.structs.replace(here, attributes=self._agreement.attributes_of(inode))
         return Finding(path=path, what=what, conflict=changed, there=there, here=here, before=before)
 
     def _here(self, path: str) -> tuple[Version | None, bool]:

@@ -213,6 +213,10 @@ class SecondaryClient:
         """What would be lost, or the promotion itself (secondary/promotion.py); needs no hello."""
         return self.finish("promotion", **said)
 
+    def past(self, **said: Any) -> dict[str, Any]:
+        """``items``: the snapshots of a root, promoted or not; or one of them is removed (secondary/snapshots.py); needs no hello."""
+        return self.finish("past", **said)
+
     def submit_observe(
         self,
         listings: Sequence[Listing],

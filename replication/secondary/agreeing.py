@@ -2,6 +2,7 @@
 
 What has the inode number and the ctime that are known is agreed on. A regular file with the size and the mtime that are
 known, but another ctime, or whose content a crash may have taken, has to be proved by its digest; without proof it counts as changed.
+Extended attributes of what has another ctime are compared with those of there.
 
 findings: ``new`` (nobody knows it there), ``changed`` (content), ``replaced`` (another object has the name),
 ``removed``, ``renamed``, ``linked`` (one more name), ``attributes``; ``unproven`` only until it is proved.
@@ -14,10 +15,12 @@ import stat
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from replication.secondary import layout, sql
+from replication.secondary import agreeing_sql, layout, sql
+from replication.secondary.attributes import attributes_at
 from replication.secondary.completion import path_of
 from replication.secondary.filters import Filters
 from replication.secondary.index import Index, Key, Row, is_object_of
+from replication.secondary.metadata import is_replicated
 from replication.secondary.transfers import content_digest
 
 AT_ONCE = 2_000
@@ -25,41 +28,8 @@ TURN_S = 2.0  # a request takes no longer, so that its answer says that we live
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 100_000
 _LOST_FOUND = b"lost+found"  # the file system's
-_TABLES = (
-    """CREATE TEMP TABLE agreed(inode INTEGER PRIMARY KEY, ctime INTEGER NOT NULL, target BLOB,
-        found INTEGER NOT NULL DEFAULT 0, seen INTEGER)""",
-    "CREATE TEMP TABLE pending(inode INTEGER PRIMARY KEY)",
-    """CREATE TEMP TABLE finding(n INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, what TEXT NOT NULL,
-        inode INTEGER, mode INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, uid INTEGER, gid INTEGER, before BLOB,
-        proof INTEGER NOT NULL DEFAULT 0)""",
-    "CREATE INDEX temp.finding_inode ON finding(inode)",
-)
-_ADD = """INSERT INTO finding(parent, name, what, inode, mode, ino, size, mtime, uid, gid, proof)
-    VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_FIND = "UPDATE agreed SET found = 1, seen = ? WHERE inode = ?"
-_AGREED = "SELECT inode, ctime, target FROM agreed WHERE inode IN ({})".format(",".join("?" * sql.CHUNK))
-# Names at which files and directories stand that are known by others: they were renamed, or linked. A directory has one name.
-_RENAMED = """SELECT finding.n, finding.parent, finding.name, inode.id, agreed.found FROM finding
-    JOIN inode ON inode.ino = finding.ino AND inode.mode & 61440 = finding.mode & 61440
-    JOIN agreed ON agreed.inode = inode.id
-    WHERE finding.what IN ('new', 'replaced') AND (inode.mode & 61440 = 16384) = ?1 AND NOT (?1 AND agreed.found)
-    AND (?1 OR (inode.mode & 61440 = 32768 AND inode.size = finding.size AND inode.mtime = finding.mtime))
-    GROUP BY inode.id"""
-_IS_RENAMED = "UPDATE finding SET what = ?, inode = ?, before = ?, proof = ? WHERE n = ?"
-# Owner and mode as they are here: a look that finds others sets them. Content is compared.
-_DOUBTED = """UPDATE inode SET pctime = 0, mode = ?, uid = ?, gid = ?,
-    dirty = CASE WHEN mode & 61440 = 32768 THEN 1 ELSE 0 END WHERE id = ?"""
-# Names and objects of which nothing is agreed on.
-_NOT_AGREED = (
-    """DELETE FROM entry WHERE EXISTS (SELECT 1 FROM finding WHERE finding.parent = entry.parent
-        AND finding.name = entry.name AND finding.inode = entry.inode AND finding.what IN ('changed', 'replaced', 'removed'))""",
-    "DELETE FROM entry WHERE inode IN (SELECT inode FROM agreed WHERE NOT found)",
-    "DELETE FROM entry WHERE parent IN (SELECT inode FROM agreed WHERE NOT found)",
-    "DELETE FROM inode WHERE id <> 1 AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.inode = inode.id)",
-)
-_SEEN_FILES = """SELECT entry.parent, entry.name, agreed.seen FROM entry JOIN agreed ON agreed.inode = entry.inode
-    JOIN inode ON inode.id = entry.inode WHERE inode.mode & 61440 <> 16384 AND agreed.found
-    AND (entry.parent > ?1 OR (entry.parent = ?1 AND entry.name > ?2)) ORDER BY entry.parent, entry.name LIMIT ?3"""
+_SET_BACK = (b"attributes", b"renamed", b"linked")  # what stays, and gets the attributes of there
+_ATTRIBUTES_AT_ONCE = 4 << 20  # bytes
 
 
 class Comparison:
@@ -75,7 +45,7 @@ class Comparison:
         self._filters = filters
         booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._doubted = (doubt_ns, booted_ns)
-        for statement in _TABLES:
+        for statement in agreeing_sql.TABLES:
             index.db.execute(statement)
 
     def know(self, objects: List[Tuple[int, int, Optional[bytes]]]) -> None:
@@ -113,17 +83,32 @@ class Comparison:
         )
 
     def findings(self, after: int) -> Dict[str, Any]:
-        """[path, what, inode there or null, mode, uid, gid, size, mtime (ns), path before] from ``after`` on, and where to go on."""
+        """[path, what, inode there or null, mode, uid, gid, size, mtime (ns), path before, attributes or null] from ``after`` on, and where to go on."""
         rows = self._index.db.execute(
-            """SELECT n, parent, name, what, inode, mode, uid, gid, size, mtime, before FROM finding
+            """SELECT n, parent, name, ino, what, inode, mode, uid, gid, size, mtime, before FROM finding
             WHERE n > ? ORDER BY n LIMIT ?""",
             (after, AT_ONCE),
-        ).fetchall()
-        found = [
-            [path_of(self._index, (parent, name)), what.decode(), *about, None if before is None else os.fsdecode(before)]
-            for _, parent, name, what, *about, before in rows
-        ]  # fmt: skip
-        return {"findings": found, "next": rows[-1][0] if rows else None}
+        )
+        found: List[List[Any]] = []
+        last, room = None, _ATTRIBUTES_AT_ONCE
+        for n, parent, name, ino, what, *about, before in rows:
+            attributes = self._attributes((parent, name), ino) if what in _SET_BACK else None
+            room -= sum(map(len, (attributes or {}).values()))
+            was = None if before is None else os.fsdecode(before)
+            found.append([path_of(self._index, (parent, name)), what.decode(), *about, was, attributes])
+            last = n
+            if room < 0:
+                break
+        return {"findings": found, "next": last}
+
+    def _attributes(self, key: Key, ino: int) -> Optional[Dict[str, str]]:
+        directory = self._open(key[0])
+        if directory is None:
+            return None
+        try:
+            return attributes_at(directory, key[1], ino, trusted=os.geteuid() == 0)
+        finally:
+            os.close(directory)
 
     # ---- proof
 
@@ -134,25 +119,40 @@ class Comparison:
         ).fetchall()
         return {"items": [list(row) for row in rows], "next": rows[-1][0] if rows else None}
 
-    def prove(self, items: List[Any]) -> int:
-        """``items``: [number, digest there, or null: it changed there, or is gone]. How many were done within a while."""
+    def prove(self, items: List[Any], *, trusted: bool) -> int:
+        """``items``: [number, digest there, or null: it changed there, is gone, or is a directory; attributes there, or null: not known].
+        ``trusted``: whether that side sees those of this namespace. How many were done within a while.
+        """
         db = self._index.db
         until = time.monotonic() + TURN_S
         done = 0
-        for n, digest in items:
+        for n, digest, attributes in items:
             if time.monotonic() > until:
                 break
-            parent, name, what = db.execute(
-                "SELECT parent, name, what FROM finding WHERE n = ?", (n,)
+            parent, name, what, ino, mode = db.execute(
+                "SELECT parent, name, what, ino, mode FROM finding WHERE n = ?", (n,)
             ).fetchone()
-            if digest is None or self._digest((parent, name)) != digest:
+            if stat.S_ISREG(mode) and (digest is None or self._digest((parent, name)) != digest):
                 db.execute("UPDATE finding SET what = 'changed', proof = 0 WHERE n = ?", (n,))
-            elif what == b"unproven":
-                db.execute("DELETE FROM finding WHERE n = ?", (n,))
-            else:
+            elif what != b"unproven":
                 db.execute("UPDATE finding SET proof = 0 WHERE n = ?", (n,))
+            elif self._differ((parent, name), ino, attributes, trusted):
+                db.execute("UPDATE finding SET what = 'attributes', proof = 0 WHERE n = ?", (n,))
+            else:
+                db.execute("DELETE FROM finding WHERE n = ?", (n,))
             done += 1
         return done
+
+    def _differ(self, key: Key, ino: int, there: Optional[Dict[str, str]], trusted: bool) -> bool:
+        """Whether attributes that are here would be lost, or others come."""
+        here = self._attributes(key, ino)
+        if there is None or here is None:
+            return False
+        return any(
+            here.get(name) != there.get(name)
+            for name in set(here).union(there)
+            if is_replicated(name, trusted and os.geteuid() == 0)
+        )
 
     def _digest(self, key: Key) -> Optional[str]:
         directory = self._open(key[0])
@@ -218,7 +218,7 @@ class Comparison:
     def _names(self, directory: int, fd: int, names: List[bytes]) -> None:
         known = self._index.entries(directory, names)
         rows = self._index.inodes_by_id(known.values())
-        agreed = {t[0]: (t[1], t[2]) for t in self._index.chunked(_AGREED, list(known.values()))}
+        agreed = {t[0]: (t[1], t[2]) for t in self._index.chunked(agreeing_sql.AGREED, list(known.values()))}
         for name in names:
             if directory == layout.ROOT_ID and (
                 name == layout.HIDDEN or (name == _LOST_FOUND and name not in known)
@@ -260,23 +260,27 @@ class Comparison:
         elif not row.is_dir and not same and not _is_alike(row, found, fd, key[1], target):
             self._note(key, "replaced", row.id, found)
             return
-        self._index.db.execute(_FIND, (found.st_ctime_ns, row.id))
+        self._index.db.execute(agreeing_sql.FIND, (found.st_ctime_ns, row.id))
         if row.is_dir:
             self._index.db.execute("INSERT OR IGNORE INTO pending VALUES(?)", (row.id,))
         if same:
             return
         other = (found.st_mode, found.st_uid, found.st_gid) != (row.mode, row.uid, row.gid)
+        compared = row.is_file or row.is_dir
         if other or (row.is_file and ctime > 0):
-            self._note(key, "attributes", row.id, found, proof=row.is_file)
-        elif row.is_file:
+            self._note(key, "attributes", row.id, found, proof=compared)
+        elif compared:
             self._note(key, "unproven", row.id, found, proof=True)
-        self._index.db.execute(_DOUBTED, (found.st_mode, found.st_uid, found.st_gid, row.id))
+        self._index.db.execute(agreeing_sql.DOUBTED, (found.st_mode, found.st_uid, found.st_gid, row.id))
 
     def _follow_renames(self) -> bool:
         """What was renamed here is known under its new name; the first look at it puts it back without any data."""
         db, index = self._index.db, self._index
         # Directories first, and all in them: a file may have other names there.
-        moved = db.execute(_RENAMED, (True,)).fetchall() or db.execute(_RENAMED, (False,)).fetchall()
+        moved = (
+            db.execute(agreeing_sql.RENAMED, (True,)).fetchall()
+            or db.execute(agreeing_sql.RENAMED, (False,)).fetchall()
+        )
         names = {inode: index.names_of(inode) for _, _, _, inode, _ in moved}
         before = {
             inode: os.fsencode(path_of(index, keys[0])) if keys else None for inode, keys in names.items()
@@ -290,9 +294,9 @@ class Comparison:
             assert row is not None
             db.execute(sql.SAVE_ENTRY, (parent, name, inode))
             how = "linked" if found else "renamed"
-            db.execute(_IS_RENAMED, (how, inode, before[inode], row.is_file, n))
+            db.execute(agreeing_sql.IS_RENAMED, (how, inode, before[inode], row.is_file, n))
             db.execute("UPDATE agreed SET found = 1 WHERE inode = ?", (inode,))
-            db.execute(_DOUBTED, (row.mode, row.uid, row.gid, inode))
+            db.execute(agreeing_sql.DOUBTED, (row.mode, row.uid, row.gid, inode))
             if row.is_dir:
                 db.execute("INSERT OR IGNORE INTO pending VALUES(?)", (inode,))
         return bool(moved)
@@ -316,13 +320,13 @@ class Comparison:
                 found.st_uid,
                 found.st_gid,
             )
-        self._index.db.execute(_ADD, (*key, what, inode, *about, proof))
+        self._index.db.execute(agreeing_sql.ADD, (*key, what, inode, *about, proof))
 
     # ---- the end
 
     def keep_what_is_agreed(self) -> None:
         """Drop everything else from the index."""
-        for statement in _NOT_AGREED:
+        for statement in agreeing_sql.NOT_AGREED:
             self._index.db.execute(statement)
 
     def aside(self, after: int) -> List[Tuple[int, int, bytes, int]]:
@@ -340,7 +344,7 @@ class Comparison:
         opened = 0
         try:
             while True:
-                rows = self._index.db.execute(_SEEN_FILES, (parent, name, AT_ONCE)).fetchall()
+                rows = self._index.db.execute(agreeing_sql.SEEN_FILES, (parent, name, AT_ONCE)).fetchall()
                 if not rows:
                     return
                 for parent, name, seen in rows:

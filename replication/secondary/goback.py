@@ -20,6 +20,7 @@ from replication.secondary import copies, faults, homes, layout, snapshots
 from replication.secondary.agent import Agent
 from replication.secondary.directories import our_directory
 from replication.secondary.displaced import _fresh
+from replication.secondary.handles import stat_at
 from replication.secondary.mirror import dress
 from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import list_directory, rename_new, syncfs
@@ -30,6 +31,15 @@ _PLAN = b"plan"
 _STAY = frozenset((layout.HIDDEN, b"lost+found"))
 # What the index that goes back knows of the root itself, and not of what the root holds.
 _OF_THE_ROOT = ("epoch", "holder", "boot", "displaced", "told")
+
+
+def is_moving(root_fd: int) -> bool:
+    """Whether a root is on its way to a snapshot, from where it can only go on."""
+    try:
+        os.stat(layout.HIDDEN + b"/" + _NEW, dir_fd=root_fd, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
@@ -51,6 +61,7 @@ def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
             raise AgentError("protocol", "it is going back to snapshot {} already".format(plan["snapshot"]))
         if plan["step"] == "out":
             _out(agent, plan)
+            syncfs(new_fd)  # the plan may reach the disk before what it is about
             plan["step"] = "in"
             _write(new_fd, plan)
         _in(agent, new_fd, plan)
@@ -66,7 +77,12 @@ def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
 
 def _prepare(agent: Agent, name: str, term: int) -> Iterator[int]:
     """The copy, and the plan of what is to come."""
-    source_fd = snapshots.root_of(agent.tree.root_fd, name)
+    _refuse_what_stays(agent.tree.root_fd)
+    with snapshots.reading(agent.tree.root_fd, name) as source_fd:
+        yield from _prepare_from(agent, name, source_fd, term)
+
+
+def _prepare_from(agent: Agent, name: str, source_fd: int, term: int) -> Iterator[int]:
     record = snapshots.record_of(agent, name)
     home = homes.Home(agent.tree.hidden_fd, layout.VIEWS)
     try:
@@ -91,7 +107,23 @@ def _prepare(agent: Agent, name: str, term: int) -> Iterator[int]:
         raise
     finally:
         home.close()
-        os.close(source_fd)
+
+
+def _refuse_what_stays(root_fd: int) -> None:
+    """What nobody can move is said before anything is moved. Raises AgentError."""
+    for name in _names(root_fd):
+        try:
+            found = stat_at(root_fd, name)
+        except AttributeError:  # a C library without statx
+            return
+        if found.mount_root or found.fixed:
+            raise AgentError(
+                "busy",
+                "it cannot be moved aside, as {}; change that, and run it again".format(
+                    "something is mounted there" if found.mount_root else "it is immutable or append-only"
+                ),
+                os.fsdecode(name),
+            )
 
 
 def _plan(new_fd: int) -> Dict[str, Any]:
@@ -140,6 +172,23 @@ def _out(agent: Agent, plan: Dict[str, Any]) -> None:
         os.close(aside_fd)
 
 
+def _bring(agent: Agent, copy_fd: int, name: bytes) -> None:
+    """A name of the copy comes to the root. Somebody may have taken it meanwhile: what stands there is displaced as well."""
+    while True:
+        try:
+            _move(copy_fd, name, agent.tree.root_fd, name)
+            return
+        except FileExistsError:
+            aside = _fresh(agent.tree.displaced_fd, int(agent.index.meta.get("displaced", 0)) + 1)
+            aside_fd = os.open(aside, _DIR, dir_fd=agent.tree.displaced_fd)
+            try:
+                _move(agent.tree.root_fd, name, aside_fd, name)
+            except FileNotFoundError:
+                pass  # gone again
+            finally:
+                os.close(aside_fd)
+
+
 def _in(agent: Agent, new_fd: int, plan: Dict[str, Any]) -> None:
     """The copy's names, looks and index become the root's. The agent's index is closed."""
     copy_fd = os.open(copies.ROOT, _DIR, dir_fd=new_fd)
@@ -147,7 +196,7 @@ def _in(agent: Agent, new_fd: int, plan: Dict[str, Any]) -> None:
     try:
         for name in _names(copy_fd):
             faults.point("in")
-            _move(copy_fd, name, agent.tree.root_fd, name)
+            _bring(agent, copy_fd, name)
         dress(agent.tree.root_fd, copy_fd, os.fstat(copy_fd))
         if layout.INDEX in list_directory(copied_fd):
             _index(copy_fd, os.fstat(agent.tree.root_fd).st_ino, plan["meta"])

@@ -20,6 +20,7 @@ AT_SYMLINK_NOFOLLOW = 0x100
 _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_BASIC_AND_BTIME = 0xFFF
 _STATX_ATTR_MOUNT_ROOT = 0x2000
+_STATX_ATTR_FIXED = 0x10 | 0x20  # immutable, append-only
 _MAX_HANDLE_SIZE = 128
 _Q = struct.Struct("<QQ")
 NO_HANDLES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
@@ -76,6 +77,7 @@ class Stat(NamedTuple):
     ctime_ns: int
     mtime_ns: int
     mount_root: bool  # something is mounted here; False where the kernel does not say (before Linux 5.8)
+    fixed: bool = False  # immutable or append-only: nobody can rename or remove it
 
 
 def _raise(name: bytes) -> NoReturn:
@@ -126,6 +128,7 @@ def stat_at(dir_fd: int, name: bytes) -> Stat:
         c_s * 1_000_000_000 + c_n,
         m_s * 1_000_000_000 + m_n,
         bool(attributes & _STATX_ATTR_MOUNT_ROOT),
+        bool(attributes & _STATX_ATTR_FIXED),
     )
 
 

@@ -6,11 +6,13 @@ killed, and it goes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
 from replication.secondary import layout
@@ -97,13 +99,29 @@ def going() -> bytes:
     return _GOING + b"%d.%d" % (os.getpid(), time.time_ns())
 
 
+@contextmanager
+def reading(hidden_fd: int, kind: bytes, name: bytes) -> Iterator[int]:
+    """A descriptor of one that stays; meanwhile nobody removes it. Raises OSError; FileNotFoundError where there is none."""
+    path = kind + b"/" + name
+    fd = os.open(path, _DIR, dir_fd=hidden_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=hidden_fd, follow_symlinks=False)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        yield fd
+    except BlockingIOError:  # it is being removed
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
+    finally:
+        os.close(fd)
+
+
 def remove(hidden_fd: int, kind: bytes, name: bytes) -> Iterator[int]:
-    """Throw away one that stays. Raises OSError; FileNotFoundError where there is none."""
+    """Throw away one that stays. Raises OSError; FileNotFoundError where there is none, BlockingIOError while somebody reads it."""
     kind_fd = os.open(kind, _DIR, dir_fd=hidden_fd)
     try:
         fd = os.open(name, _DIR, dir_fd=kind_fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             away = going()
             os.rename(name, away, src_dir_fd=kind_fd, dst_dir_fd=kind_fd)
             yield from throw_away(kind_fd, away)

@@ -39,6 +39,10 @@ class Inbox:
                 self._changed.notify_all()
             return came
 
+    def has_come(self) -> bool:
+        """Whether the next one is there, or the end."""
+        return bool(self._came)
+
     def _read(self) -> None:
         came: Union[Frame, AgentError, None] = None
         while True:

@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 from replication.secondary import layout, owner, snapshots, sql
 from replication.secondary.agent import Agent
 from replication.secondary.completion import SHOWN, complete, path_of
-from replication.secondary.goback import go_back
+from replication.secondary.goback import go_back, is_moving
 from replication.secondary.index import Index
 from replication.secondary.metadata import Powers
 from replication.secondary.protocol import AgentError
@@ -41,13 +41,7 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Work:
     root_fd = owner.open_root(root, False)
     agent: Optional[Agent] = None
     try:
-        found = owner.read_owner(root_fd)
-        if found is None:
-            raise AgentError(
-                "not-ours", "no session has ever replicated to this directory", os.fsdecode(root)
-            )
-        if request.get("session") not in (None, found["session"]):
-            raise AgentError("owned", "this belongs to session {}".format(found["session"]))
+        found = owned_by(root_fd, root, request)
         if request.get("do") != "promote":
             return _facts(root_fd, found)
         term = int(request["term"])
@@ -62,9 +56,7 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Work:
                 "since_ns": _now_here(root_fd), "boot": owner.boot_id(),
                 "uptime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             }  # fmt: skip
-            if request.get("to") is not None:
-                snapshots.check_name(root_fd, str(request["to"]))
-                promoted["to"] = str(request["to"])
+        promoted = _with_snapshot(root_fd, promoted, request.get("to"))
         agent = _fence(root_fd, found, promoted)
         root_fd = -1  # it is the agent's
         if not promoted["done"]:
@@ -91,6 +83,39 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Work:
             agent.close()
         elif root_fd >= 0:
             os.close(root_fd)
+
+
+def _with_snapshot(root_fd: int, promoted: Dict[str, Any], name: Any) -> Dict[str, Any]:
+    """A promotion that has not ended, to this snapshot, if one is said; also where it began otherwise. Raises AgentError."""
+    if name is None or promoted["done"] or promoted.get("to") == name:
+        return promoted
+    if is_moving(root_fd):
+        raise AgentError(
+            "busy", "it is on its way to snapshot {} already: end that first".format(promoted["to"])
+        )
+    snapshots.check_name(root_fd, str(name))
+    return {**promoted, "to": str(name)}
+
+
+def owned_by(root_fd: int, root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
+    """What the owner's file says; it has to be that of ``session``, where that is known. Raises AgentError."""
+    found = owner.read_owner(root_fd)
+    if found is None:
+        raise AgentError("not-ours", "no session has ever replicated to this directory", os.fsdecode(root))
+    if request.get("session") not in (None, found["session"]):
+        raise AgentError("owned", "this belongs to session {}".format(found["session"]))
+    return found
+
+
+def past(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
+    """The operation `past` (snapshots.py). Raises AgentError, OSError."""
+    root_fd = owner.open_root(root, False)
+    try:
+        owned_by(root_fd, root, request)
+    except BaseException:
+        os.close(root_fd)
+        raise
+    return snapshots.past(root_fd, request, gated=gated)
 
 
 def _fence(root_fd: int, found: Dict[str, Any], promoted: Dict[str, Any]) -> Agent:

@@ -98,7 +98,7 @@ class Seeding:
         return self._compare.unproven(int(request.get("after") or 0))
 
     def prove(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        return {"done": self._compare.prove(request["items"])}
+        return {"done": self._compare.prove(request["items"], trusted=bool(request["trusted"]))}
 
     def findings(self, request: Dict[str, Any]) -> Dict[str, Any]:
         return self._compare.findings(int(request.get("after") or 0))

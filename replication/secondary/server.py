@@ -96,7 +96,7 @@ class Server:
         self._inbox = Inbox(reader)
         self._writer = writer
         self._agent: Union[Agent, Onlooker, None] = None
-        self._promoting = UnderWay()
+        self._ungreeted = UnderWay()
         self._seeding: Optional[seeding.Seeding] = None
         self._level = _LEVELS.index("error")
 
@@ -104,6 +104,7 @@ class Server:
         """Until the stream ends. Returns the exit code."""
         try:
             while True:
+                self._go_on_meanwhile()
                 try:
                     got = self._inbox.next()
                 except AgentError as error:
@@ -120,9 +121,15 @@ class Server:
         finally:
             if self._agent is not None:
                 self._agent.close()
-            self._promoting.end()
+            self._ungreeted.end()
             if self._seeding is not None:
                 self._seeding.close()
+
+    def _go_on_meanwhile(self) -> None:
+        """With what takes long, until somebody asks for something."""
+        self._ungreeted.go_on_until(self._inbox.has_come)
+        if isinstance(self._agent, Agent):
+            self._agent.under_way.go_on_until(self._inbox.has_come)
 
     def _note(self, op: Any, answer: Dict[str, Any], took: float) -> None:
         if not answer["ok"]:
@@ -174,8 +181,12 @@ class Server:
             return survey.survey(self._root, request)
         if op == "belongs":
             return owner.belongs(self._root)
+        if op in ("promotion", "past"):
+            self._ungreeted.end(unless=op)
         if op == "promotion":
-            return self._promoting.go_on(op, lambda: promotion.promotion(self._root, request))
+            return self._ungreeted.go_on(op, lambda: promotion.promotion(self._root, request))
+        if op == "past":
+            return self._ungreeted.go_on(op, lambda: promotion.past(self._root, request, gated=self._limited))
         if isinstance(op, str) and op.startswith("seed_"):
             return self._seed(op, request)
         if op == "hello":

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import time
-from typing import Any, Dict, List, Optional
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, Optional
 
 from replication.secondary import copies, homes, layout
 from replication.secondary.agent import Agent
@@ -100,12 +101,29 @@ def _rename(home: homes.Home, taken_ns: int) -> str:
 
 def snapshots(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     """The operation `snapshots`: all of them, the oldest first, each with until when it has to be kept."""
-    found = homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)
+    return {"method": method(agent) or None, "items": _items(agent.tree.hidden_fd)}
+
+
+def _items(hidden_fd: int) -> List[Dict[str, Any]]:
+    found = homes.records(hidden_fd, layout.SNAPSHOTS)
     until = _until(found)
-    return {
-        "method": method(agent) or None,
-        "items": [{**r, "until_ns": until.get(str(r["name"]))} for r in found],
-    }
+    return [{**r, "until_ns": until.get(str(r["name"]))} for r in found]
+
+
+def past(root_fd: int, request: Dict[str, Any], *, gated: bool) -> Work:
+    """The operation `past`, which needs no hello: of a root that was promoted as well. ``do``: "list" gives ``items``; "remove"
+    one by ``name``, with ``force`` as below. The descriptor is closed. Raises AgentError, OSError.
+    """
+    try:
+        hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+    finally:
+        os.close(root_fd)
+    try:
+        if request.get("do") == "remove":
+            return (yield from _removed(hidden_fd, request, gated=gated))
+        return {"items": _items(hidden_fd)}
+    finally:
+        os.close(hidden_fd)
 
 
 def known(root_fd: int) -> List[Dict[str, Any]]:
@@ -119,18 +137,25 @@ def known(root_fd: int) -> List[Dict[str, Any]]:
 
 def check_name(root_fd: int, name: str) -> None:
     """Raises AgentError when a root has no snapshot of that name."""
-    os.close(root_of(root_fd, name))
+    with reading(root_fd, name):
+        pass
 
 
-def root_of(root_fd: int, name: str) -> int:
-    """A descriptor of a snapshot's own root. Raises AgentError when there is none of that name."""
-    if _NAME.fullmatch(name):
-        path = b"/".join((layout.HIDDEN, layout.SNAPSHOTS, name.encode(), copies.ROOT))
+@contextmanager
+def reading(root_fd: int, name: str) -> Iterator[int]:
+    """A descriptor of a snapshot's own root; meanwhile nobody removes it. Raises AgentError when there is none of that name."""
+    with ExitStack() as held:
         try:
-            return os.open(path, _DIR, dir_fd=root_fd)
+            if not _NAME.fullmatch(name):
+                raise FileNotFoundError
+            hidden_fd = os.open(layout.HIDDEN, _DIR, dir_fd=root_fd)
+            held.callback(os.close, hidden_fd)
+            home_fd = held.enter_context(homes.reading(hidden_fd, layout.SNAPSHOTS, name.encode()))
+            fd = os.open(copies.ROOT, _DIR, dir_fd=home_fd)
         except FileNotFoundError:
-            pass
-    raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
+            raise AgentError("not-found", "there is no snapshot {}".format(name[:40])) from None
+        held.callback(os.close, fd)
+        yield fd
 
 
 def record_of(agent: Agent, name: str) -> Dict[str, Any]:
@@ -140,33 +165,43 @@ def record_of(agent: Agent, name: str) -> Dict[str, Any]:
 
 def snapshot_remove(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """The operation `snapshot_remove`. ``force``: also one that has to be kept; never by a key of the session's own."""
-    return agent.under_way.go_on("snapshot_remove", lambda: _remove(agent, request))
+    return agent.under_way.go_on(
+        "snapshot_remove", lambda: _removed(agent.tree.hidden_fd, request, gated=agent.gated)
+    )
 
 
-def _remove(agent: Agent, request: Dict[str, Any]) -> Work:
+def _removed(hidden_fd: int, request: Dict[str, Any], *, gated: bool) -> Work:
     name = str(request["name"])
-    found = {str(r["name"]): r for r in homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)}
+    found = {str(r["name"]): r for r in homes.records(hidden_fd, layout.SNAPSHOTS)}
     if not _NAME.fullmatch(name) or name not in found:
         raise AgentError("not-found", "there is no snapshot {}".format(name[:40]))
     until = _until(list(found.values())).get(name)
-    if until is not None and until > time.time_ns() and not (request.get("force") and not agent.gated):
+    if until is not None and until > time.time_ns() and not (request.get("force") and not gated):
         raise AgentError("kept", "snapshot {} has to be kept until {}".format(name, _clock(until)))
-    yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+    try:
+        yield from homes.remove(hidden_fd, layout.SNAPSHOTS, name.encode())
+    except BlockingIOError:
+        raise AgentError(
+            "busy", "snapshot {} is being read, or removed, at the moment".format(name)
+        ) from None
     return {}
 
 
 def _thin(agent: Agent, keep: Retention) -> Any:
     """Remove those that neither their own rule nor today's keeps, but never the last. Gives their names."""
-    found = homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS)[:-1]
+    found = [r for r in homes.records(agent.tree.hidden_fd, layout.SNAPSHOTS) if "taken_ns" in r][:-1]
     own = _until(found)
-    today = keep.until(int(r["taken_ns"]) for r in found if "taken_ns" in r)
+    today = keep.until(int(r["taken_ns"]) for r in found)
     now = time.time_ns()
     removed: List[str] = []
     for record in found:
         name = str(record["name"])
-        if "taken_ns" not in record or (own[name] or 0) > now or (today[int(record["taken_ns"])] or 0) > now:
+        if (own[name] or 0) > now or (today[int(record["taken_ns"])] or 0) > now:
             continue
-        yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+        try:
+            yield from homes.remove(agent.tree.hidden_fd, layout.SNAPSHOTS, name.encode())
+        except (BlockingIOError, FileNotFoundError):
+            continue  # somebody reads it, or is at it
         removed.append(name)
     return removed
 

@@ -76,8 +76,6 @@ class View:
     def close(self) -> None:
         """It is somebody else's now, or nobody's."""
         self.home.close()
-        if self._agent is None:
-            os.close(self._source_fd)
 
 
 def methods(agent: Agent, source_fd: int) -> List[str]:
@@ -101,11 +99,16 @@ def view(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 def _make(agent: Agent, request: Dict[str, Any]) -> Work:
     if agent.view is not None:
         raise AgentError("protocol", "there is a view already")
-    for _ in homes.sweep(agent.tree.hidden_fd):
-        yield 1
-    began = time.monotonic()
+    yield from homes.sweep(agent.tree.hidden_fd)
     name = request.get("snapshot")
-    source_fd = agent.tree.root_fd if name is None else snapshots.root_of(agent.tree.root_fd, str(name))
+    if name is None:
+        return (yield from _make_of(agent, agent.tree.root_fd, request))
+    with snapshots.reading(agent.tree.root_fd, str(name)) as source_fd:
+        return (yield from _make_of(agent, source_fd, request))
+
+
+def _make_of(agent: Agent, source_fd: int, request: Dict[str, Any]) -> Work:
+    began = time.monotonic()
     method = _method(agent, source_fd, str(request["method"]))
     found = View(agent, source_fd, method, stays=bool(request.get("stays")))
     try:

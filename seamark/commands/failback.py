@@ -238,7 +238,23 @@ def _show(primary: str, secondary: str, plan: Plan, *, as_json: bool) -> None:
 def _line(finding: Finding) -> str:
     sign = "!" if finding.conflict else " "
     path = text.shown(finding.path) + (f" (was {text.shown(finding.before)})" if finding.before else "")
+    if finding.what == "attributes" and finding.there and finding.here:
+        return f"  {sign} {path}: {_WORDS[finding.what]}; {_attributes(finding.there, finding.here)}"
     return f"  {sign} {path}: {_WORDS[finding.what]}; there {_version(finding.there)}, here {_version(finding.here)}"
+
+
+def _attributes(there: Version, here: Version) -> str:
+    """What of two versions is set back."""
+    said = [
+        f"{word} there {was}, here {now}"
+        for word, was, now in (("mode", there.mode, here.mode), ("owner", there.owner, here.owner))
+        if was != now and now
+    ]
+    ours, theirs = here.attributes or {}, there.attributes or {}
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    if names and here.attributes is not None:
+        said.append(f"{', '.join(map(text.shown, names))} differ")
+    return "; ".join(said) or f"there as of {text.moment(there.mtime)}, here as of {text.moment(here.mtime)}"
 
 
 def _version(version: Version | None) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from replication.errors import NotFoundError, UsageError
+from replication.errors import UsageError
 from replication.quantities import Duration
-from replication.remote.target import Target, parse_target
-from replication.session import SessionDir, known_session, session_names
-from seamark.commands.shared import Quantity, state_dir_option, way_options
+from replication.remote.target import Target
+from replication.session import SessionDir
+from seamark.commands.shared import Quantity, meant_secondary, state_dir_option, way_of, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def failover(
     all; what was half done is finished or rolled back, so the tree is complete in itself, and can be written to. Run
     again after any interruption, it goes on. When the old primary is back: seamark failback.
     """
-    place, target, options = _meant(what, state_dir, ssh_port, identity, accept_new_host_key)
+    place, target, options = meant_secondary(what, state_dir, ssh_port, identity, accept_new_host_key)
     if planned and place is None:
         raise UsageError("--planned goes with the name of a session, on the node where it runs")
     if planned and to is not None:
@@ -114,7 +113,7 @@ def turn_round(
     """A planned failover of a session that is known. ``only_if_begun``: only say whether one was begun. Raises SeamarkError."""
     from scheduler import failover as turning
 
-    target, options = _way(place)
+    target, options = way_of(place)
     if only_if_begun:
         with turning.secondary_of(target, options) as client:
             return turning.look(client, target, None).promoted is not None
@@ -122,32 +121,6 @@ def turn_round(
         place, target, options, state_dir, timeout, planned=True, yes=yes, force=False, dry_run=False, as_json=as_json
     )  # fmt: skip
     return True
-
-
-def _meant(
-    what: str, state_dir: str, ssh_port: int | None, identity: str | None, accept: bool
-) -> tuple[SessionDir | None, Target, SshOptions | None]:
-    """The session, if its name was given; where the secondary is; and how it is reached. Raises SeamarkError."""
-    from replication.remote.endpoint import SshOptions
-
-    if what in session_names(Path(state_dir)):
-        place = known_session(Path(state_dir), what)
-        return place, *_way(place)
-    if "/" not in what and ":" not in what:
-        known = ", ".join(session_names(Path(state_dir))) or "none"
-        raise NotFoundError(
-            f"there is no session {what} here (known: {known}); give the secondary's path, or host:/path"
-        )
-    target = parse_target(what if ":" in what.partition("/")[0] else os.path.abspath(what))
-    port_and_key = {"port": ssh_port, "identity": Path(identity) if identity else None}
-    return None, target, SshOptions(**port_and_key, accept_new_host_key=accept) if target.is_remote else None  # type: ignore[arg-type]
-
-
-def _way(place: SessionDir) -> tuple[Target, SshOptions]:
-    from replication.remote.look import ssh_options
-
-    session = place.load()
-    return parse_target(session.secondary), ssh_options(place, session)
 
 
 def _show(prospect: Prospect, *, as_json: bool, planned: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from seamark.commands.shared import ALL, state_dir_option
 if TYPE_CHECKING:
     from replication.remote.endpoint import SshOptions
 
+_ID = re.compile("[0-9a-f]{32}")
 _COMMENT = "A Seamark session, recovered from its secondary. 'seamark config {name} --explain' says what else may stand here."
 
 
@@ -140,7 +142,9 @@ def _checked(found: dict[str, Any], session: Session, state_dir: str) -> dict[st
 
     owner = found["owner"]
     where = f"secondary {session.secondary}"
-    if owner is None or not owner.get("session"):
+    if owner is not None and not _is_an_owner(owner):
+        raise SeamarkError(f"{where}: what its .seamark/owner says is nothing that Seamark has written")
+    if owner is None:
         raise SeamarkError(
             f"{where}: no session has a secondary there, or its .seamark is lost: seamark create … --adopt takes "
             "over what is there",
@@ -160,6 +164,15 @@ def _checked(found: dict[str, Any], session: Session, state_dir: str) -> dict[st
     except LockedError as error:
         raise LockedError(f"{error.message}: nothing is lost") from None
     return dict(owner)
+
+
+def _is_an_owner(owner: object) -> bool:
+    """It comes from another host, and becomes part of names here."""
+    return (
+        isinstance(owner, dict)
+        and all(isinstance(owner.get(key), str) for key in ("session", "volume"))
+        and _ID.fullmatch(owner["session"]) is not None
+    )
 
 
 def _kept(text: str | None, scratch: Path) -> SessionConfig:

@@ -11,11 +11,13 @@ import click
 
 from replication.errors import NotFoundError, UsageError
 from replication.gluster.address import parse_address
+from replication.remote.target import Target, parse_target
 from replication.session import SessionDir, default_state_dir, known_session, session_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from replication.remote.endpoint import SshOptions
     from scheduler.checks.outcome import Outcome
 
 
@@ -142,3 +144,30 @@ def show_checks(outcomes: Iterable[Outcome]) -> list[Outcome]:
         click.echo(text.encode(errors="backslashreplace").decode())
         seen.append(outcome)
     return seen
+
+
+def meant_secondary(
+    what: str, state_dir: str, ssh_port: int | None, identity: str | None, accept: bool
+) -> tuple[SessionDir | None, Target, SshOptions | None]:
+    """The session, if its name was given; where the secondary is; and how it is reached. Raises SeamarkError."""
+    from replication.remote.endpoint import SshOptions
+
+    if what in session_names(Path(state_dir)):
+        place = known_session(Path(state_dir), what)
+        return place, *way_of(place)
+    if "/" not in what and ":" not in what:
+        known = ", ".join(session_names(Path(state_dir))) or "none"
+        raise NotFoundError(
+            f"there is no session {what} here (known: {known}); give the secondary's path, or host:/path"
+        )
+    target = parse_target(what if ":" in what.partition("/")[0] else os.path.abspath(what))
+    port_and_key = {"port": ssh_port, "identity": Path(identity) if identity else None}
+    return None, target, SshOptions(**port_and_key, accept_new_host_key=accept) if target.is_remote else None  # type: ignore[arg-type]
+
+
+def way_of(place: SessionDir) -> tuple[Target, SshOptions]:
+    """Where a session's secondary is, and how it is reached. Raises SeamarkError."""
+    from replication.remote.look import ssh_options
+
+    session = place.load()
+    return parse_target(session.secondary), ssh_options(place, session)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from replication.errors import NotFoundError, SeamarkError, UsageError
 from replication.remote.answers import SecondaryError
-from replication.session import known_session
-from seamark.commands.shared import session_argument, state_dir_option
+from seamark.commands.shared import meant_secondary, state_dir_option, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -20,45 +18,51 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@session_argument
+@click.argument("what", metavar="NAME|PATH|[USER@]HOST:PATH")
 @click.argument("verb", type=click.Choice(["list", "remove"]), default="list")
 @click.argument("snapshots", nargs=-1, metavar="[SNAPSHOT]...")
 @click.option("--force", is_flag=True, help="With remove: also those that have to be kept longer.")
+@way_options("secondary")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @state_dir_option
 def snapshots(
-    name: str, verb: str, snapshots: tuple[str, ...], force: bool, as_json: bool, state_dir: str
+    what: str,
+    verb: str,
+    snapshots: tuple[str, ...],
+    force: bool,
+    ssh_port: int | None,
+    identity: str | None,
+    accept_new_host_key: bool,
+    as_json: bool,
+    state_dir: str,
 ) -> None:
-    """Show the snapshots of session NAME's secondary, the oldest first (list), or remove some.
+    """Show the snapshots of a secondary, the oldest first (list), or remove some: of session NAME, or of the one at PATH on this
+    host or another. It may have been promoted.
 
     They are taken when a checkpoint is reached (checkpoint_snapshot, checkpoint_every), and kept by snapshot_keep.
     """
-    from replication.remote.look import looking
+    from scheduler.failover import secondary_of
 
-    place = known_session(Path(state_dir), name)
+    place, target, options = meant_secondary(what, state_dir, ssh_port, identity, accept_new_host_key)
     if bool(snapshots) != (verb == "remove"):
         raise UsageError("give: snapshots NAME [list], or: snapshots NAME remove SNAPSHOT...")
     if force and verb != "remove":
         raise UsageError("--force goes with remove")
-    with looking(place, place.load()) as (client, hello):
-        if "index_id" not in hello:
-            raise NotFoundError(f"session {name} has not replicated anything yet: it has no snapshots")
+    session = place.load().id if place is not None else None
+    with secondary_of(target, options) as client:
         if verb == "list":
-            _list(client, as_json=as_json)
+            _list(client.past(do="list", session=session)["items"], as_json=as_json)
         else:
-            _remove(client, snapshots, force=force)
+            _remove(client, session, snapshots, force=force)
 
 
-def _list(client: SecondaryClient, *, as_json: bool) -> None:
-    found = client.call("snapshots").header
-    items = found["items"]
+def _list(items: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for record in items:
             click.echo(json.dumps(_as_json(record)))
         return
     if not items:
-        way = "" if found["method"] else " (its file system cannot have any)"
-        click.echo(f"the secondary has no snapshots{way}", err=True)
+        click.echo("the secondary has no snapshots", err=True)
         return
     click.echo(f"{'SNAPSHOT':<20} {'UP TO':<19} {'KEPT UNTIL':<19} {'FILES':>10} {'SIZE':>10}")
     for record in items:
@@ -90,10 +94,10 @@ def _as_json(record: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _remove(client: SecondaryClient, names: tuple[str, ...], *, force: bool) -> None:
+def _remove(client: SecondaryClient, session: str | None, names: tuple[str, ...], *, force: bool) -> None:
     for name in names:
         try:
-            client.finish("snapshot_remove", name=name, force=force)
+            client.past(do="remove", session=session, name=name, force=force)
         except SecondaryError as error:
             if error.code == "not-found":
                 raise NotFoundError(error.reason) from None

@@ -169,4 +169,14 @@ def test_a_failover_to_a_snapshot(node, tmp_path):  # noqa: F811
         assert [(copy / f"f{n}").read_text() for n in range(30)] == [f"{n}" for n in range(30)]
         (kept,) = (copy / ".seamark" / "displaced").iterdir()
         assert (kept / "f29.locked").read_text() == "encrypted"
+        # It is a primary now, and its past is there as before, by the session's name and by the path.
+        assert good["name"] in node.ok("snapshots", "photos")
+        assert good["name"] in node.ok("snapshots", copy)
+        assert "nothing to do" in node.ok("failover", copy, "--to", good["name"], "--yes")
+        assert node.command("snapshots", node.base).returncode == 4
+        assert node.command("snapshots", "nothing").returncode == 4
+        refused = node.command("snapshots", copy, "remove", good["name"])
+        assert (refused.returncode, "has to be kept until" in refused.stderr) == (1, True), refused
+        node.ok("snapshots", copy, "remove", good["name"], "--force")
+        assert node.ok("snapshots", "photos", "--json") == ""
         assert node.stop() == 0

@@ -94,11 +94,21 @@ def test_of_what_was_killed_nothing_is_left(tmp_path, kind, scene, most):
         kill_at_each(f"{scene.__name__} on {kind}", work, tmp_path / "log", most)
 
 
+# One answer to each request, however busy the machine is: so the calls are always the same ones.
+PATIENT = """
+import sys
+from replication.secondary import steps
+from replication.secondary.__main__ import main
+steps._SLICE_S = 3600.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @contextlib.contextmanager
 def ungreeted(root):
     """An agent that nobody has greeted: its process, and a client of it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "replication.secondary", "serve", str(root)], stdin=subprocess.PIPE,
+        [sys.executable, "-c", PATIENT, "serve", str(root)], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, bufsize=0, cwd="/",
     )  # fmt: skip
     reader = os.fdopen(os.dup(process.stdout.fileno()), "rb", 1 << 20)

@@ -11,7 +11,8 @@ import pytest
 
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
-from tests.judge import assert_same
+from tests.filesystems import attached, mounted
+from tests.judge import assert_same, rsync_differences
 from tests.secondary.primary import Far, Primary
 from tests.secondary.roots import KINDS, root_of
 from tests.secondary.test_promotion import agent, look
@@ -140,3 +141,115 @@ def test_its_index_is_the_roots(tmp_path):
             assert client.check() == []
             stat = client.stat()
             assert (stat["dirty"], stat["limbo"]) == (0, 0)
+
+
+def test_what_somebody_writes_meanwhile_is_kept_aside(tmp_path):
+    """Between two steps, at names that the snapshot has: it comes in all the same."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="in:1")
+        (root / "file").write_text("of an application that did not wait")
+        (root / "dir").mkdir()
+        (root / "dir" / "x").write_text("the same")
+        facts = promote(root)
+        assert facts["promoted"]["done"]
+        kept = [path for path in (root / ".seamark" / "displaced").iterdir() if any(path.iterdir())]
+        assert len(kept) == 3
+        others = [path for path in kept if len(list(path.iterdir())) == 1]
+        texts = [p.read_text() for path in others for p in path.rglob("*") if p.is_file()]
+        assert sorted(texts) == ["of an application that did not wait", "the same"]
+        for path in others:
+            shutil.rmtree(path)
+        past.judge()
+
+
+def test_what_cannot_be_moved_is_said_before_anything_is(tmp_path):
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        (root / "mounted").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", root / "mounted"], check=True)
+        subprocess.run(["chattr", "+i", root / "foreign"], check=True)
+        try:
+            with pytest.raises(SecondaryError, match="foreign"):
+                promote(root, to=past.name)
+            assert not rsync_differences(past.now, root, "--exclude=/mounted")
+            subprocess.run(["chattr", "-i", root / "foreign"], check=True)
+            with pytest.raises(SecondaryError, match="mounted"):
+                promote(root, to=past.name)
+            assert not rsync_differences(past.now, root, "--exclude=/mounted")
+        finally:
+            subprocess.run(["chattr", "-i", root / "foreign"], check=False)
+            subprocess.run(["umount", root / "mounted"], check=True)
+        (root / "mounted").rmdir()
+        assert promote(root)["promoted"]["done"]
+        past.judge()
+
+
+def test_a_power_cut_in_the_middle(tmp_path):
+    """The disk as it is at a kill, without what the kernel has not written yet."""
+    with root_of("btrfs directory", tmp_path / "fs") as root:
+        past = Past(root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="in:1")
+        image = tmp_path / "fs" / "btrfs.img"
+        shutil.copyfile(image, tmp_path / "after.img")
+        subprocess.run(["cp", "-a", past.then, tmp_path / "then"], check=True)
+        subprocess.run(["cp", "-a", past.now, tmp_path / "now"], check=True)
+    where = tmp_path / "again"
+    with attached(tmp_path / "after.img") as device, mounted("btrfs", device, where):
+        again = where / "root"
+        assert promote(again)["promoted"]["done"]
+        past.root, past.then, past.now = again, tmp_path / "then", tmp_path / "now"
+        past.judge()
+
+
+def test_another_snapshot_while_nothing_was_moved(tmp_path):
+    """One that cannot be copied is no dead end."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with Far(root, epoch=2) as client:
+            other = take(client)["name"]
+        broken = root / ".seamark" / "snapshots" / other / "root" / ".seamark" / "owner"
+        broken.unlink()
+        broken.mkdir()
+        with pytest.raises(SecondaryError, match="owner|directory"):
+            promote(root, to=other)
+        assert look(root)["promoted"]["to"] == other
+        assert_same(past.now, root)
+        with pytest.raises(LinkLost):
+            promote(root, to=past.name, fault="out:2")
+        with pytest.raises(SecondaryError) as caught:
+            promote(root, to=other)
+        assert caught.value.code == "busy"
+        assert promote(root)["promoted"]["to"] == past.name
+        past.judge()
+
+
+def test_what_was_promoted_goes_back_as_well(tmp_path):
+    """In a later term; what was written since is kept. Its snapshots are listed, and removed, without a session."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        facts = promote(root)
+        assert facts["promoted"]["done"]
+        shutil.rmtree(past.now)
+        (root / "written since").write_text("since")
+        with agent(root) as client:
+            (found,) = client.past(do="list")["items"]
+            assert (found["name"], found["until_ns"] > found["taken_ns"]) == (past.name, True)
+            with pytest.raises(SecondaryError) as caught:
+                client.past(do="list", session="another")
+            assert caught.value.code == "owned"
+            with pytest.raises(SecondaryError) as caught:
+                client.past(do="remove", name=past.name)
+            assert caught.value.code == "kept"
+        facts = promote(root, to=past.name, term=2)
+        assert (facts["promoted"]["term"], facts["promoted"]["to"]) == (2, past.name)
+        assert_same(past.then, root)
+        kept = [
+            path for path in (root / ".seamark" / "displaced").iterdir() if (path / "written since").exists()
+        ]
+        assert (kept[0] / "written since").read_text() == "since"
+        with agent(root) as client:
+            client.past(do="remove", name=past.name, force=True)
+            assert client.past(do="list")["items"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -185,6 +186,43 @@ def test_changed_on_both_sides_is_a_conflict_with_both_versions(turned):
     turned.back()
     aside = kept(turned.a)
     assert {aside["h"], aside["both"], aside["g"]} == {b"there, longer", b"made there", b"changed there"}
+
+
+def test_attributes_that_are_set_back_are_told_in_both_versions(turned):
+    """Of directories too, whose times alone say nothing: what was made in them changes those."""
+    os.setxattr(turned.a / "d", "user.note", b"of before")
+    turned.complete()
+    turned.promote()
+    os.setxattr(turned.a / "d", "user.note", b"never sent")
+    subprocess.run(["setfacl", "-m", "u:1001:rx", turned.a / "d" / "e"], check=True)
+    os.setxattr(turned.a / "h", "user.file", b"nor this")
+    (turned.a / "new").write_bytes(b"in the root, whose times move")
+    plan = turned.seed()
+    assert said(plan) == {
+        ("d", "attributes", False), ("d/e", "attributes", False), ("h", "attributes", False), ("new", "new", False),
+    }  # fmt: skip
+    found = {f.path: f for f in plan.findings}
+    values = [found["d"].there.attributes["user.note"], found["d"].here.attributes["user.note"]]
+    assert [base64.b64decode(value) for value in values] == [b"never sent", b"of before"]
+    assert "system.posix_acl_access" in found["d/e"].there.attributes
+    assert found["d/e"].here.attributes == {}
+    assert found["h"].there.attributes == {"user.file": base64.b64encode(b"nor this").decode()}
+    assert json.loads(as_line(found["d"]))["there"]["attributes"]["user.note"] == values[0]
+    assert turned.back() == set()
+    assert os.getxattr(turned.a / "d", "user.note") == b"of before"
+
+
+def test_attributes_that_changed_on_both_sides_are_a_conflict(turned):
+    turned.promote()
+    os.chmod(turned.a / "d", 0o700)
+    os.chmod(turned.b / "d", 0o711)
+    (turned.b / "d" / "e" / "made").write_bytes(b"its times move, and nothing else of it")
+    os.setxattr(turned.a / "d" / "e", "user.note", b"there alone")
+    plan = turned.seed()
+    assert said(plan) == {("d", "attributes", True), ("d/e", "attributes", False)}
+    found = {f.path: f for f in plan.findings}
+    assert (found["d"].there.mode, found["d"].here.mode) == ("0700", "0711")
+    turned.back()
 
 
 def test_what_had_not_come_yet_is_no_agreement(turned):

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from replication.secondary import layout
+from replication.session import SessionDir
 from tests.judge import assert_same, differences, rsync_differences
 from tests.killing import kill_at_each, run_killed
 from tests.scheduler.test_monitor import node  # noqa: F401
@@ -132,6 +134,33 @@ def test_recovery_of_what_is_not_lost_or_not_ours_is_refused(node):  # noqa: F81
     assert node.stop() == 0
 
 
+def test_what_a_secondary_says_at_a_recovery_runs_nothing_here(node):  # noqa: F811
+    """Somebody else may have written there since."""
+    primary, copy = filled(node)
+    stopped(node, "photos")
+    assert node.stop() == 0
+    shutil.rmtree(node.state)
+    kept = copy / ".seamark" / os.fsdecode(layout.SETTINGS)
+    owner = copy / ".seamark" / os.fsdecode(layout.OWNER)
+    said = kept.read_text(), owner.read_text()
+    evil = node.base / "evil"
+    kept.write_text(said[0] + f'\n[events]\ncommand = ["touch", "{evil}"]\n')
+    for other in (
+        "[]",
+        '{"session": "../../x", "volume": "v"}',
+        '{"session": 5}',
+        json.dumps({"session": "0" * 32}),
+    ):
+        owner.write_text(other)
+        refused = node.command("recover", "photos", primary, copy)
+        assert refused.returncode in (1, 4), (other, refused)
+        assert len(refused.stderr.splitlines()) == 1
+    owner.write_text(said[1])
+    node.ok("recover", "photos", primary, copy)
+    assert "touch" not in node.ok("config", "photos")
+    assert str(evil) not in SessionDir(node.state, "photos").named_config.read_text()
+
+
 def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F811
     """All its inodes are others: it is told, and compared by path."""
     primary, copy = filled(node)
@@ -151,27 +180,35 @@ def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F
     assert node.stop() == 0
 
 
-def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, request):  # noqa: F811
-    primary, copy = filled(node)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    "most", [pytest.param(6, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("left", ["nothing", "its file"])
+def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, left, most):  # noqa: F811
+    primary, copy = filled(node, "photos", "--set", "jobs=3")
     stopped(node, "photos")
     assert node.stop() == 0
     words = ["recover", "photos", primary, copy, "--state-dir", node.state]
-    environment = {"SEAMARK_STATE_DIR": str(node.state)}
+    file = SessionDir(node.state, "photos").named_config
+    text = file.read_text() + "# by hand\n"
 
     def work(log, point):
         shutil.rmtree(node.state)
+        if left == "its file":
+            file.parent.mkdir(parents=True)
+            file.write_text(text)
         killed, _ = run_killed(RECOVER, words, log, point)
         done = node.command("recover", "photos", primary, copy)
         there = "nothing of session photos is lost" in done.stderr
-        assert done.returncode == 0 or there, done
+        assert done.returncode == 0 or (there and done.returncode == 2), done
         state = json.loads((node.state / "sessions/photos/state.json").read_text())
         assert state["root"]
-        assert node.ok("config", "photos", "get", "jobs").strip() == "2"
+        assert node.ok("config", "photos", "get", "jobs").strip() == "3"
+        assert (file.read_text() == text) == (left == "its file")
         return killed
 
-    assert environment
-    most = None if request.config.getoption("--slow") else 6
-    assert kill_at_each("recover", work, node.base / "calls", most)
+    kill_at_each(f"recover, {left} left", work, node.base / "calls", most)
     node.monitor()
     node.ok("start", "photos")
     node.wait_for(lambda: mark(node, "photos") > 0, "a mark")
