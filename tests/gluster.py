@@ -28,6 +28,9 @@ _VOLFILE = """volume management
     option transport.address-family inet
     option transport.socket.bind-address {host}
     option transport.socket.read-fail-log off
+    option transport.socket.keepalive-time 10
+    option transport.socket.keepalive-interval 2
+    option transport.tcp-user-timeout 0
     option ping-timeout 0
     option event-threads 1
 end-volume

@@ -212,6 +212,13 @@ def _segment_seed() -> bytes:
 _OBSERVED = '["%s",true,0,true,[["name","' + "cd" * 16 + '",33188,0,0,1,2,0,3,4,5,6,null,2],["gone",null]]]'
 
 
+def _changelogs() -> list[bytes]:
+    """The beginnings of changelogs that bricks wrote, in both versions."""
+    data = Path(__file__).parents[1] / "changelog" / "data"
+    found = [path.read_bytes()[:5000] for path in sorted(data.glob("*CHANGELOG"))]
+    return found + [each.replace(b"v1.2", b"v1.1") for each in found]
+
+
 def seeds(name: str) -> list[bytes]:
     """Inputs to begin with, which come to where it matters."""
     listing = ('{"id":1,"op":"observe","listings":[' + _OBSERVED % ("ab" * 16) + "]}").encode()
@@ -220,7 +227,7 @@ def seeds(name: str) -> list[bytes]:
         "listings": [listing, b'{"listings":[[]]}', b"[" * 3000, b'{"a":' * 3000],
         "segments": [_segment_seed(), _segment_seed()[:-9]],
         "blocks": [b"\0\x20\1\1" + b"\0" * 32 + b"\1\x10\1\1" + b"\1" * 16, b"\2\x10\1\1" + b"\0" * 16],
-        "gluster": [p.read_bytes() for p in sorted((Path(__file__).parents[1] / "changelog" / "data").rglob("*")) if p.is_file() and p.stat().st_size < 5000],
+        "gluster": _changelogs(),
         "items": [encode_items([]), b"x\x9c", zlib.compress(b"[[],[]]"), zlib.compress(b'[["a"],[["zz",0,"n","data",1]]]')],
         "gate": [
             f"--stats . {UNIT}/new/".encode(), b"--rsh=sh", b"--log-file=/tmp/x", b"-e sh", b"--write-batch=x", b"--files-from=/etc/passwd",
