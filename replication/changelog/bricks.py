@@ -59,7 +59,7 @@ class Bricks:
         self._unseen_since = math.inf  # time.monotonic()
         self._told = ""
         self._file = volume_file(volume)
-        self._info_at, self._rebalance_at = self._changed_ns(), self._rebalance_ns()
+        self._info_at, self._rebalance_was = self._changed_ns(), self._rebalance()
         self._info = self._covered(volume_info(volume))
         for number, brick in self._followable():
             self._follow(brick, number)
@@ -153,8 +153,8 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if (state := self._rebalance_ns()) != self._rebalance_at:
-            self._rebalance_at = state
+        if (state := self._rebalance()) != self._rebalance_was:
+            self._rebalance_was = state
             log.info(
                 "volume %s: a rebalance has begun or ended, while which not all is recorded", self._volume
             )
@@ -186,12 +186,13 @@ class Bricks:
                 log.info("brick %s is followed from now on", brick)
                 self._hub.gap("recorder")
 
-    def _rebalance_ns(self) -> int:
-        """When glusterd last noted how far a rebalance is: at its beginning, and its end."""
+    def _rebalance(self) -> list[bytes]:
+        """What glusterd notes of a rebalance: others than at its beginning and its end it writes the same again."""
         try:
-            return os.stat(os.path.join(os.path.dirname(self._file), "node_state.info")).st_mtime_ns
+            with open(os.path.join(os.path.dirname(self._file), "node_state.info"), "rb") as file:
+                return [line for line in file if line.startswith((b"rebalance-id=", b"status="))]
         except OSError:
-            return 0
+            return []
 
     def _changed_ns(self) -> int:
         return os.stat(self._file).st_mtime_ns

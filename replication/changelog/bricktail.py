@@ -277,6 +277,9 @@ class BrickTail:
             name = os.path.basename(os.fsdecode(entry))
             if not name.startswith(_PREFIX):
                 continue  # in lower case: it was empty
+            if not name.removeprefix(_PREFIX).isdecimal():
+                self._on_gap("damaged")
+                continue
             second = int(name.removeprefix(_PREFIX))
             self._listed[second] = self._listed.get(second, 0) + 1
             if self._listed[second] > 1 or second not in there:

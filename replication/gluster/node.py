@@ -148,8 +148,7 @@ class NodeLink:
                     with contextlib.suppress(OSError):
                         stream.close()
             process.wait()
-        if self.up:
-            self.up, self.fd = False, -1
+        self.up, self.fd = False, -1
         self.why = why or "the connection was lost"
         self._next_at = time.monotonic() + _AGAIN_S[min(self._failed, len(_AGAIN_S) - 1)]
         self._failed += 1
