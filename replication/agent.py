@@ -226,7 +226,7 @@ class Agent:
             if self.config.gluster:  # what is compared may have changed at any time since then
                 self._opened_ns = self._complete_ns
             if emptied and complete:
-                self._complete_ns = max(self._emptied_ns, self._complete_ns)
+                self._complete_ns = max(self._recorder.seen_until(self._emptied_ns), self._complete_ns)
             self._opened_at = None
             if self._gather.count:
                 self._closed_at = time.monotonic()
@@ -337,7 +337,7 @@ class Agent:
     def _barrier(self, request: dict[str, Any]) -> dict[str, Any]:
         self._check_in_place()
         if not self._close_segment(whole=True):
-            raise OSError("the bricks of this node do not record everything at the moment")
+            raise OSError("the bricks do not record everything at the moment")
         if self._unwritten or self._lost:
             raise OSError("the changelog cannot be written")
         last = self._store.last_closed()

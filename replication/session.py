@@ -122,6 +122,9 @@ class SessionDir:
         self.servers = self.path / "servers.json"  # broker and Redis in use, mode 0600
         self.known_hosts = self.path / "known_hosts"
         self.key = self.path / "id_ed25519"  # the session's own, where it has one (push-pem)
+        self.nodes_key = (
+            self.path / "nodes_ed25519"
+        )  # for the other nodes of a Gluster pool, where it has one
         self.ssh_run = self.path / "ssh"
         self._detector = self.path / "detector"
 

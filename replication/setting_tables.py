@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from replication.quantities import Duration
+from replication.remote.ssh_words import check_options
 from replication.windows import check_expression
 
 
@@ -15,6 +16,7 @@ def about(meaning: str, *, restart: bool = False) -> Meta:
     return Meta(description=meaning, extra={"restart": restart})
 
 
+Port = Annotated[int, Meta(ge=1, le=65535)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -61,3 +63,27 @@ class DrillSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             check_expression(self.at)
         if not Duration(1) <= self.timeout <= Duration(7 * 86400):
             raise ValueError("timeout: it must be from 1 to 7d")
+
+
+class NodesSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the other nodes of the primary's Gluster pool are reached, whose bricks are followed; see `push-pem --nodes`."""
+
+    user: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$"),
+        about("who logs in on the other nodes of a Gluster pool: bricks are root's", restart=True),
+    ] = "root"
+    port: Annotated[
+        Port | None,
+        about("port of the sshd of these nodes; unset: what ~/.ssh/config says, else 22", restart=True),
+    ] = None
+    options: Annotated[
+        tuple[str, ...],
+        about("options of ssh_config for the way to these nodes, as ssh.options", restart=True),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            check_options(self.options)
+        except ValueError as error:
+            raise ValueError(f"options: {error}") from None

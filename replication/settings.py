@@ -20,7 +20,7 @@ from replication.quantities import NO_DELETE_LIMIT, NO_LIMIT, DeleteLimit, Durat
 from replication.remote.ssh_words import check_options
 from replication.secondary.filters import Filters
 from replication.secondary.retention import DEFAULT, Retention
-from replication.setting_tables import DrillSettings, LogSettings, about
+from replication.setting_tables import DrillSettings, LogSettings, NodesSettings, Port, about
 from replication.transfer.choose import RSYNC_MIN_BYTES
 from replication.windows import check_expression, zone
 
@@ -31,7 +31,6 @@ class SettingsError(UsageError):
     """A setting that is not known, or a value that it cannot have. Nothing was changed."""
 
 
-Port = Annotated[int, Meta(ge=1, le=65535)]
 SyncMethod = Literal["auto", "rsync", "tar", "stream"]
 ChangeDetector = Literal["auto", "fanotify", "scan"]
 
@@ -228,6 +227,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: EventSettings = msgspec.field(default_factory=EventSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
+    nodes: NodesSettings = msgspec.field(default_factory=NodesSettings)
 
     def __post_init__(self) -> None:
         Filters(self.filters)

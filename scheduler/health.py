@@ -55,6 +55,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     differences: int = 0  # that a comparison of the two ends found, and did not repair
     snapshot_error: str = ""  # why a checkpoint that was reached has no snapshot
     drill_error: str = ""  # why the last drill failed
+    waits_for: str = ""  # a brick of a Gluster volume of which nobody tells what happens to it
     clock_jump_s: float = 0.0  # by which the clock was set, within the last minute
     ahead_s: float = 0.0  # by which the mark lies in the future
 
@@ -117,6 +118,8 @@ def _by_degree(look: Look) -> list[Reason]:
             f"{_cut(look.oldest.error)}, last tried {_clock(since)}"
         )
         found.append(Reason(code="failures", text=text, faulty=False, since=since))
+    if look.waits_for:
+        found.append(Reason(code="bricks", text=f"the mark waits for {look.waits_for}", faulty=False))
     if look.differences:
         text = (
             f"{look.differences} names of the secondary are not as on the primary, says the last comparison: "

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypedDict
 from replication import sharing
 from replication.agent import AgentConfig, RecorderUnavailable, StoreBusy, run_agent
 from replication.changelog.control import AgentRefused, AgentUnreachable, Follower, agent_call
+from replication.remote.nodes import node_command
 from scheduler.heal import ProcessWatch
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
@@ -154,6 +155,7 @@ class _SessionAgent:
             root=session.tree, directory=str(self._place.changelog),
             close_after_ms=round(session.segment_interval * 1000), max_bytes=session.changelog_limit,
             gluster=session.gluster.volume if session.gluster is not None else "",
+            nodes=partial(node_command, self._place, session) if self._place.nodes_key.exists() else None,
         )  # fmt: skip
         if session.gluster is None:  # the mount of a volume is a session's own, and so is its agent
             volume = sharing.volume_dir(self._place.path.parent.parent, session.primary)

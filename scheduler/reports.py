@@ -21,6 +21,7 @@ from replication.errors import SeamarkError
 from replication.gluster.address import volume_name
 from replication.remote.target import parse_target
 from replication.session import Desired, SessionDir, known_session, node_name, session_names
+from scheduler.brick_rows import BrickReport, brick_reports
 from scheduler.health import CRASHES, Reason
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.procfs import is_there, namespace, stopped
@@ -105,6 +106,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     secondary_node: str = ""
     crawl_status: str = "N/A"
     detector: str = ""
+    bricks: tuple[BrickReport, ...] = ()  # of a Gluster volume
     last_synced: float | None = None
     lag_s: float | None = None
     rpo_s: int | None = None
@@ -171,6 +173,15 @@ def _is_there(report: Report) -> bool:
 
 
 def _report(place: SessionDir, monitor: Monitor) -> SessionReport:
+    found = _of_session(place, monitor)
+    records = found.status not in (Status.CREATED, Status.STOPPED)
+    bricks = brick_reports(
+        place.changelog, found.status, found.crawl_status, found.last_synced, records=records
+    )
+    return msgspec.structs.replace(found, bricks=bricks) if bricks else found
+
+
+def _of_session(place: SessionDir, monitor: Monitor) -> SessionReport:
     report = last_report(place)
     snapshot = report.snapshot if report is not None else ProgressSnapshot()
     known: dict[str, Any] = {"name": place.name, "foreground": not place.named_config.exists()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from replication import drills, proofs, snapshots
+from replication.changelog.brickstatus import last_rows
 from replication.changelog.index import State
 from replication.session import Desired
 from scheduler.events import EventBook, Kind
@@ -140,6 +141,7 @@ class Vigil:
             differences=self._proven().left,
             snapshot_error=self._snapshot_error(),
             drill_error=self._drill_error(),
+            waits_for=self._waits_for(),
             clock_jump_s=self._clock.jumped(),
             ahead_s=max(0.0, stime - time.time()),
         )
@@ -147,6 +149,10 @@ class Vigil:
     def _proven(self) -> Proven:
         slices = self._ctx.session.verify.slices
         return self._ctx.progress.look(lambda db: proofs.proven(db, slices))
+
+    def _waits_for(self) -> str:
+        known = last_rows(self._ctx.place.changelog) if self._ctx.session.gluster is not None else None
+        return known.waits_for if known is not None else ""
 
     def _snapshot_error(self) -> str:
         known = self._ctx.progress.look(snapshots.known)

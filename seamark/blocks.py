@@ -13,6 +13,7 @@ from seamark.progress.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scheduler.brick_rows import BrickReport
     from scheduler.reports import SessionReport
 
 WIDTH = 80
@@ -41,6 +42,38 @@ def block(report: SessionReport, *, detail: bool) -> Iterator[str]:
     yield f"session {shown(report.name)}"
     for label, value in _rows(report, detail=detail):
         yield from wrapped(value, f"  {label:<{_LABEL}}", " " * (_LABEL + 2))
+    yield from _bricks(report.bricks)
+
+
+def _bricks(bricks: tuple[BrickReport, ...]) -> Iterator[str]:
+    """A table of them: in two lines each, where it would be wider than the rest."""
+    if not bricks:
+        return
+    rows = [
+        ("PRIMARY NODE", "PRIMARY BRICK", "STATUS", "CRAWL STATUS", "LAST_SYNCED"),
+        *(
+            (
+                shown(each.node),
+                shown(each.brick),
+                each.status,
+                each.crawl_status,
+                text.moment(each.last_synced),
+            )
+            for each in bricks
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    wide = sum(widths) + 2 * 5 > WIDTH
+    for row, brick in zip(rows, [None, *bricks], strict=True):
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        if wide:
+            yield from wrapped(f"{row[0]}  {row[1]}", "  ", "    ")
+            yield f"      {'  '.join(cells[2:])}".rstrip()
+        else:
+            yield f"  {'  '.join(cells)}".rstrip()
+        if brick is not None and brick.reason:
+            heard = f", last heard {text.duration(brick.age_s)} ago" if brick.age_s is not None else ""
+            yield from wrapped(f"{brick.reason}{heard}", "      ", "      ")
 
 
 def wrapped(value: str, first: str, later: str) -> list[str]:

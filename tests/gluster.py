@@ -13,10 +13,12 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from tests.filesystems import available, filesystem
+from tests.sshd import SshServer
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 _VOLFILE = """volume management
@@ -28,6 +30,9 @@ _VOLFILE = """volume management
     option transport.address-family inet
     option transport.socket.bind-address {host}
     option transport.socket.read-fail-log off
+    option transport.socket.keepalive-time 10
+    option transport.socket.keepalive-interval 2
+    option transport.tcp-user-timeout 0
     option ping-timeout 0
     option event-threads 1
 end-volume
@@ -46,10 +51,10 @@ def lacking() -> str:
 
 
 class Glusterd:
-    """One node. ``environment``: in which `gluster` means this one."""
+    """One node. ``environment``: in which `gluster` means this one. ``mib``: how much its bricks hold."""
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
+    def __init__(self, base: Path, mib: int = 4096) -> None:
+        self.base, self.mib = base, mib
         self.host = "127.{}.{}.{}".format(*(random.SystemRandom().randint(2, 250) for _ in range(3)))
         self._cleanup = contextlib.ExitStack()
         self._process: subprocess.Popen | None = None
@@ -64,7 +69,7 @@ class Glusterd:
         program.chmod(0o755)
         (self.base / "glusterd.vol").write_text(_VOLFILE.format(base=self.base, host=self.host))
         try:
-            self.disk = self._cleanup.enter_context(filesystem("xfs", self.base, mib=4096))
+            self.disk = self._cleanup.enter_context(filesystem("xfs", self.base, mib=self.mib))
             self.start()
         except BaseException:
             self._cleanup.close()
@@ -78,6 +83,14 @@ class Glusterd:
             env={**os.environ, "PATH": _PATH}, start_new_session=True,
         )  # fmt: skip
         self.wait_for(lambda: self.ask("pool", "list", check=False) is not None, "glusterd")
+
+    def stop(self, *, bricks: bool = True) -> None:
+        """As a node that loses its power: nothing of it is there any more (but for its disk)."""
+        for pid in self.processes() if bricks else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
 
     def __exit__(self, *_: object) -> None:
         for where in sorted((self.base / "mounts").iterdir()):
@@ -179,3 +192,84 @@ class Glusterd:
         self.ask("volume", "stop", volume, "force", check=False)
         self.ask("volume", "delete", volume)
         shutil.rmtree(self.disk / volume)
+
+
+class Pool:
+    """Nodes of one pool, each with an sshd on its address; the first is the one that Seamark runs on.
+
+    Every sshd has the same ``port``, a home of its own for root, and ``identity`` as the administrator's key.
+    """
+
+    def __init__(self, base: Path, size: int) -> None:
+        self.base, self.size = base, size
+        self._cleanup = contextlib.ExitStack()
+        self.nodes: list[Glusterd] = []
+        self.servers: list[SshServer] = []
+
+    def __enter__(self) -> Pool:
+        try:
+            self.nodes = [Glusterd(self.base / f"node{number}", mib=2048) for number in range(self.size)]
+            with ThreadPoolExecutor() as threads:  # each takes a while, waiting
+                for node, began in [(node, threads.submit(node.__enter__)) for node in self.nodes]:
+                    began.result()
+                    self._cleanup.push(node)
+            for node in self.nodes[1:]:
+                self.nodes[0].wait_for(
+                    lambda node=node: self.nodes[0].ask("peer", "probe", node.host, check=False) is not None,
+                    "a peer",
+                )
+            for node in self.nodes:
+                node.wait_for(lambda node=node: self._knows_all(node), "the peers to know each other")
+            for node in self.nodes:
+                self._serve(node)
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def _knows_all(self, node: Glusterd) -> bool:
+        peers = node.ask("pool", "list").findall("peerStatus/peer")
+        return sum(peer.findtext("connected") == "1" for peer in peers) == self.size
+
+    def _serve(self, node: Glusterd) -> None:
+        base = node.base / "sshd"
+        path = f"HOME={base}/home TMPDIR={base}/tmp PATH={node.environment['PATH']}"
+        server = SshServer(base, host=node.host, port=self.port if self.servers else 0, SetEnv=path)
+        self._cleanup.callback(server.stop)
+        if self.servers:
+            shutil.copy(self.servers[0].authorized_keys, server.authorized_keys)
+        self.servers.append(server)
+
+    @property
+    def port(self) -> int:
+        return self.servers[0].port
+
+    @property
+    def identity(self) -> Path:
+        return self.servers[0].identity
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.nodes[0].environment
+
+    def volume(self, name: str, where: list[int], *kind: str, **options: str) -> str:
+        """A new volume with a brick on each of these nodes, in this order, and its address."""
+        first = self.nodes[0]
+        bricks = []
+        for number, node in enumerate(where):
+            (self.nodes[node].disk / name).mkdir(exist_ok=True)
+            bricks.append(f"{self.nodes[node].host}:{self.nodes[node].brick(name, number)}")
+        first.ask("volume", "create", name, *kind, *bricks, "force")
+        for option, value in options.items():
+            first.ask("volume", "set", name, option, value)
+        first.ask("volume", "start", name)
+        return f"gluster://{first.host}/{name}"
+
+    def delete(self, name: str) -> None:
+        self.nodes[0].ask("volume", "stop", name, "force", check=False)
+        self.nodes[0].ask("volume", "delete", name)
+        for node in self.nodes:
+            shutil.rmtree(node.disk / name, ignore_errors=True)

@@ -29,11 +29,11 @@ class SshServer:
     session's own file, empty at first. ``options()`` trusts ``known_hosts``.
     """
 
-    def __init__(self, directory: Path, **settings: str) -> None:
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", port: int = 0, **settings: str) -> None:
         self.directory = directory
         self.user = getpass.getuser()
-        self.host = "127.0.0.1"
-        self.port = _free_port()
+        self.host = host
+        self.port = port or _free_port()
         self.identity = directory / "id"
         self.authorized_keys = directory / "authorized_keys"
         self.host_key = directory / "host_key"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from replication.remote.bundle import build_bricknode
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ["seamark", "scheduler", "tasks", "replication"]  # from top to bottom
@@ -19,7 +23,7 @@ SECONDARY = ROOT / "replication" / "secondary"
 
 def _imports(path: Path) -> set[str]:
     """Absolute names of all that ``path`` imports, wherever in the file."""
-    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1]) if path.is_relative_to(ROOT) else ""
     found = set()
     for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
         if isinstance(node, ast.Import):
@@ -93,6 +97,28 @@ def test_the_secondary_agent_is_written_for_python_3_9(tmp_path):
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_program_for_nodes_with_bricks_needs_only_the_standard_library_and_python_3_9(tmp_path):
+    """What its archive holds, and nothing else; imported by a real 3.9 where there is one, else by this one."""
+    with zipfile.ZipFile(io.BytesIO(build_bricknode().content)) as archive:
+        archive.extractall(tmp_path)
+    packed = sorted(tmp_path.rglob("*.py"))
+    names = {".".join(path.relative_to(tmp_path).with_suffix("").parts) for path in packed} - {"__main__"}
+    modules = {name.removesuffix(".__init__") for name in names}
+    for path in packed:
+        ast.parse(path.read_bytes(), str(path), feature_version=(3, 9))
+        for name in _imports(path) if path.parent != tmp_path else ():
+            top = name.split(".")[0]
+            inside = name in modules or name.rpartition(".")[0] in modules
+            assert inside if top == "replication" else top in sys.stdlib_module_names, f"{path}: {name}"
+    python = next((python for python in _pythons("3.9")), sys.executable)
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    done = subprocess.run(
+        [python, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}", *sorted(name for name in modules if not name.endswith("__main__"))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

@@ -1,37 +1,33 @@
 """The recorder of a Gluster volume: its bricks record, and their changelogs are followed.
 
-Each record becomes one of the open segment, as that of any recorder: it only says "look here again". All bricks of
-this node are followed. Of a set of bricks that hold the same files each records when it has applied a change, so whichever
-of them a look is answered by, a record comes after the change; and if one of them dies the others are followed already.
-
-A brick records content (D) and metadata (M) of an object once in each of its files. What happens to it after that, until
-the next file begins, shows in the ctime of the brick's own inode: that is compared whenever a segment is closed.
+Each record becomes one of the open segment, as that of any recorder: it only says "look here again". All bricks are
+followed, those of other nodes by a program there (replication/bricknode) where the session has a key for them. Of a set of
+bricks that hold the same files each records when it has applied a change, so whichever of them a look is answered by, a
+record comes after the change; and if one of them dies, or its node, the others are followed already.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import select
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from uuid import UUID
+from typing import Any
 
 import msgspec
 
-from replication.changelog.bricksince import SinceScan, ctime_of
-from replication.changelog.bricktail import BrickTail, Place
+from replication.changelog.brickmembers import Member, RemoteMember
+from replication.changelog.bricks import Bricks, Nodes
+from replication.changelog.bricksince import SinceScan
+from replication.changelog.brickstatus import BrickStatus
+from replication.changelog.bricktail import Place
 from replication.changelog.gather import Gather, Node
-from replication.changelog.inotify import Inotify
 from replication.changelog.memory import RootState
 from replication.changelog.record import Kind, Record
 from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.errors import SeamarkError
-from replication.gluster.glusterd import Brick, VolumeInfo, volume_file, volume_info
 from replication.gluster.mount import GFID
 from replication.session_file import replace_file
 from replication.volume.identity import ROOT_GFID
@@ -39,249 +35,119 @@ from replication.volume.identity import ROOT_GFID
 log = logging.getLogger(__name__)
 
 E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
-_RACY_NS = 20_000_000  # see volume/directory.py
-_EACH_TIME = 1000  # objects that are compared at each segment; more of them once a second
-_COMPARE_S = 1.0
-_OFF_S = 2.0  # a changelog is missing for a moment whenever it is rolled
-_INFO_S = 2.0  # between looks whether the volume has other bricks
-_QUIET = 3  # rollovers that a brick may miss
-_ROLLOVER_S = 15  # Gluster's default of changelog.rollover-time
-
-
-class _Followed:
-    """One brick, and what it has recorded in the file that is open."""
-
-    def __init__(self, brick: Brick, number: int, tail: BrickTail, watch: int) -> None:
-        self.brick = brick
-        self.number = number  # of the set that it is in
-        self.tail = tail
-        self.watch = watch
-        self.unread = False  # its changelog cannot be read at the moment
-        # kinds, and the ctime of the brick's inode when a segment was closed; -1: not looked at yet, 0: it may be younger
-        self.objects: dict[bytes, tuple[int, int]] = {}
-        self.ended: list[dict[bytes, tuple[int, int]]] = []  # the same of files that were read to their end
-
-    def rolled(self) -> None:
-        if self.objects:
-            self.ended.append(self.objects)
-            self.objects = {}
 
 
 class BrickRecorder:
-    """Follows the local bricks of ``volume``. ``root``: the session's root in a mount of it; ``kept``: where places are kept.
+    """Follows the bricks of ``volume``. ``root``: the session's root in a mount of it; ``kept``: where places are kept.
 
-    Raises RecorderUnavailable where the bricks of this node are not enough to see everything.
+    ``nodes``: how other nodes are reached; without it only the bricks of this one are followed. Raises
+    RecorderUnavailable where those that can be are not enough to see everything.
     """
 
     mode = "changelogs"
     overflows = 0
 
     def __init__(
-        self, volume: str, root: str, kept: Path, gather: Gather, on_gap: Callable[[str], None]
+        self,
+        volume: str,
+        root: str,
+        kept: Path,
+        gather: Gather,
+        on_gap: Callable[[str], None],
+        nodes: Nodes | None = None,
     ) -> None:
         self.events = 0
-        self._volume, self._root, self._kept = volume, root, kept
+        self._root, self._kept = root, kept
         self._gather, self._on_gap = gather, on_gap
         self._root_fd = -1
-        self._inotify = Inotify()
         self._since = SinceScan(kept.with_name("bricks.since"))
+        self._status = BrickStatus(kept.parent)
         self._poll = select.epoll()
-        for fd in (self._inotify.fd, self._since.fd):
-            self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(self._since.fd, select.EPOLLIN)
         self.fd = self._poll.fileno()
-        self._followed: dict[str, _Followed] = {}
         self._nodes: dict[bytes, Node] = {}
         self._made: dict[bytes, tuple[Node, bytes]] = {}
         self._beginning = True
-        self._off_since = math.inf  # time.monotonic() since which a brick has no changelog open
-        self._told = False
-        self._compared_at = 0.0
+        self._missed = False  # while it began
         self._taken: dict[str, Place] = {}
         self._saved: dict[str, Place] = {}
+        self._bricks: Bricks | None = None
         try:
-            self._file = volume_file(volume)
-            self._info_at, self._rebalance_at = self._changed_ns(), self._rebalance_ns()
-            self._info = _covered(volume_info(volume))
             self._root_gfid = os.getxattr(root, GFID)
             self._open_root()
-            for number, brick in self._local():
-                self._follow(brick, number)
+            self._bricks = Bricks(volume, nodes, self._kept_places(), self._poll, self)
         except (OSError, SeamarkError) as error:
             self.close()
             raise RecorderUnavailable(f"the bricks of volume {volume} cannot be followed: {error}") from error
-        self._looked_at = time.monotonic()
+        except RecorderUnavailable:
+            self.close()
+            raise
+        if self._since.pending:
+            self._since.elsewhere = set(self._bricks.remote)
+
+    @property
+    def bricks(self) -> Bricks:
+        assert self._bricks is not None
+        return self._bricks
 
     def close(self) -> None:
-        for each in self._followed.values():
-            each.tail.close()
+        if self._bricks is not None:
+            self._bricks.close()
         if self.fd >= 0:
             self._poll.close()
-            self._inotify.close()
             self._since.close()
         if self._root_fd >= 0:
             os.close(self._root_fd)
-        self.fd = self._root_fd = -1
+        self._bricks, self.fd, self._root_fd = None, -1, -1
 
     @property
     def uneasy(self) -> bool:
-        return any(each.objects or each.ended for each in self._followed.values())
+        return any(each.uneasy or not each.followed for each in self.bricks.members)
 
-    # ---- bricks
-
-    def _local(self) -> list[tuple[int, Brick]]:
-        return [(n, brick) for n, each in enumerate(self._info.sets) for brick in each if brick.local]
-
-    def _follow(self, brick: Brick, number: int) -> None:
-        tail = BrickTail(brick.path, self._gap, lambda: self._restarted(brick.path))
-        self._followed[brick.path] = _Followed(brick, number, tail, self._inotify.watch(tail.directory))
-        tail.begin_at_end()
+    def _kept_places(self) -> dict[str, Place]:
+        try:
+            said = msgspec.json.decode(self._kept.read_bytes(), type=dict[str, Any])
+            return {name: Place.of_json(place) for name, place in said.items()}
+        except (OSError, ValueError):
+            return {}
 
     def resume(self) -> bool:
         """Go on where the last recorder ended, if all bricks still have what they recorded since."""
+        resumed = self.bricks.resume()
         self._beginning = False
-        try:
-            kept = msgspec.json.decode(self._kept.read_bytes(), type=dict[str, Place])
-        except (OSError, msgspec.DecodeError):
-            return False
-        if set(kept) != set(self._followed):
-            return False
-        try:
-            whole = [each.tail.resume(kept[path]) for path, each in self._followed.items()]
-        except OSError as error:
-            log.warning("a brick's changelog cannot be read: %s", error)
-            whole = [False]
-        if not all(whole):
-            for each in self._followed.values():
-                each.tail.begin_at_end()
-        return all(whole)
+        return resumed and not self._missed
 
-    def _look_at_volume(self) -> None:
-        """Bricks may be added, removed or replaced."""
-        if time.monotonic() < self._looked_at + _INFO_S:
-            return
-        self._looked_at = time.monotonic()
-        if (state := self._rebalance_ns()) != self._rebalance_at:
-            self._rebalance_at = state
-            log.info(
-                "volume %s: a rebalance has begun or ended, while which not all is recorded", self._volume
-            )
-            self._gap("recorder")
-        try:
-            if (changed := self._changed_ns()) == self._info_at:
-                return
-            self._info = _covered(volume_info(self._volume))
-            self._info_at = changed
-        except (OSError, SeamarkError) as error:
-            log.warning("what bricks volume %s has cannot be asked: %s", self._volume, error)
-            return
-        local = {brick.path: (number, brick) for number, brick in self._local()}
-        for path in set(self._followed) - set(local):
-            gone = self._followed.pop(path)
-            self._inotify.forget(gone.watch)
-            gone.tail.close()
-            self._gap("recorder")  # it may have recorded more until it went
-        for path, (number, brick) in local.items():
-            if path in self._followed:
-                self._followed[path].brick, self._followed[path].number = brick, number
-                continue
-            try:
-                self._follow(brick, number)
-            except OSError as error:
-                self._followed.pop(path, None)
-                self._info_at = 0  # it may just be starting
-                log.warning("brick %s cannot be followed yet: %s", brick, error)
-                continue
-            log.info("brick %s is followed from now on", brick)
-            self._gap("recorder")
+    # ---- what bricks tell
 
-    def _rebalance_ns(self) -> int:
-        """When glusterd last noted how far a rebalance is: at its beginning, and its end."""
-        try:
-            return os.stat(os.path.join(os.path.dirname(self._file), "node_state.info")).st_mtime_ns
-        except OSError:
-            return 0
-
-    def _changed_ns(self) -> int:
-        return os.stat(self._file).st_mtime_ns
-
-    def _gap(self, reason: str) -> None:
-        if not self._beginning:
+    def gap(self, reason: str) -> None:
+        if self._beginning:
+            self._missed = True
+        else:
             self._on_gap(reason)
 
-    def _restarted(self, path: str) -> None:
+    def restarted(self, member: Member) -> None:
         """A brick was ended, perhaps between a change and its record; others of its set have recorded that change as well."""
-        followed = self._followed[path]
-        log.info("brick %s was started again", followed.brick)
-        if not self._has_twin(followed):
-            self._gap("brick restarted")
+        log.info("brick %s was started again", member.brick)
+        if not self.bricks.has_twin(member):
+            self.gap("brick restarted")
 
-    def _has_twin(self, followed: _Followed) -> bool:
-        """Whether another brick of its set records the same changes."""
-        return any(
-            each.number == followed.number
-            and each is not followed
-            and not each.brick.arbiter
-            and self._is_alive(each)
-            for each in self._followed.values()
-        )
+    def began(self, member: RemoteMember, *, resumed: bool) -> None:
+        log.info("brick %s is followed from %s", member.brick, "where it was" if resumed else "now on")
+        if not resumed:
+            self.gap("recorder")
+        if self._since.wanted is not None and str(member.brick) in self._since.elsewhere:
+            self.bricks.node_of(member).search(member, self._since.wanted)
 
-    def _is_alive(self, followed: _Followed) -> bool:
-        rollover = float(self._info.options.get("changelog.rollover-time", _ROLLOVER_S))
-        try:
-            return time.time_ns() - followed.tail.beat_ns() < (_QUIET * rollover + 1) * 10**9
-        except OSError:
-            return False
+    def searched(self, member: RemoteMember) -> None:
+        self._since.elsewhere.discard(str(member.brick))
 
-    def _all_are_seen(self) -> bool:
-        """Whether nothing can happen to the volume that no brick of this node records."""
-        off = [each.brick for each in self._followed.values() if not each.tail.is_recording()]
-        if not off:
-            self._off_since = math.inf
-        else:
-            since, self._off_since = self._off_since, min(self._off_since, time.monotonic())
-            if since < time.monotonic() - _OFF_S and not self._told:
-                log.warning(
-                    "brick %s records nothing: is changelog.changelog on? The mark waits for it", off[0]
-                )
-            self._told = since < time.monotonic() - _OFF_S
-            return False
-        self._told = False
-        if any(each.unread and not self._has_twin(each) for each in self._followed.values()):
-            return False
-        for number, bricks in enumerate(self._info.sets):
-            mine = [
-                each for each in self._followed.values() if each.number == number and not each.brick.arbiter
-            ]
-            elsewhere = any(not brick.local for brick in bricks)
-            if elsewhere and not any(self._is_alive(each) for each in mine):
-                return False
-        return True
+    def forgotten(self, name: str) -> None:
+        self._since.elsewhere.discard(name)
 
-    # ---- recording
-
-    def drain(self, full: Callable[[], bool]) -> bool:
-        self._inotify.clear()
-        self._look_at_volume()
-        whole = True
-        for followed in list(self._followed.values()):
-            try:
-                whole = followed.tail.poll(partial(self._take, followed), followed.rolled, full) and whole
-                followed.unread = False
-            except OSError as error:
-                if not followed.unread:
-                    log.warning("brick %s: its changelog cannot be read: %s", followed.brick, error)
-                followed.unread = True
-        for gfid in self._since.some(list(self._followed)):
-            self.events += 1
-            self._object(gfid, M | D)
-        return whole
-
-    def _take(self, followed: _Followed, record: Record) -> None:
+    def take(self, record: Record) -> None:
         self.events += 1
         gfid = record.gfid or b""
         if record.parent is None or record.name is None:
-            known, ctime = followed.objects.get(gfid, (0, -1))
-            followed.objects[gfid] = known | int(record.kinds), ctime
             self._object(gfid, int(record.kinds))
             return
         if self._is_above(record.parent):
@@ -292,6 +158,16 @@ class BrickRecorder:
         self._gather.add(node, record.name, E)
         if record.first:
             self._made[gfid] = node, record.name
+
+    # ---- recording
+
+    def drain(self, full: Callable[[], bool]) -> bool:
+        self.bricks.look()
+        whole = self.bricks.drain(full)
+        for gfid in self._since.some([each.brick.path for each in self.bricks.local.values()]):
+            self.events += 1
+            self._object(gfid, M | D)
+        return whole
 
     def _open_root(self) -> None:
         if self._root_fd >= 0:
@@ -333,37 +209,42 @@ class BrickRecorder:
             node.handle, node.gfid = gfid, ROOT_GFID if gfid == self._root_gfid else gfid
         return node
 
-    def before_close(self, *, whole: bool) -> bool:
-        """Add to the open segment what changed again unrecorded. False: that was not looked at yet (see the module)."""
-        self._made.clear()
-        count = sum(len(each.objects) + sum(map(len, each.ended)) for each in self._followed.values())
-        if count > _EACH_TIME and not whole and time.monotonic() < self._compared_at + _COMPARE_S:
-            return False
-        self._compared_at = time.monotonic()
-        for followed in self._followed.values():
-            for ended in followed.ended:
-                self._compare(followed, ended)
-            followed.ended.clear()
-            self._compare(followed, followed.objects)
-        self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
-        self._taken = {path: each.tail.place() for path, each in self._followed.items()}
-        return self._all_are_seen() and not self._since.pending
+    def seen_until(self, now_ns: int) -> int:
+        return self.bricks.seen_until(now_ns)
 
-    def _compare(self, followed: _Followed, objects: dict[bytes, tuple[int, int]]) -> None:
-        now = time.time_ns()
-        for gfid, (kinds, before) in list(objects.items()):
-            name = str(UUID(bytes=gfid))
-            ctime = ctime_of(os.path.join(followed.brick.path, ".glusterfs", name[:2], name[2:4], name))
-            if ctime is None:
-                del objects[gfid]
-                continue
-            if before not in {-1, ctime}:
-                self._object(gfid, kinds)
-            objects[gfid] = kinds, ctime if now - ctime > _RACY_NS else 0
+    def before_close(self, *, whole: bool) -> bool:
+        """Add to the open segment what changed again unrecorded. False: that is not all of it yet."""
+        self._made.clear()
+        compared = [each.follower.compare(whole=whole) for each in self.bricks.local.values()]
+        if whole:
+            compared.append(self.bricks.round_now())
+        self.bricks.round()
+        self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
+        self._drop_searches()
+        self._taken = {str(each.brick): each.place for each in self.bricks.members if each.place is not None}
+        seen = self.bricks.all_are_seen()
+        self._status.write(self.bricks.rows(), self.bricks.waits_for)
+        return all(compared) and seen and not self._since.pending
+
+    def _drop_searches(self) -> None:
+        """A node that is away is not waited for where another brick of the set was searched."""
+        for name in list(self._since.elsewhere):
+            member = self.bricks.remote[name]
+            twins = (
+                each
+                for each in self.bricks.members
+                if each.number == member.number and self.bricks.records(each)
+            )
+            if not member.followed and any(str(each.brick) not in self._since.elsewhere for each in twins):
+                self._since.elsewhere.discard(name)
 
     def look_since(self, since_ns: int | None) -> None:
         """Gluster sets no ctime for an extended attribute, a hole or fallocate, nor for a writer whose clock is behind."""
-        self._since.begin(since_ns)
+        self._since.begin(since_ns, self.bricks.remote)
+        assert self._since.wanted is not None
+        for member in self.bricks.remote.values():
+            if member.followed:
+                self.bricks.node_of(member).search(member, self._since.wanted)
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._node(os.getxattr(os.path.join(os.fsencode(self._root), path), GFID))
@@ -376,15 +257,6 @@ class BrickRecorder:
     def next_segment(self, serial: int) -> None:
         """Everything until the last ``before_close`` is in the changelog of ours."""
         if self._taken != self._saved:
-            replace_file(self._kept, msgspec.json.encode(self._taken).decode())
+            said = {name: place.as_json() for name, place in self._taken.items()}
+            replace_file(self._kept, msgspec.json.encode(said).decode())
             self._saved = self._taken
-
-
-def _covered(info: VolumeInfo) -> VolumeInfo:
-    """Raises RecorderUnavailable where changes are made that no brick of this node records."""
-    for bricks in info.sets:
-        if not any(brick.local and not brick.arbiter for brick in bricks):
-            raise RecorderUnavailable(
-                f"no brick of this node records what happens to {', '.join(map(str, bricks))}"
-            )
-    return info

@@ -13,13 +13,11 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-
-from replication.changelog.glusterlog import read_header, records_so_far
+from replication.changelog.glusterlog import Encoding, read_header, records_so_far
 from replication.changelog.record import Record, SegmentDamaged, SegmentTorn
-from replication.volume.handle import stat_at
+from replication.secondary.handles import stat_at
 
 _CHUNK = 1 << 20
 _CURRENT = "trusted.glusterfs.current_htime"
@@ -27,7 +25,7 @@ _PREFIX = "CHANGELOG."
 _DAYS = 2
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(NamedTuple):
     """How far a brick was followed: all files up to the second ``floor`` (and those ``done``), and one that is open still.
 
     That one is read again from its beginning by who goes on: what it records once was perhaps written again since.
@@ -38,6 +36,22 @@ class Place(msgspec.Struct, frozen=True):
     floor: int
     done: tuple[tuple[int, int], ...]  # (second, inode number)
     open: tuple[int, int]  # inode number, birth time
+
+    def as_json(self) -> list[Any]:
+        return [self.htime, self.htime_at, self.floor, [list(each) for each in self.done], list(self.open)]
+
+    @classmethod
+    def of_json(cls, said: Any) -> Place:
+        """Raises ValueError, whatever ``said`` is."""
+        try:
+            htime, *numbers = said
+            htime_at, floor, done, (ino, birth) = numbers
+            pairs = [(int(second), int(inode)) for second, inode in done]
+            if not isinstance(htime, str) or "/" in htime or "\0" in htime:
+                raise ValueError("not a name")
+            return cls(htime, int(htime_at), int(floor), tuple(pairs), (int(ino), int(birth)))
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError("that is no place in a changelog") from None
 
 
 class _Closed(NamedTuple):
@@ -63,7 +77,7 @@ class BrickTail:
         self._identity = (0, 0)
         self._second = 0  # of a closed file that is being read; 0: it is CHANGELOG
         self._offset = 0
-        self._binary: bool | None = None
+        self._encoding: Encoding | None = None
         self._damaged = False
         self._htime, self._htime_at = "", 0
         self._floor = 0
@@ -136,11 +150,11 @@ class BrickTail:
                 data = os.pread(self._fd, _CHUNK, self._offset)
                 if not data or self._damaged:
                     return True
-                if self._binary is None:
-                    self._binary, self._offset = read_header(self._name, data)
+                if self._encoding is None:
+                    self._encoding, self._offset = read_header(self._name, data)
                     continue
                 base = self._offset
-                for records, end in records_so_far(self._name, data, binary=self._binary):
+                for records, end in records_so_far(self._name, data, self._encoding):
                     for record in records:
                         take(record)
                     self._offset = base + end
@@ -175,7 +189,7 @@ class BrickTail:
         except FileNotFoundError:
             return False
         self._identity = _identity(self._fd)
-        self._name, self._second, self._offset, self._binary, self._damaged = path, second, 0, None, False
+        self._name, self._second, self._offset, self._encoding, self._damaged = path, second, 0, None, False
         return True
 
     def _is_current(self) -> bool:
@@ -263,6 +277,9 @@ class BrickTail:
             name = os.path.basename(os.fsdecode(entry))
             if not name.startswith(_PREFIX):
                 continue  # in lower case: it was empty
+            if not name.removeprefix(_PREFIX).isdecimal():
+                self._on_gap("damaged")
+                continue
             second = int(name.removeprefix(_PREFIX))
             self._listed[second] = self._listed.get(second, 0) + 1
             if self._listed[second] > 1 or second not in there:

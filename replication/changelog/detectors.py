@@ -24,7 +24,8 @@ class AgentConfig:
     as long ago: what comes after a quiet time waits for nothing else), or with ``max_records`` in it.
     ``consumers`` are those for whom segments are kept until each has applied them; while there are none, whoever says
     that he has. ``needs``: what they need by now of ``close_after_ms`` and ``max_bytes``; None: what was said.
-    ``gluster``: the Gluster volume that ``root`` is a mount of; then its bricks record.
+    ``gluster``: the Gluster volume that ``root`` is a mount of; then its bricks record. ``nodes``: what starts the program on
+    another node that tells what its bricks record; None: only the bricks of this node are followed.
     """
 
     root: str
@@ -38,13 +39,14 @@ class AgentConfig:
     consumers: Callable[[], Collection[str]] = tuple
     needs: Callable[[], tuple[int, int] | None] = lambda: None
     gluster: str = ""
+    nodes: Callable[[str], list[str]] | None = None
 
 
 def open_recorder(config: AgentConfig, gather: Gather, on_gap: Callable[[str], None]) -> Recorder:
     """The best recorder that this process may use here. Raises RecorderUnavailable."""
     if config.gluster:
         kept = Path(config.directory) / "bricks.json"
-        return BrickRecorder(config.gluster, config.root, kept, gather, on_gap)
+        return BrickRecorder(config.gluster, config.root, kept, gather, on_gap, config.nodes)
     if config.detector != "directories":
         try:
             return FilesystemRecorder(config.root, gather, on_gap, unlimited=config.unlimited_queue)

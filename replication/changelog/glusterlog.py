@@ -1,13 +1,15 @@
-"""Gluster's changelogs (version 1.2, as ASCII or binary) as records.
+"""Gluster's changelogs (versions 1.1 and 1.2, as ASCII or binary) as records.
 
 The format has no lengths, no checksums and no separators beyond a NUL after each field, and a binary
-gfid may hold a NUL: it can only be read field by field. docs/formats.md says what was observed of it.
+gfid may hold a NUL: it can only be read field by field. docs/formats.md says what was observed of it. Version 1.1
+(GlusterFS before 3.7) has no path of what was deleted; libgfchangelog tells the two apart in the same way.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from uuid import UUID
 
 from replication.changelog.record import Kind, Record, Segment, SegmentDamaged, SegmentHeader, SegmentTorn
@@ -24,13 +26,25 @@ _REMOVED = {_UNLINK, _RMDIR}
 _NAMED = {_SYMLINK, _LINK}
 
 
+class Encoding(NamedTuple):
+    """What the header of a changelog says of its records. ``minor``: of version 1."""
+
+    binary: bool
+    minor: int
+
+    def __str__(self) -> str:
+        return f"1.{self.minor} {'binary' if self.binary else 'ascii'}"
+
+
 class _Fields:
     """A cursor over the fields of one changelog."""
 
-    def __init__(self, path: str, data: bytes, offset: int, binary: bool) -> None:
+    def __init__(self, path: str, data: bytes, offset: int, encoding: Encoding) -> None:
         self.path = path
         self.data = data
         self.at = offset
+        binary = encoding.binary
+        self.tells_deleted_path = encoding.minor >= 2
         self.gfid: Callable[[], bytes] = self._binary_gfid if binary else self._ascii_gfid
         self.number: Callable[[], int] = self._binary_number if binary else self._ascii_number
         self.place: Callable[[], tuple[bytes, bytes]] = self._binary_place if binary else self._ascii_place
@@ -105,27 +119,26 @@ def parse_gluster(path: str, data: bytes) -> Segment:
     """Read a changelog of Gluster's. Raises SegmentDamaged, for a torn last record too (no torn tails here:
     nothing in the format tells one from damage), when the header is unknown or while ``records`` is iterated.
     """
-    binary, start = read_header(path, data)
-    info = SegmentHeader("gluster", f"1.2 {'binary' if binary else 'ascii'}")
-    return Segment(_Records(path, data, start, binary), info)
+    encoding, start = read_header(path, data)
+    return Segment(_Records(path, data, start, encoding), SegmentHeader("gluster", str(encoding)))
 
 
 class _Records:
-    def __init__(self, path: str, data: bytes, start: int, binary: bool) -> None:
-        self._path, self._data, self._start, self._binary = path, data, start, binary
+    def __init__(self, path: str, data: bytes, start: int, encoding: Encoding) -> None:
+        self._path, self._data, self._start, self._encoding = path, data, start, encoding
 
     def __iter__(self) -> Iterator[Record]:
-        fields = _Fields(self._path, self._data, self._start, self._binary)
+        fields = _Fields(self._path, self._data, self._start, self._encoding)
         while fields.at < len(self._data):
             yield from _next(fields)
 
 
-def records_so_far(path: str, data: bytes, *, binary: bool) -> Iterator[tuple[list[Record], int]]:
+def records_so_far(path: str, data: bytes, encoding: Encoding) -> Iterator[tuple[list[Record], int]]:
     """The records of a piece of a changelog that may be cut off anywhere at its end: those of each, and where it ends.
 
     Raises SegmentDamaged, but not for what is cut off.
     """
-    fields = _Fields(path, data, 0, binary)
+    fields = _Fields(path, data, 0, encoding)
     while fields.at < len(data):
         try:
             found = list(_next(fields))
@@ -134,17 +147,17 @@ def records_so_far(path: str, data: bytes, *, binary: bool) -> Iterator[tuple[li
         yield found, fields.at
 
 
-def read_header(path: str, data: bytes) -> tuple[bool, int]:
-    """Whether a changelog is binary, and where its records begin. Raises SegmentDamaged, SegmentTorn."""
+def read_header(path: str, data: bytes) -> tuple[Encoding, int]:
+    """How a changelog is written, and where its records begin. Raises SegmentDamaged, SegmentTorn."""
     if len(data) < HEADER_SIZE and MAGIC.startswith(data[: len(MAGIC)]):
         raise SegmentTorn(path, len(data), "the header is not whole")
     header = _HEADER.match(data)
     if header is None:
         raise SegmentDamaged(path, 0, "not a changelog header of Gluster's")
     major, minor, encoding = (int(group) for group in header.groups())
-    if (major, minor) != (1, 2) or encoding not in (_BINARY, _ASCII):
+    if (major, minor) not in ((1, 1), (1, 2)) or encoding not in (_BINARY, _ASCII):
         raise SegmentDamaged(path, 0, f"changelog v{major}.{minor}, encoding {encoding}, is not known here")
-    return encoding == _BINARY, header.end()
+    return Encoding(encoding == _BINARY, minor), header.end()
 
 
 def _next(fields: _Fields) -> Iterator[Record]:
@@ -174,6 +187,6 @@ def _entry(fields: _Fields, gfid: bytes) -> Iterator[Record]:
     if operation == _RENAME:
         parent, name = fields.place()
         yield Record(Kind.E, gfid, parent, name)
-    elif operation in _REMOVED and not fields.text():
+    elif operation in _REMOVED and fields.tells_deleted_path and not fields.text():
         # An unknown path of a deleted object is written as two NULs.
         fields.nul()

@@ -2,6 +2,7 @@
 
 A record never says what was done, only where to look again: a name in a directory (E), an inode's
 metadata (M), its content (D). Reading any changelog, ours or Gluster's, ends in these values.
+Python 3.9: this goes to the nodes whose bricks are followed as well (replication/bricknode).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from typing import NamedTuple
 
 
 class Kind(IntFlag):
@@ -19,8 +21,7 @@ class Kind(IntFlag):
     D = 4  # content
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One place to look at: a name (``parent`` and ``name``), an object (``gfid``), or both.
 
     A directory volume names places by parent and name, and objects without a known name (and
@@ -34,8 +35,7 @@ class Record:
     first: bool = False  # it is the name under which the object was made
 
 
-@dataclass(frozen=True, slots=True)
-class DirHint:
+class DirHint(NamedTuple):
     """How to find an object again: its file handle (always right), and its path when it was recorded.
 
     The path is relative to the volume's root (b"" is the root itself) and may be out of date. It is
@@ -46,7 +46,7 @@ class DirHint:
     path: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SegmentHeader:
     """Where the records come from. ``torn_bytes`` were at the end of the file and made no whole block."""
 
@@ -59,7 +59,7 @@ class SegmentHeader:
     torn_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """One segment as read. ``records`` may be iterated as often as you like, and is decoded lazily.
 

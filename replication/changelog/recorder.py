@@ -73,6 +73,9 @@ class Recorder(Protocol):
     def resume(self) -> bool:
         """Whether everything that changed since the last recorder ended is recorded too. Called once, before ``drain``."""
 
+    def seen_until(self, now_ns: int) -> int:
+        """Until when everything is taken in, after a ``drain`` that began at ``now_ns`` and came to its end."""
+
     def before_close(self, *, whole: bool) -> bool:
         """Add to the open segment what had to wait for the rest of it.
 
@@ -326,6 +329,9 @@ class FilesystemRecorder:
 
     def resume(self) -> bool:
         return False
+
+    def seen_until(self, now_ns: int) -> int:
+        return now_ns
 
     def before_close(self, *, whole: bool) -> bool:
         for handle, mask in self._nameless.items():

@@ -285,6 +285,9 @@ class DirectoryRecorder:
     def resume(self) -> bool:
         return False
 
+    def seen_until(self, now_ns: int) -> int:
+        return now_ns
+
     def before_close(self, *, whole: bool) -> bool:
         try:
             for handle in self._unnamed:

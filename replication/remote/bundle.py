@@ -1,4 +1,6 @@
-"""The secondary agent as one file: a zipapp of ``replication.secondary``, and the command that starts it.
+"""The programs that run on other hosts, each as one file: a zipapp, and the command that starts it.
+
+``replication.secondary`` is the secondary agent, ``replication.bricknode`` what tells what the bricks of a node record.
 
 The modules keep their names, so one source serves both sides. The same sources always give the same
 bytes; the far side keeps the file under its digest and never runs another content by that name.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import itertools
 import shlex
 import zipfile
 import zlib
@@ -20,10 +23,16 @@ from typing import TYPE_CHECKING
 from replication.secondary.protocol import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from importlib.resources.abc import Traversable
 
-_MAIN = b'import runpy\nrunpy.run_module("replication.secondary", run_name="__main__", alter_sys=True)\n'
+_MAIN = 'import runpy\nrunpy.run_module("{}", run_name="__main__", alter_sys=True)\n'
+# What replication.bricknode needs beside itself: no more than the standard library either.
+_BRICKNODE = (
+    "changelog/__init__", "changelog/brickctimes", "changelog/brickfollow", "changelog/bricktail", "changelog/glusterlog",
+    "changelog/inotify", "changelog/record", "errors", "gluster/__init__", "gluster/glusterd", "secondary/__init__",
+    "secondary/authorized", "secondary/handles", "secondary/protocol",
+)  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 OLDEST_PYTHON = (3, 9)
 # The system's own first: what PATH has may be a wrapper that takes longer to start than our agent.
@@ -48,10 +57,26 @@ class Bundle:
 
 @functools.cache
 def build_bundle() -> Bundle:
-    """Pack the sources, from wherever this package was imported: a checkout, a wheel, a zip."""
+    """The secondary agent, packed from wherever this package was imported: a checkout, a wheel, a zip."""
+    package = resources.files("replication")
+    return _pack("replication.secondary", _python_files(package / "secondary", "replication/secondary"))
+
+
+@functools.cache
+def build_bricknode() -> Bundle:
+    """The program for nodes with bricks."""
+    package = resources.files("replication")
+    more = ((f"replication/{name}.py", (package / f"{name}.py").read_bytes()) for name in _BRICKNODE)
+    own = _python_files(package / "bricknode", "replication/bricknode")
+    return _pack("replication.bricknode", itertools.chain(own, more))
+
+
+def _pack(program: str, sources: Iterable[tuple[str, bytes]]) -> Bundle:
+    package = resources.files("replication")
+    above = ("replication/__init__.py", (package / "__init__.py").read_bytes())
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in [("__main__.py", _MAIN), *sorted(_sources())]:
+        for name, content in [("__main__.py", _MAIN.format(program).encode()), *sorted([above, *sources])]:
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o600 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -63,12 +88,6 @@ def build_bundle() -> Bundle:
 def gate_command(root: bytes) -> str:
     """What starts the agent by a key that is limited to one root (secondary/gate.py)."""
     return f"seamark-agent {VERSION} {root.hex()}"
-
-
-def _sources() -> Iterator[tuple[str, bytes]]:
-    package = resources.files("replication")
-    yield "replication/__init__.py", (package / "__init__.py").read_bytes()
-    yield from _python_files(package / "secondary", "replication/secondary")
 
 
 def _python_files(directory: Traversable, name: str) -> Iterator[tuple[str, bytes]]:

@@ -15,6 +15,7 @@ from replication.remote.bundle import (
     OLDEST_PYTHON,
     PYTHON_FLAGS,
     PYTHONS,
+    Bundle,
     bootstrap_arguments,
     build_bundle,
     gate_command,
@@ -39,19 +40,25 @@ _SOCKET_BUFFER = 1 << 20
 
 
 def open_secondary(
-    target: Target, options: SshOptions | None = None, arguments: list[bytes] | None = None
+    target: Target,
+    options: SshOptions | None = None,
+    arguments: list[bytes] | None = None,
+    bundle: Bundle | None = None,
 ) -> Link:
-    """A running secondary agent for ``target.path``; with ``arguments`` one that does something else.
+    """A running secondary agent for ``target.path``; with ``arguments`` one that does something else, with ``bundle`` another program.
 
     Raises Unreachable, HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython, AgentFailed, UsageError.
     """
     options = options or SshOptions()
     arguments = arguments or [b"serve", target.path]
+    bundle = bundle or build_bundle()
     link, status = (
-        _over_ssh(target, options, arguments) if target.is_remote else _child(target, options, arguments)
+        _over_ssh(target, options, arguments, bundle)
+        if target.is_remote
+        else _child(target, options, arguments, bundle)
     )
     try:
-        _shake_hands(link)
+        _shake_hands(link, bundle)
     except _NotStarted as problem:
         ended = status()
         link.close()
@@ -62,12 +69,14 @@ def open_secondary(
     return link
 
 
-def _child(target: Target, options: SshOptions, words: list[bytes]) -> tuple[Link, Callable[[], int | None]]:
+def _child(
+    target: Target, options: SshOptions, words: list[bytes], bundle: Bundle
+) -> tuple[Link, Callable[[], int | None]]:
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
-    arguments = bootstrap_arguments(build_bundle(), words)
+    arguments = bootstrap_arguments(bundle, words)
     with theirs:
         # Its own session: Ctrl-C at the terminal is for us, and the agent ends when we do.
         process = subprocess.Popen(
@@ -115,13 +124,13 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _over_ssh(
-    target: Target, options: SshOptions, words: list[bytes]
+    target: Target, options: SshOptions, words: list[bytes], bundle: Bundle
 ) -> tuple[Link, Callable[[], int | None]]:
     from replication.remote.ssh import connect  # a tenth of a second, and a local secondary needs none of it
 
     connection = connect(target, options)
     try:
-        command = gate_command(target.path) if options.gated else shell_command(build_bundle(), words)
+        command = gate_command(target.path) if options.gated else shell_command(bundle, words)
         channel = connection.execute(command)
     except BaseException:
         connection.close()
@@ -158,7 +167,7 @@ def _exit_status(channel: paramiko.Channel) -> int | None:
     return channel.exit_status if channel.status_event.wait(2) else None
 
 
-def _shake_hands(link: Link) -> None:
+def _shake_hands(link: Link, bundle: Bundle) -> None:
     """Pass over what a login shell says, send the bundle if it is wanted, until the agent is ready.
 
     Raises AgentFailed with what was said instead, LinkLost.
@@ -172,7 +181,7 @@ def _shake_hands(link: Link) -> None:
             if line.endswith(b"seamark-agent ready\n"):
                 return
             if line.endswith(b"seamark-agent need\n"):
-                link.writer.write(build_bundle().content)
+                link.writer.write(bundle.content)
             else:
                 noise += line
     except LinkLost as error:

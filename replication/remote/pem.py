@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from replication.errors import SeamarkError
 from replication.private import private_dir
+from replication.remote.bundle import build_bricknode
 from replication.remote.errors import RemoteError
 from replication.remote.launch import open_secondary
 from replication.remote.ssh import connect
@@ -23,6 +24,7 @@ from replication.remote.ssh import connect
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from replication.remote.bundle import Bundle
     from replication.remote.endpoint import SshOptions
     from replication.remote.ssh import Connection
     from replication.remote.target import Target
@@ -49,6 +51,12 @@ def make_key(path: Path) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
+def push_to_node(target: Target, access: SshOptions, session_id: str, volume: str, public: str) -> str:
+    """Let ``public`` follow the bricks of a volume on a node of its pool. The file in which that stands. Raises as ``push``."""
+    words = [b"install", session_id.encode(), volume.encode(), public.encode()]
+    return str(_tell(target, access, words, build_bricknode())["file"])
+
+
 def push(target: Target, access: SshOptions, session_id: str, public: str) -> dict[str, Any]:
     """Let ``public`` serve ``target.path`` there, by the operator's ``access``. Gives `file` and `line`.
 
@@ -64,8 +72,15 @@ def take_back(target: Target, access: SshOptions, session_id: str) -> None:
     _tell(target, access, [b"revoke", session_id.encode()])
 
 
-def _tell(target: Target, access: SshOptions, arguments: list[bytes]) -> dict[str, Any]:
-    link = open_secondary(target, access, arguments)
+def take_back_from_node(target: Target, access: SshOptions, session_id: str) -> None:
+    """Remove the session's line and gate on a node. Raises RemoteError."""
+    _tell(target, access, [b"revoke", session_id.encode()], build_bricknode())
+
+
+def _tell(
+    target: Target, access: SshOptions, arguments: list[bytes], bundle: Bundle | None = None
+) -> dict[str, Any]:
+    link = open_secondary(target, access, arguments, bundle)
     try:
         answer: dict[str, Any] = json.loads(link.reader.readline(1 << 20))
     finally:
@@ -98,6 +113,7 @@ def holes_in(target: Target, options: SshOptions) -> list[str]:
         "rsync to elsewhere": "rsync --server -pISe.LsfxCIvu . /tmp/",
         "rsync out of its place": f"rsync --server -pISe.LsfxCIvu . {unit}/../../../../new/",
         "scp": "scp -t /tmp",
+        "another volume": "seamark-bricks 1 /etc",
     }
     connection = connect(target, options)
     try:

@@ -38,10 +38,16 @@ def install(session: str, root: bytes, key: str) -> Dict[str, Any]:
 
     ``key``: type and base64, without a comment. Gives the file and the line. Raises Refused, OSError.
     """
+    path = _gate_path(session)
+    _refuse_overlap(root, (os.path.dirname(path), os.path.join(_home(), ".ssh")))
+    return let_in(session, key, ["gate", session, root.hex()])
+
+
+def let_in(session: str, key: str, words: List[str]) -> Dict[str, Any]:
+    """Have ``key`` start this very program with these words, and nothing else. As ``install``."""
     if not _SESSION.fullmatch(session) or not _KEY.fullmatch(key):
         raise Refused("not a session, or not an ed25519 key")
     path = _gate_path(session)
-    _refuse_overlap(root, (os.path.dirname(path), os.path.join(_home(), ".ssh")))
     if re.search(r'[\x00-\x1f\x7f"\\]', path + sys.executable):
         raise Refused("the home directory has a name that authorized_keys cannot hold: {!r}".format(path))
     archive = getattr(replication.secondary.__loader__, "archive", "")
@@ -49,9 +55,8 @@ def install(session: str, root: bytes, key: str) -> Dict[str, Any]:
         content = file.read()
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     _replace(path, content, 0o600)
-    command = "{} {} {} gate {} {}".format(
-        shlex.quote(sys.executable), _FLAGS, shlex.quote(path), session, root.hex()
-    )
+    said = " ".join(map(shlex.quote, words))
+    command = "{} {} {} {}".format(shlex.quote(sys.executable), _FLAGS, shlex.quote(path), said)
     line = 'restrict,command="{}" {} {}'.format(command, key, _comment(session))
     return {"file": _rewrite(session, [line.encode()]), "line": line, "protocol": VERSION}
 

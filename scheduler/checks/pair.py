@@ -44,18 +44,26 @@ _FATAL = frozenset({"owned", "not-empty", "inside", "loop"})
 
 
 def check_pair(
-    place: SessionDir, session: Session, state_dir: str, access: SshOptions | None = None
+    place: SessionDir,
+    session: Session,
+    state_dir: str,
+    access: SshOptions | None = None,
+    *,
+    gets_nodes_key: bool = False,
 ) -> Iterator[Outcome]:
-    """All checks; ends at what the others need. ``access``: another way there than the session's own."""
+    """All checks; ends at what the others need. ``access``: another way there than the session's own.
+
+    ``gets_nodes_key``: the session is about to get a key for the other nodes of a Gluster pool.
+    """
     try:
         with present(session):
-            yield from _check_pair(place, session, state_dir, access)
+            yield from _check_pair(place, session, state_dir, access, gets_nodes_key=gets_nodes_key)
     except SeamarkError as error:
         yield fail("primary", error, fatal=True)
 
 
 def _check_pair(
-    place: SessionDir, session: Session, state_dir: str, access: SshOptions | None
+    place: SessionDir, session: Session, state_dir: str, access: SshOptions | None, *, gets_nodes_key: bool
 ) -> Iterator[Outcome]:
     try:
         check_other_sessions(place.name, Path(state_dir), session.id)
@@ -66,7 +74,7 @@ def _check_pair(
         yield fail("primary", error, fatal=True)
         return
     yield good("primary", f"{session.primary} ({has['type'] or 'unknown file system'})")
-    yield from check_volume(session)
+    yield from check_volume(place, session, gets_nodes_key=gets_nodes_key)
     options = access or ssh_options(place, session, dry=True)
     ctx = Far(session, parse_target(session.secondary), options)
     if ctx.target.is_remote and shutil.which("ssh") is None and session.sync_method in ("rsync", "tar"):

@@ -10,6 +10,7 @@ import click
 
 from replication import session_file, settings
 from replication.errors import UsageError
+from replication.gluster.address import parse_address
 from replication.remote.target import parse_target
 from replication.session import SessionDir, SessionState, pair_id
 from seamark.commands.drafts import access_options, assignment, make_session, wants_push
@@ -25,6 +26,11 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @access_options
 @click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
 @click.option("--force", is_flag=True, help="Create it although checks failed that need not be fatal.")
+@click.option(
+    "--push-nodes",
+    is_flag=True,
+    help="Put a key on the other nodes of the primary's Gluster pool, to follow their bricks.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Show the checks, and create nothing.")
 @state_dir_option
 def create(
@@ -39,6 +45,7 @@ def create(
     assigned: tuple[str, ...],
     adopt: bool,
     force: bool,
+    push_nodes: bool,
     dry_run: bool,
     state_dir: str,
 ) -> None:
@@ -47,7 +54,8 @@ def create(
     PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on.
 
     With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
-    can do nothing there but serve this session.
+    can do nothing there but serve this session. With --push-nodes it gets another one, for the other nodes with bricks of
+    a Gluster volume: there it can do nothing but tell what these bricks record.
     """
     if name == ALL:
         raise UsageError(f'"{ALL}" means all sessions: choose another name')
@@ -67,11 +75,15 @@ def create(
         ),
     )
     pushes = wants_push(secondary, push, flag=push_flag)
+    if push_nodes and parse_address(config.primary) is None:
+        raise UsageError("--push-nodes is for a primary that is a Gluster volume: gluster://HOST/VOLUME")
     state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
     with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
         draft = Path(scratch) / "session.toml"
         session_file.write_new(draft, config, _COMMENT.format(name=name))
         for key, value in values:
             session_file.set_key(draft, key, value)
-        make_session(place, draft, state, state_dir, pushes=pushes, force=force, dry_run=dry_run)
+        make_session(
+            place, draft, state, state_dir, pushes=pushes, push_nodes=push_nodes, force=force, dry_run=dry_run
+        )
     click.echo(f"session {name} created; start it with: seamark start {name}")

@@ -22,7 +22,7 @@ _AGENT_S = 10.0  # so long may an agent take to end
 
 @click.command(no_args_is_help=True)
 @session_argument
-@click.option("--keep-key", is_flag=True, help="Leave the session's own key on the secondary (see push-pem).")
+@click.option("--keep-key", is_flag=True, help="Leave the session's own keys where they are (see push-pem).")
 @click.option("--reset-sync-time", is_flag=True, help="Take the mark off the primary's root as well.")
 @state_dir_option
 def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> None:
@@ -44,6 +44,8 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
         raise LockedError(f"session {name} is still ending; try again in a moment")
     if place.key.exists() and not keep_key:
         _revoke(place, state)
+    if place.nodes_key.exists() and not keep_key:
+        _revoke_from_nodes(place)
     if reset_sync_time:
         _forget_mark(place)
     volume = volume_of(place)
@@ -83,6 +85,17 @@ def _revoke(place: SessionDir, state: SessionState | None) -> None:
     except SeamarkError as error:
         id_ = state.id if state is not None else "<its id>"
         click.echo(f"{error.message}; {keys.by_hand(id_)}", err=True)
+
+
+def _revoke_from_nodes(place: SessionDir) -> None:
+    """As _revoke, on the other nodes of a Gluster pool."""
+    from scheduler.node_keys import revoke_from_nodes
+
+    try:
+        for said in revoke_from_nodes(place, place.load()):
+            click.echo(said, err=True)
+    except SeamarkError as error:
+        click.echo(f"its key stays on the other nodes of the pool: {error.message}", err=True)
 
 
 def _forget_on_servers(place: SessionDir) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def make_session(
     state_dir: str,
     *,
     pushes: bool,
+    push_nodes: bool = False,
     force: bool,
     dry_run: bool,
 ) -> None:
@@ -73,13 +75,16 @@ def make_session(
 
     pinned = draft.with_name("known_hosts")
     session = Session.of(place.name, session_file.read(draft), state, draft.with_name("mount"))
-    access = operators_access(place, session, known_hosts=pinned, asks=pushes)
-    outcomes = show_checks(check_pair(place, session, state_dir, access))
+    access = operators_access(place, session, known_hosts=pinned, asks=pushes or push_nodes)
+    outcomes = show_checks(check_pair(place, session, state_dir, access, gets_nodes_key=push_nodes))
     if dry_run:
         raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
     _refuse(place.name, outcomes, force=force)
-    if pushes:
-        _push(place, session, draft, access)
+    with _nothing_left(place):
+        if pushes:
+            _push(place, session, draft, access)
+        if push_nodes:
+            _push_to_nodes(place, session, access)
     _have_recorded(session)
     session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
     if pinned.exists():
@@ -106,15 +111,28 @@ def _refuse(name: str, outcomes: list[Outcome], *, force: bool) -> None:
     raise SeamarkError(f"session {name} was not created: {first.name}: {first.says}{way_out}", first.code)
 
 
-def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
-    """Put a key there, and into the session's file. Raises SeamarkError, and then nothing is left of it."""
-    from scheduler.keys import push_key
-
+@contextlib.contextmanager
+def _nothing_left(place: SessionDir) -> Iterator[None]:
+    """Of the session's directory, where there was none before and something goes wrong."""
     there = place.path.exists()
     try:
-        show_checks(push_key(place, session, access))
+        yield
     except BaseException:
         if not there:
             shutil.rmtree(place.path, ignore_errors=True)
         raise
+
+
+def _push_to_nodes(place: SessionDir, session: Session, access: SshOptions) -> None:
+    """Raises SeamarkError."""
+    from scheduler.node_keys import push_to_nodes
+
+    show_checks(push_to_nodes(place, session, access))
+
+
+def _push(place: SessionDir, session: Session, draft: Path, access: SshOptions) -> None:
+    """Put a key there, and into the session's file. Raises SeamarkError."""
+    from scheduler.keys import push_key
+
+    show_checks(push_key(place, session, access))
     session_file.set_key(draft, settings.key_named("ssh.identity"), str(place.key))

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 @click.option(
     "--identity", type=click.Path(path_type=str), metavar="FILE", help="Private key to log in with this once."
 )
+@click.option(
+    "--nodes", is_flag=True, help="On the other nodes of the primary's Gluster pool, to follow their bricks."
+)
 @state_dir_option
-def push_pem(name: str, identity: str | None, state_dir: str) -> None:
+def push_pem(name: str, identity: str | None, nodes: bool, state_dir: str) -> None:
     """Give session NAME a new key of its own on its secondary, in place of the one before.
 
-    The far side's copy of the secondary agent is renewed with it, as is needed after some upgrades.
+    The far side's copy of the secondary agent is renewed with it, as is needed after some upgrades. With --nodes
+    the same is done on the other nodes with bricks of the primary, a Gluster volume; nothing is done on the secondary.
     """
     from scheduler.keys import by_own_key, has_own_key, push_key
 
@@ -37,6 +41,12 @@ def push_pem(name: str, identity: str | None, state_dir: str) -> None:
     session = place.load()
     if has_own_key(place, session):
         session = without_identity(session)
+    if nodes:
+        from scheduler.node_keys import push_to_nodes
+
+        show_checks(push_to_nodes(place, session, operators_access(place, session, identity)))
+        click.echo(f"session {name} follows the bricks of other nodes when it is started again")
+        return
     show_checks(push_key(place, session, operators_access(place, session, identity)))
     if not has_own_key(place, place.load()):
         own = by_own_key(place, session).ssh.identity

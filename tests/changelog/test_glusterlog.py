@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from replication.changelog.glusterlog import parse_gluster
+from replication.changelog.glusterlog import parse_gluster, read_header, records_so_far
 from replication.changelog.reader import read_segment
 from replication.changelog.record import Kind, Record, SegmentDamaged
 
@@ -121,6 +121,36 @@ def test_both_encodings_say_the_same() -> None:
     assert [record.name for record in found[0]] == [
         None, None, b"new\nfile", b"link", b"old", b"new", b"gone", b"gone", None,
     ]  # fmt: skip
+
+
+def as_version_1_1(data: bytes) -> bytes:
+    """A changelog of version 1.2 as 1.1 has it: without the paths of what was deleted, which are two NULs in these files."""
+    encoding, at = read_header("x", data)
+    made = data[:at].replace(b"v1.2", b"v1.1")
+    for (record, *more), end in records_so_far("x", data[at:], encoding):
+        piece = data[at : header_size(data) + end]
+        removed = not more and record.kinds is Kind.E and piece.endswith(record.name + b"\0\0\0")
+        made += piece[:-2] if removed else piece
+        at = header_size(data) + end
+    return made
+
+
+def header_size(data: bytes) -> int:
+    return data.index(b"\n") + 1
+
+
+@pytest.mark.parametrize("name", ["binary.CHANGELOG", "distribute-brick1.CHANGELOG"])
+def test_version_1_1_has_no_paths_of_what_was_deleted(name: str) -> None:
+    data = (DATA / name).read_bytes()
+    old = as_version_1_1(data)
+    assert len(data) - len(old) >= 2 * 10  # so many of them at least were deleted
+    found = parse_gluster("x", old)
+    assert list(found) == list(parse_gluster("x", data))
+    assert found.info.version == str(read_header("x", data)[0]).replace("1.2", "1.1")
+    with pytest.raises(SegmentDamaged):
+        list(parse_gluster("x", data.replace(b"v1.2", b"v1.1", 1)))
+    with pytest.raises(SegmentDamaged):
+        list(parse_gluster("x", old.replace(b"v1.1", b"v1.2", 1)))
 
 
 @pytest.mark.parametrize("cut", [1, 5, 17])

@@ -9,15 +9,21 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import struct
 import tempfile
 import zlib
 from pathlib import Path
 from unittest import mock
 
+from replication.bricknode import wire
 from replication.changelog import segment
+from replication.changelog.brickfollow import FollowedBrick
+from replication.changelog.brickmembers import RemoteMember, RemoteNode
+from replication.changelog.bricktail import BrickTail, Place
 from replication.changelog.glusterlog import parse_gluster
-from replication.changelog.record import SegmentDamaged
+from replication.changelog.record import Kind, Record, SegmentDamaged
+from replication.gluster.glusterd import Brick
 from replication.secondary import gate as gates
 from replication.secondary import observed, untar
 from replication.secondary.protocol import AgentError, frame, read_frame, unpacked
@@ -81,6 +87,83 @@ def gluster(data: bytes) -> None:
     """A changelog of Gluster's."""
     with contextlib.suppress(SegmentDamaged):
         list(parse_gluster("fuzzed", data).records)
+
+
+def tail(data: bytes) -> None:
+    """A changelog that a brick writes in pieces and rolls, while it is followed; and what HTIME says is any bytes, too."""
+    base = _root().parent / "brick"
+    shutil.rmtree(base, ignore_errors=True)
+    changelogs = base / ".glusterfs" / "changelogs"
+    closed = changelogs / "2026" / "11" / "29"
+    closed.mkdir(parents=True)
+    (changelogs / "htime").mkdir()
+    current, htime = changelogs / "CHANGELOG", changelogs / "htime" / "HTIME.1"
+    current.touch()
+    htime.touch()
+    taken: list[Record] = []
+    gaps: list[str] = []
+    with mock.patch.object(BrickTail, "_current_htime", return_value="HTIME.1"):
+        follower = FollowedBrick(str(base), taken.append, gaps.append, lambda: None)
+        follower.tail.begin_at_end()
+        third = len(data) // 3
+        for piece in (data[:third], data[third : 2 * third], data[2 * third :]):
+            with open(current, "ab") as file:
+                file.write(piece)
+            assert follower.poll(lambda: False)
+        current.rename(closed / "CHANGELOG.1796000000")
+        current.touch()
+        with open(htime, "ab") as file:
+            file.write(data[-200:] + b"\0" + bytes(closed) + b"/CHANGELOG.1796000000\0")
+        assert follower.poll(lambda: False)
+        follower.compare(whole=True)
+        assert Place.of_json(follower.tail.place().as_json()) == follower.tail.place()
+        follower.tail.close()
+    shutil.rmtree(base)
+    with contextlib.suppress(SegmentDamaged):
+        whole: list[Record] = []
+        whole.extend(parse_gluster("fuzzed", data).records)
+        assert taken[: len(whole)] == whole, (taken, whole)
+        return
+    assert gaps or not data, data
+
+
+class _Heard:
+    """Whoever follows bricks of other nodes."""
+
+    def take(self, record: Record) -> None:
+        if record.name is not None:
+            assert (
+                record.name not in (b"", b".", b"..") and b"/" not in record.name and b"\0" not in record.name
+            )
+        assert len(record.gfid or b"") == 16 and record.kinds
+
+    def gap(self, reason: str) -> None:
+        assert reason in ("damaged", "changelog off", "recorder")
+
+    def restarted(self, member) -> None:
+        pass
+
+    def began(self, member, *, resumed: bool) -> None:
+        pass
+
+    def searched(self, member) -> None:
+        pass
+
+
+def nodes(data: bytes) -> None:
+    """What another node tells of its bricks."""
+    node = RemoteNode("node", [], _Heard())
+    member = RemoteMember(Brick("node", "/b", False, False), 0, None)
+    node.members["/b"] = member
+    node.link.up, node.link._next_at = True, float("inf")
+    with contextlib.suppress(AgentError):
+        node.link._came(data)
+    node.round()
+    node.pump(lambda: False)
+    assert member.place is None or Place.of_json(member.place.as_json()) == member.place
+    for brick in ("/b", "/other"):  # the same in a frame that is whole
+        with contextlib.suppress(AgentError, KeyError, TypeError, ValueError):
+            node._heed({"brick": brick, "records": 1}, data)
 
 
 def items(data: bytes) -> None:
@@ -180,7 +263,9 @@ def tar(data: bytes) -> None:
     assert (base / "canary").read_text() == "untouched"
 
 
-TARGETS = {f.__name__: f for f in (frames, listings, segments, blocks, gluster, items, gate, tar)}
+TARGETS = {
+    f.__name__: f for f in (frames, listings, segments, blocks, gluster, tail, nodes, items, gate, tar)
+}
 
 
 def _tar_seed() -> bytes:
@@ -212,6 +297,26 @@ def _segment_seed() -> bytes:
 _OBSERVED = '["%s",true,0,true,[["name","' + "cd" * 16 + '",33188,0,0,1,2,0,3,4,5,6,null,2],["gone",null]]]'
 
 
+def _changelogs() -> list[bytes]:
+    """The beginnings of changelogs that bricks wrote, in both versions."""
+    data = Path(__file__).parents[1] / "changelog" / "data"
+    found = [path.read_bytes()[:5000] for path in sorted(data.glob("*CHANGELOG"))]
+    return found + [each.replace(b"v1.2", b"v1.1") for each in found]
+
+
+def _told() -> list[bytes]:
+    place = ["HTIME.1", 9, 1, [[1, 2]], [3, 4]]
+    records = wire.encode(
+        [Record(Kind.E, b"g" * 16, b"p" * 16, b"name", True), Record(Kind.D, b"g" * 16, None, None)]
+    )
+    state = {"place": place, "beat_ms": 1, "recording": True, "unread": "", "uneasy": False}
+    return [
+        frame({"brick": "/b", "began": True, "place": place}) + frame({"brick": "/b", "records": 2}, records),
+        frame({"round": 1, "bricks": {"/b": state}}), frame({"brick": "/b", "gap": "damaged"}), records,
+        frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "restarted": True}) + frame({"brick": "/b", "searched": 0}),
+    ]  # fmt: skip
+
+
 def seeds(name: str) -> list[bytes]:
     """Inputs to begin with, which come to where it matters."""
     listing = ('{"id":1,"op":"observe","listings":[' + _OBSERVED % ("ab" * 16) + "]}").encode()
@@ -220,7 +325,9 @@ def seeds(name: str) -> list[bytes]:
         "listings": [listing, b'{"listings":[[]]}', b"[" * 3000, b'{"a":' * 3000],
         "segments": [_segment_seed(), _segment_seed()[:-9]],
         "blocks": [b"\0\x20\1\1" + b"\0" * 32 + b"\1\x10\1\1" + b"\1" * 16, b"\2\x10\1\1" + b"\0" * 16],
-        "gluster": [p.read_bytes() for p in sorted((Path(__file__).parents[1] / "changelog" / "data").rglob("*")) if p.is_file() and p.stat().st_size < 5000],
+        "gluster": _changelogs(),
+        "tail": _changelogs(),
+        "nodes": _told(),
         "items": [encode_items([]), b"x\x9c", zlib.compress(b"[[],[]]"), zlib.compress(b'[["a"],[["zz",0,"n","data",1]]]')],
         "gate": [
             f"--stats . {UNIT}/new/".encode(), b"--rsh=sh", b"--log-file=/tmp/x", b"-e sh", b"--write-batch=x", b"--files-from=/etc/passwd",

@@ -1,0 +1,65 @@
+"""When the inodes of a brick changed: by their handles, `.glusterfs/aa/bb/<gfid>`, hard links or, to directories, symlinks.
+
+Python 3.9: this goes to the nodes whose bricks are followed (replication/bricknode).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat as st
+import struct
+from collections.abc import Iterator
+from uuid import UUID
+
+_TIMES = "trusted.glusterfs.mdata"
+_CTIME_AT = 9  # after a version and flags, big-endian: seconds, nanoseconds
+# What clients see is the time at which they asked; a brick's is the one at which it was done, with what it notes of it.
+_EXPLAINED_NS = 1_000_000_000
+
+
+def handle_of(brick: str, gfid: bytes) -> str:
+    name = str(UUID(bytes=gfid))
+    return os.path.join(brick, ".glusterfs", name[:2], name[2:4], name)
+
+
+def changed(brick: str, since_ns: int, *, unexplained: bool) -> Iterator[bytes]:
+    """gfids of what changed since then, by the brick's clock; empty ones between them, so that whoever waits can look at the time.
+
+    ``unexplained``: only what changed otherwise than clients can see.
+    """
+    for number in range(1 << 16):
+        folder = os.path.join(brick, ".glusterfs", f"{number >> 8:02x}", f"{number & 255:02x}")
+        yield b""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                handle = os.path.join(folder, name)
+                ctime = ctime_of(handle)
+                is_wanted = ctime is not None and ctime >= since_ns
+                if is_wanted and unexplained:
+                    is_wanted = abs(seen_ctime_of(handle) - (ctime or 0)) > _EXPLAINED_NS
+                with contextlib.suppress(ValueError):
+                    yield UUID(name).bytes if is_wanted else b""
+
+
+def seen_ctime_of(handle: str) -> int:
+    """The ctime that clients see of an object; 0 where the volume keeps none of its own."""
+    try:
+        kept = os.getxattr(handle, _TIMES)
+        seconds, nanoseconds = struct.unpack_from(">QQ", kept, _CTIME_AT)
+    except (OSError, struct.error):
+        return 0
+    return int(seconds) * 10**9 + int(nanoseconds)
+
+
+def ctime_of(handle: str) -> int | None:
+    """When the brick's inode of an object changed; None: it is not there."""
+    try:
+        found = os.lstat(handle)
+    except OSError:
+        return None
+    if st.S_ISLNK(found.st_mode):
+        # A directory's; or a symlink of somebody's, that may lead anywhere, or nowhere.
+        with contextlib.suppress(OSError):
+            return max(found.st_ctime_ns, os.stat(handle).st_ctime_ns)
+    return found.st_ctime_ns
