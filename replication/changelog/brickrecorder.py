@@ -31,6 +31,7 @@ from replication.changelog.memory import RootState
 from replication.changelog.record import Kind, Record
 from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.errors import SeamarkError
+from replication.gluster import single
 from replication.gluster.glusterd import Brick, VolumeInfo, volume_file, volume_info
 from replication.gluster.mount import GFID
 from replication.session_file import replace_file
@@ -102,6 +103,7 @@ class BrickRecorder:
             self._file = volume_file(volume)
             self._info_at, self._rebalance_at = self._changed_ns(), self._rebalance_ns()
             self._info = _covered(volume_info(volume))
+            single.note(kept.parent, self._info, self._file, self._info_at)
             self._root_gfid = os.getxattr(root, GFID)
             self._open_root()
             for number, brick in self._local():
@@ -171,6 +173,7 @@ class BrickRecorder:
                 return
             self._info = _covered(volume_info(self._volume))
             self._info_at = changed
+            single.note(self._kept.parent, self._info, self._file, changed)
         except (OSError, SeamarkError) as error:
             log.warning("what bricks volume %s has cannot be asked: %s", self._volume, error)
             return
