@@ -10,7 +10,6 @@ from replication.failures import Failure
 from replication.volume.directory import settled
 from replication.volume.handle import open_beneath
 from replication.volume.identity import ROOT_GFID
-from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +70,7 @@ def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
         if found != gfid and gfid != ROOT_GFID:
             return None
         where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
-        xattrs = read_xattrs(where if name else volume.root)
+        xattrs = volume.xattrs(where if name else volume.root)
         ctime = settled(stat.ctime_ns) if volume.identify(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
     finally:
         os.close(dir_fd)

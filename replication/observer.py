@@ -211,7 +211,7 @@ class Observer:
         """Have their content travel with the observation, if it is small and still as it was observed."""
 
         def read(entry: Entry) -> tuple[bytes, dict[str, str]] | None:
-            return read_observed(dir_fd, entry, keeps_pages=self._volume.keeps_pages)
+            return read_observed(self._volume, dir_fd, entry)
 
         for start in range(0, len(entries), _READ_AT_ONCE):
             if not self._carry or self._content_bytes >= _MOST_CONTENT:

@@ -60,6 +60,7 @@ class Crawler:
         ledger = self.ctx.ledger
         if ledger.fence() != self.epoch:
             return start_over(self.ctx, self.epoch, "the ledger is gone")
+        self.ctx.renew_volume()
         self.ctx.volume.check_in_place()
         if (why := self.ctx.resting()) is not None:
             return why

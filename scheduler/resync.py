@@ -86,7 +86,7 @@ def _look(ctx: Context, path: bytes) -> bool:
     if ctx.place.detector() == "scan":
         return True
     directory, name = os.path.split(path)
-    names = [name] if path else [n for n in os.listdir(ctx.volume.root_fd) if n != ".seamark"]
+    names = [name] if path else [n for n in os.listdir(ctx.volume.mounted.root_fd) if n != ".seamark"]
     try:
         for start in range(0, len(names), _NAMES_AT_ONCE):
             some = [os.fsdecode(each) for each in names[start : start + _NAMES_AT_ONCE]]

@@ -103,6 +103,7 @@ class Context:
         self._stamp = place.stamp()
         self._connecting = threading.Lock()
         self.alive: Callable[[], object] = lambda: None  # the running task's sign of life
+        self._volume: DirectoryVolume | None = None
         self._epoch = -1
         self._boot_id = ""
         self._thin = False
@@ -117,12 +118,22 @@ class Context:
         """What the names of the session's data queues end in."""
         return f"{self.session.name}.{self.session.instance}"
 
-    @cached_property
+    @property
     def volume(self) -> DirectoryVolume:
-        return open_volume(self.session, self.session.root)
+        if self._volume is None:
+            self._volume = open_volume(self.session, self.session.root, self.place.changelog)
+        return self._volume
+
+    def renew_volume(self) -> None:
+        """Look at it in the way that is right by now. Nothing may be under way in this process."""
+        volume = self._volume
+        if volume is not None and not volume.is_current():
+            self._volume = None
+            volume.close()
 
     def begin(self, epoch: int) -> None:
         """A task of this epoch is about to begin. Raises Held, StaleFence."""
+        self.renew_volume()
 
     def holding(self) -> str | None:
         """Why nothing is to be sent at the moment: the session is paused, stopped, or outside of its schedule; else None.
@@ -328,7 +339,7 @@ class Context:
             client = self.secondary(epoch).client
             # First: refused when another holder has taken over, who goes by it.
             client.call("mark", text=text, settings=kept_settings(self.session))
-            if text is not None and store_mark(self.volume.root_fd, self.session.id, text):
+            if text is not None and store_mark(self.volume.mounted.root_fd, self.session.id, text):
                 client.call("mark", name=mark_name(self.session.id), text=text)
             self.ledger.set_published(brick.stime_ns)
         finally:

@@ -170,7 +170,7 @@ def _says(outcome: dict[str, Any]) -> str:
 
 def _compare(ctx: Context, epoch: int, payload: dict[str, Any], sign: Any) -> dict[str, Any]:
     client = ctx.secondary(epoch).client
-    return run_unit(payload, ctx.volume, client, ctx.filters, ctx.powers, sign)
+    return run_unit(payload, ctx.volume.mounted, client, ctx.filters, ctx.powers, sign)
 
 
 def _mend(ctx: Context, epoch: int, payload: dict[str, Any], _sign: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from replication.changelog.memory import RootState
 from replication.changelog.record import Kind, Record
 from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.errors import SeamarkError
+from replication.gluster import single
+from replication.gluster.glusterd import VolumeInfo
 from replication.gluster.mount import GFID
 from replication.session_file import replace_file
 from replication.volume.identity import ROOT_GFID
@@ -140,6 +142,9 @@ class BrickRecorder:
 
     def searched(self, member: RemoteMember) -> None:
         self._since.elsewhere.discard(str(member.brick))
+
+    def informed(self, info: VolumeInfo, file: str, file_ns: int) -> None:
+        single.note(self._kept.parent, info, file, file_ns)
 
     def forgotten(self, name: str) -> None:
         self._since.elsewhere.discard(name)

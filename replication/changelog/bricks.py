@@ -36,6 +36,8 @@ Nodes = Callable[[str], list[str]]  # what starts the program on a node
 class Listener(Hub, Protocol):
     def forgotten(self, name: str) -> None: ...
 
+    def informed(self, info: VolumeInfo, file: str, file_ns: int) -> None: ...
+
 
 class Bricks:
     """``reach``: how other nodes are reached; None: only the bricks of this one are followed. ``places``: by brick, as HOST:PATH.
@@ -61,6 +63,7 @@ class Bricks:
         self._file = volume_file(volume)
         self._info_at, self._rebalance_was = self._changed_ns(), self._rebalance()
         self._info = self._covered(volume_info(volume))
+        hub.informed(self._info, self._file, self._info_at)
         for number, brick in self._followable():
             self._follow(brick, number)
         self._looked_at = time.monotonic()
@@ -164,6 +167,7 @@ class Bricks:
                 return
             self._info = self._covered(volume_info(self._volume))
             self._info_at = changed
+            self._hub.informed(self._info, self._file, changed)
         except (OSError, SeamarkError) as error:
             log.warning("what bricks volume %s has cannot be asked: %s", self._volume, error)
             return

@@ -24,8 +24,7 @@ from replication.remote.errors import AgentFailed
 from replication.transfer.item import FileItem, ItemResult
 from replication.transfer.stream import BUSY_S, meta_row
 from replication.volume.directory import VanishedError, settled
-from replication.volume.handle import Stat, open_beneath, stat_at
-from replication.volume.xattrs import read_xattrs
+from replication.volume.handle import Stat, open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -195,7 +194,7 @@ class StagedSender:
                 results.append(ItemResult(gfid, "vanished" if vanished else "error", *failure))
                 continue
             try:
-                xattrs, new = read_xattrs(file.fd), stat_at(file.fd, b"")
+                xattrs, new = self._volume.xattrs(file.fd), self._volume.stat(file.fd)
             except OSError as error:
                 results.append(_unreadable(file.item, error))
                 continue

@@ -19,8 +19,7 @@ from replication.remote.answers import SecondaryError
 from replication.transfer.delta import Shifted, send_blocks
 from replication.transfer.item import FileItem, ItemResult
 from replication.volume.directory import VanishedError, settled
-from replication.volume.handle import Stat, open_beneath, stat_at
-from replication.volume.xattrs import read_xattrs
+from replication.volume.handle import Stat, open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,8 +156,8 @@ class StreamSender:
                 self._send_changed(item, fd, stat, sparse=sparse)
             return
         content = _read_all(fd, stat.size)
-        xattrs = read_xattrs(fd)
-        after = stat_at(fd, b"")
+        xattrs = self._volume.xattrs(fd)
+        after = self._volume.stat(fd)
         still = after.ctime_ns == stat.ctime_ns and len(content) == stat.size
         row = meta_row(
             item.gfid, after, len(content), settled(after.ctime_ns) if still else 0, xattrs, item.ticket
@@ -246,8 +245,8 @@ class StreamSender:
         self._end_large(item, fd, stat, sent)
 
     def _end_large(self, item: FileItem, fd: int, stat: Stat, sent: int) -> None:
-        xattrs = read_xattrs(fd)
-        after = stat_at(fd, b"")
+        xattrs = self._volume.xattrs(fd)
+        after = self._volume.stat(fd)
         still = after.ctime_ns == stat.ctime_ns
         row = meta_row(
             item.gfid, after, stat.size, settled(after.ctime_ns) if still else 0, xattrs, item.ticket
@@ -284,8 +283,8 @@ class StreamSender:
         for item, fd, stat in self._open(items):
             try:
                 digest = _digest(fd)
-                xattrs = read_xattrs(fd)
-                after = stat_at(fd, b"")
+                xattrs = self._volume.xattrs(fd)
+                after = self._volume.stat(fd)
             except OSError as error:
                 self._fail(item, error)
                 continue

@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from replication.volume.handle import stat_at
-from replication.volume.xattrs import read_xattrs
-
 if TYPE_CHECKING:
     from replication.observation import Entry
+    from replication.volume.directory import DirectoryVolume
 
 SMALL = 64 << 10  # bytes
 _BLOCK = 4096  # bytes; a file of more with fewer blocks than that has holes
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 
-def read_observed(
-    dir_fd: int, entry: Entry, *, keeps_pages: bool = False
-) -> tuple[bytes, dict[str, str]] | None:
+def read_observed(volume: DirectoryVolume, dir_fd: int, entry: Entry) -> tuple[bytes, dict[str, str]] | None:
     """Content and attributes (values as base64) of a small regular file with one name.
 
     None when it is no such file, or anything about it has changed since it was observed, or it cannot be read:
-    then its content goes the usual way. ``keeps_pages``: see DirectoryVolume.
+    then its content goes the usual way.
     """
     inode = entry.inode
     if inode is None or not inode.is_file or not 0 < inode.size <= SMALL or inode.nlink != 1:
@@ -34,11 +30,11 @@ def read_observed(
     except OSError:
         return None
     try:
-        if keeps_pages:
+        if volume.keeps_pages:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         content = os.read(fd, inode.size + 1)
-        xattrs = read_xattrs(fd)
-        now = stat_at(fd, b"")
+        xattrs = volume.xattrs(fd)
+        now = volume.stat(fd)
     except OSError:
         return None
     finally:

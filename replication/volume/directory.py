@@ -22,6 +22,7 @@ from replication.secondary.filters import EVERYTHING, Filters
 from replication.secondary.handles import inode_number
 from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
 from replication.volume.identity import identify
+from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,6 +99,15 @@ class DirectoryVolume:
     def check_answers(self, error: OSError) -> None:
         """Raises SeamarkError where an error says that the whole volume is away, and nothing of what was looked at."""
 
+    @property
+    def mounted(self) -> DirectoryVolume:
+        """The same as everybody sees it: what is judged, or written to, is that."""
+        return self
+
+    def is_current(self) -> bool:
+        """Whether this is still the way to look at it."""
+        return True
+
     # ---- identity
 
     def identify(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
@@ -107,6 +117,14 @@ class DirectoryVolume:
     def identify_fd(self, fd: int) -> tuple[bytes, Stat]:
         """gfid and stat of an open descriptor. Raises OSError."""
         return self.identify(fd, b"")
+
+    def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
+        """Of ``name`` in a directory, or of a descriptor. Raises OSError."""
+        return stat_at(dir_fd, name)
+
+    def xattrs(self, target: int | bytes) -> dict[str, str]:
+        """See read_xattrs. Raises OSError."""
+        return read_xattrs(target)
 
     def is_at(self, dir_fd: int, name: bytes, gfid: bytes) -> bool:
         """Whether that object has this name now. Raises OSError where it cannot be told."""
@@ -202,7 +220,7 @@ class DirectoryVolume:
                 raise VanishedError(name) from None
             raise
         try:
-            stat = stat_at(fd, b"")
+            stat = self.stat(fd)
             if not self._is(fd, stat, expect, gfid):
                 raise VanishedError(name)
             if not st.S_ISREG(stat.mode):
@@ -279,7 +297,7 @@ class DirectoryVolume:
             try:
                 for path, ino, ctime_ns in members:
                     try:
-                        now = stat_at(dir_fd, os.path.basename(path))
+                        now = self.stat(dir_fd, os.path.basename(path))
                     except OSError:
                         continue
                     if now.ctime_ns != ctime_ns and ino in (0, now.ino):
@@ -309,30 +327,31 @@ class DirectoryVolume:
         parts: list[bytes] = []
         subdirs: list[tuple[bytes, bytes]] = []
         newest = 0
-        stat, pack = os.stat, _CTIME.pack  # the C of os.stat is faster than our own statx by ctypes
-
-        def look(name: bytes) -> tuple[bytes, os.stat_result | None]:
-            try:
-                return name, stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return name, None
-
-        for name, s in self.each(look, names):
-            if s is None:
+        brief, pack = self._brief, _CTIME.pack
+        for name, found in self.each(lambda name: (name, brief(dir_fd, name)), names):
+            if found is None:
                 continue
+            ino, ctime, gfid = found
             # A file that is mounted over counts here, and not on the secondary: its directory is then looked at.
-            if filters and filters.excludes(prefix + name, st.S_ISDIR(s.st_mode)):
+            if filters and filters.excludes(prefix + name, gfid is not None):
                 continue
-            ctime = s.st_ctime_ns
-            parts.append(name + b"\0" + pack(inode_number(s.st_ino), ctime))
+            parts.append(name + b"\0" + pack(ino, ctime))
             newest = max(newest, ctime)
-            if s.st_mode & _TYPE == st.S_IFDIR:
-                try:
-                    subdirs.append((self.identify(dir_fd, name)[0], name))
-                except FileNotFoundError:
-                    continue
+            if gfid is not None:
+                subdirs.append((gfid, name))
         digest = blake2b(b"".join(parts), digest_size=16).digest()
         return Summary(digest, len(parts), subdirs, newest)
+
+    def _brief(self, dir_fd: int, name: bytes) -> tuple[int, int, bytes | None] | None:
+        """Inode number and ctime, of a directory its gfid as well; None: it is gone. Raises OSError."""
+        try:
+            s = os.stat(
+                name, dir_fd=dir_fd, follow_symlinks=False
+            )  # the C of it is faster than our own statx by ctypes
+            gfid = self.identify(dir_fd, name)[0] if s.st_mode & _TYPE == st.S_IFDIR else None
+        except FileNotFoundError:
+            return None
+        return inode_number(s.st_ino), s.st_ctime_ns, gfid
 
 
 def settled(ctime_ns: int) -> int:

@@ -13,15 +13,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from replication.errors import SeamarkError
 from replication.gluster.mount import GFID
+from replication.gluster.single import noted
 from replication.secondary.handles import inode_number
 from replication.volume.directory import RESERVED, DirectoryVolume, VanishedError
 from replication.volume.handle import Stat, stat_at
 from replication.volume.identity import ROOT_GFID
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AWAY = {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ETIMEDOUT}
@@ -35,7 +39,10 @@ _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _NAMES_AT_ONCE = 8
-_OWN = (RESERVED, b".trashcan")  # the second is Gluster's, of each volume by itself, and cannot be removed
+OWN_NAMES = (
+    RESERVED,
+    b".trashcan",
+)  # the second is Gluster's, of each volume by itself, and cannot be removed
 
 
 class VolumeAway(SeamarkError):
@@ -49,10 +56,12 @@ class GlusterVolume(DirectoryVolume):
 
     keeps_pages = True  # a mount that others made does, with the times of the new content
 
-    def __init__(self, root: bytes, identity: str = "") -> None:
+    def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
+        """``changelog``: where is noted whether one brick is all of the volume, and could be looked at instead."""
         super().__init__(root, identity)
+        self._changelog = changelog
         self._mount = _mount_of(self.root)
-        self._below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
+        self.below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
         self._dht = b""
         self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
 
@@ -66,6 +75,9 @@ class GlusterVolume(DirectoryVolume):
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_AT_ONCE, "looks")
         return self._pool.map(work, items)
+
+    def is_current(self) -> bool:
+        return self._changelog is None or noted(self._changelog) is None
 
     # ---- identity
 
@@ -188,12 +200,12 @@ class GlusterVolume(DirectoryVolume):
 
     def _in_root(self, path: bytes) -> Iterator[bytes]:
         inside = path.strip(b"/")
-        if not self._below:
+        if not self.below:
             yield inside
-        elif inside == self._below:
+        elif inside == self.below:
             yield b""
-        elif inside.startswith(self._below + b"/"):
-            yield inside[len(self._below) + 1 :]
+        elif inside.startswith(self.below + b"/"):
+            yield inside[len(self.below) + 1 :]
 
     # ---- looking
 
@@ -211,7 +223,7 @@ class GlusterVolume(DirectoryVolume):
                     looked = time.monotonic()
         self._need_all()
         # While a rebalance moves a file it is listed twice.
-        return sorted({name for name in found if not (is_root and name in _OWN)})
+        return sorted({name for name in found if not (is_root and name in OWN_NAMES)})
 
 
 def _mount_of(path: bytes) -> bytes:
