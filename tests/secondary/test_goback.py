@@ -226,6 +226,22 @@ def test_another_snapshot_while_nothing_was_moved(tmp_path):
         past.judge()
 
 
+def test_another_snapshot_when_all_of_the_first_is_there(tmp_path):
+    """Killed just before it was said to be done: the other one is what was asked for last."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with Far(root, epoch=2) as client:
+            other = take(client)["name"]
+        promote(root, to=other)
+        owner = root / ".seamark" / "owner"
+        said = json.loads(owner.read_text())
+        said["promoted"]["done"] = False
+        owner.write_text(json.dumps(said))
+        facts = promote(root, to=past.name)
+        assert (facts["promoted"]["to"], facts["promoted"]["done"]) == (past.name, True)
+        assert_same(past.then, root)
+
+
 def test_what_was_promoted_goes_back_as_well(tmp_path):
     """In a later term; what was written since is kept. Its snapshots are listed, and removed, without a session."""
     with root_of("xfs", tmp_path / "fs") as root:
