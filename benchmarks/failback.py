@@ -1,7 +1,7 @@
 """A failback: how much goes over the wire, and how long it takes, by how much was changed; beside rsync in the same direction.
 
 20,000 files of 1 to 8 KiB were replicated from one site to another, which was promoted; then some of them were changed
-there. Bytes of both directions are counted by a relay in front of the old primary's sshd. rsync does what people do today: the
+there (`--files` says how many there are, for a trial). Bytes of both directions are counted by a relay in front of the old primary's sshd. rsync does what people do today: the
 whole tree again, into a copy of the old primary. Rows: 0, 100, 2000.
 """
 
@@ -24,16 +24,16 @@ _FILES = 20_000
 _MIB = 1 << 20
 
 
-def measured(base: Path, changed: int, seed: int) -> tuple[float, float, float, float, float]:
+def measured(base: Path, files: int, changed: int, seed: int) -> tuple[float, float, float, float, float]:
     """Seconds and MiB of ours, of rsync, and the MiB that were changed."""
-    pair = Pair(base, files=_FILES)
+    pair = Pair(base, files=files)
     relay = Relay(pair.a.ssh.port)
     try:
         pair.a.kill()
         pair.failover()
         draw = random.Random(seed)
         size = 0
-        for number in draw.sample(range(_FILES), changed):
+        for number in draw.sample(range(files), changed):
             content = draw.randbytes(4096)
             (pair.b.root / f"d{number // 50:04}" / f"f{number}").write_bytes(content)
             size += len(content)
@@ -62,10 +62,12 @@ def measured(base: Path, changed: int, seed: int) -> tuple[float, float, float, 
 
 
 def main() -> None:
-    options = arguments(__doc__, runs=3).parse_args()
+    parser = arguments(__doc__, runs=3)
+    parser.add_argument("--files", type=int, default=_FILES, help="how many there are (default %(default)s)")
+    options = parser.parse_args()
     report = Report(options.json)
     for changed in (0, 100, 2000):
-        if options.only and str(changed) not in options.only:
+        if (options.only and str(changed) not in options.only) or changed > options.files:
             continue
         took, sent = (
             Series("seamark failback, until its checkpoint"),
@@ -79,14 +81,14 @@ def main() -> None:
         for turn in range(options.runs):
             base = Path(tempfile.mkdtemp(prefix="seamark-bench-", dir=options.base))
             try:
-                a, b, c, d, written = measured(base, changed, turn)
+                a, b, c, d, written = measured(base, options.files, changed, turn)
             finally:
                 shutil.rmtree(base, ignore_errors=True)
             for series, value in zip((took, sent, peer, peer_sent), (a, b, c, d), strict=True):
                 series.values.append(value)
         report.add(
             Row(
-                f"{changed} of {_FILES} files changed ({written:.2f} MiB)",
+                f"{changed} of {options.files} files changed ({written:.2f} MiB)",
                 "bytes by what changed",
                 [took, peer, sent, peer_sent],
             )

@@ -35,18 +35,20 @@ from common import (
 _MIB = 1 << 20
 _DELTA = ("rsync", "-aHAX", "--no-whole-file")
 _RELAY = """
-import socket, sys, threading
+import contextlib, socket, sys, threading
 server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 total, lock = 0, threading.Lock()
 
 def copy(source, target):
     global total
-    while data := source.recv(1 << 18):
-        with lock:
-            total += len(data)
-        target.sendall(data)
-    target.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # either end was killed
+        while data := source.recv(1 << 18):
+            with lock:
+                total += len(data)
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 def accept():
     while True:

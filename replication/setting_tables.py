@@ -39,6 +39,9 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "info"
 
 
+LONGEST_CHECK = Duration(7 * 86400)
+
+
 class DrillSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How failover is tested, without a failover: a view of the secondary is made, checked, and thrown away."""
 
@@ -61,7 +64,7 @@ class DrillSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if self.at:
             check_expression(self.at)
-        if not Duration(1) <= self.timeout <= Duration(7 * 86400):
+        if not Duration(1) <= self.timeout <= LONGEST_CHECK:
             raise ValueError("timeout: it must be from 1 to 7d")
 
 

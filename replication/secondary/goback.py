@@ -50,7 +50,8 @@ def go_back(agent: Agent, name: str, term: int) -> Iterator[int]:
     with agent.transaction():  # replays the journal, if there is one
         pass
     if _NEW not in list_directory(hidden_fd):
-        if agent.index.meta.get("gone_back") == term:
+        meta = agent.index.meta
+        if (meta.get("gone_back"), meta.get("gone_back_to", name)) == (term, name):
             yield from homes.sweep(hidden_fd)
             return
         yield from _prepare(agent, name, term)
@@ -93,7 +94,9 @@ def _prepare_from(agent: Agent, name: str, source_fd: int, term: int) -> Iterato
         displaced = int(agent.index.meta.get("displaced", 0)) + 1
         aside = _fresh(agent.tree.displaced_fd, displaced)
         kept = {key: agent.index.meta.get(key) for key in _OF_THE_ROOT}
-        kept.update(gone_back=term, displaced=displaced, mark=json.dumps(record.get("mark", {})))
+        kept.update(
+            gone_back=term, gone_back_to=name, displaced=displaced, mark=json.dumps(record.get("mark", {}))
+        )
         found = os.fstat(source_fd)
         times = [found.st_atime_ns, found.st_mtime_ns]
         plan = {"snapshot": name, "step": "out", "aside": aside.decode(), "meta": kept, "times": times}

@@ -184,6 +184,8 @@ class Mirror:
             os.unlink(link, dir_fd=self._links_fd)
         if found.st_nlink > 1:
             os.link(name, link, src_dir_fd=level.target, dst_dir_fd=self._links_fd, follow_symlinks=False)
+        if self._final:  # we may have had to open it to us, which is a change
+            found = os.stat(name, dir_fd=level.source, follow_symlinks=False)
         self._note(found, new, int(found.st_nlink > 1))
 
     def _file(self, level: _Level, name: bytes, found: os.stat_result) -> int:

@@ -272,6 +272,11 @@ def _open_index(
             raise
         set_aside(hidden_fd)
         index = _create(path, root, True, hidden_fd, error.mark if isinstance(error, Copied) else None)
+    if owner is None and index.db.execute(sql.ANY_OBJECT).fetchone() is not None:
+        # Whose objects it speaks of nobody knows: what is in it would be removed as ours.
+        index.close()
+        set_aside(hidden_fd)
+        index = _create(path, root, True, hidden_fd)
     return index
 
 

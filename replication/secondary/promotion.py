@@ -32,11 +32,12 @@ _PAUSE_S = 0.05
 _DEEPEST = 10_000
 
 
-def promotion(root: bytes, request: Dict[str, Any]) -> Work:
+def promotion(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
     """``do``: "look" says what would be lost and changes nothing; "promote" does it, or ends what was begun.
 
     ``to``: a snapshot, of which the root becomes what it holds. ``session``: whose it has to be, if that is known. ``term``: of the promotion, above that of the root; ``by``: who
-    asks, for people. Raises AgentError, OSError, sqlite3.Error.
+    asks, for people. ``gated``: by a key of the session's own, which may not promote again what was promoted. Raises AgentError,
+    OSError, sqlite3.Error.
     """
     root_fd = owner.open_root(root, False)
     agent: Optional[Agent] = None
@@ -46,6 +47,19 @@ def promotion(root: bytes, request: Dict[str, Any]) -> Work:
             return _facts(root_fd, found)
         term = int(request["term"])
         promoted = found.get("promoted")
+        if (
+            gated
+            and promoted is not None
+            and (promoted["term"], promoted.get("to"))
+            != (
+                term,
+                request.get("to") or promoted.get("to"),
+            )
+        ):
+            raise AgentError(
+                "permission",
+                "it was promoted: the session's own key may not do so again; come with access of your own",
+            )
         if promoted is None or promoted["term"] != term:
             if term <= int(found.get("term", 0)):
                 raise AgentError(

@@ -184,7 +184,9 @@ class Server:
         if op in ("promotion", "past"):
             self._ungreeted.end(unless=op)
         if op == "promotion":
-            return self._ungreeted.go_on(op, lambda: promotion.promotion(self._root, request))
+            return self._ungreeted.go_on(
+                op, lambda: promotion.promotion(self._root, request, gated=self._limited)
+            )
         if op == "past":
             return self._ungreeted.go_on(op, lambda: promotion.past(self._root, request, gated=self._limited))
         if isinstance(op, str) and op.startswith("seed_"):

@@ -203,6 +203,7 @@ COUNT_HELD = (
 DROP_STALE_HELD = """DELETE FROM held WHERE NOT EXISTS (SELECT 1 FROM entry
     WHERE entry.parent = held.parent AND entry.name = held.name AND entry.inode = held.inode)"""
 WANT_NOTHING = "UPDATE inode SET dirty = 0, pctime = 0 WHERE id = ? AND dirty <> 0"
+ANY_OBJECT = "SELECT 1 FROM inode WHERE id <> 1 LIMIT 1"
 ANY_REMOVED = "SELECT 1 FROM removed LIMIT 1"
 NOTE_REMOVED = "INSERT OR REPLACE INTO removed(inode, path, amount, at) VALUES(?, ?, ?, ?)"
 COUNT_REMOVED = "SELECT coalesce(sum(amount), 0) FROM removed"

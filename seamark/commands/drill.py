@@ -12,6 +12,7 @@ import click
 from replication.errors import SeamarkError, UsageError
 from replication.quantities import Duration
 from replication.session import known_session
+from replication.setting_tables import LONGEST_CHECK
 from seamark.commands.shared import Quantity, session_argument, state_dir_option
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def drill(name: str, discard: bool, report: str | None, as_json: bool, state_dir
     """
     from scheduler import drilling
     from seamark.drill_view import as_text
+
+    timeout = words["timeout"]
+    if timeout is not None and timeout > LONGEST_CHECK:
+        raise UsageError("--timeout: 7d at most")
 
     place = known_session(Path(state_dir), name)
     session = place.load()

@@ -105,6 +105,7 @@ def test_by_hand_while_it_replicates(node, copy):  # noqa: F811
         (("--method", "btrfs"), 1, "possible: reflink"),
         (("--keep", "--discard"), 2, "goes alone"),
         (("--json", "--report", "-"), 2, "standard output"),
+        (("--timeout", "8d", "--check", "true"), 2, "7d at most"),
         (("--timeout", "1", "--check", "sleep 60"), 1, "did not end within 1 s"),
     ]:
         done = node.command("drill", "photos", *words)

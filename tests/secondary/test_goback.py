@@ -226,6 +226,22 @@ def test_another_snapshot_while_nothing_was_moved(tmp_path):
         past.judge()
 
 
+def test_another_snapshot_when_all_of_the_first_is_there(tmp_path):
+    """Killed just before it was said to be done: the other one is what was asked for last."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        with Far(root, epoch=2) as client:
+            other = take(client)["name"]
+        promote(root, to=other)
+        owner = root / ".seamark" / "owner"
+        said = json.loads(owner.read_text())
+        said["promoted"]["done"] = False
+        owner.write_text(json.dumps(said))
+        facts = promote(root, to=past.name)
+        assert (facts["promoted"]["to"], facts["promoted"]["done"]) == (past.name, True)
+        assert_same(past.then, root)
+
+
 def test_what_was_promoted_goes_back_as_well(tmp_path):
     """In a later term; what was written since is kept. Its snapshots are listed, and removed, without a session."""
     with root_of("xfs", tmp_path / "fs") as root:
@@ -253,3 +269,26 @@ def test_what_was_promoted_goes_back_as_well(tmp_path):
         with agent(root) as client:
             client.past(do="remove", name=past.name, force=True)
             assert client.past(do="list")["items"] == []
+
+
+LIMITED = """
+import os, sys
+from replication.secondary.__main__ import serve
+sys.exit(serve(os.fsencode(sys.argv[1]), limited=True))
+"""
+
+
+def test_the_old_primary_s_key_moves_nothing_of_what_was_promoted(tmp_path):
+    """It is a primary now, and in use: only who has access of their own may take it back to a snapshot."""
+    with root_of("xfs", tmp_path / "fs") as root:
+        past = Past(root)
+        promote(root)
+        (root / "written since").write_text("since")
+        with agent(root, start=["-c", LIMITED, str(root)]) as client:
+            for words in ({"term": 2, "to": past.name}, {"term": 2}, {"term": 1, "to": past.name}):
+                with pytest.raises(SecondaryError) as caught:
+                    client.promotion(do="promote", by="the old primary", **words)
+                assert caught.value.code == "permission", words
+            assert client.promotion(do="promote", term=1)["promoted"]["done"]
+        assert (root / "written since").read_text() == "since"
+        assert look(root)["term"] == 1

@@ -102,7 +102,7 @@ def test_whoever_replicated_is_refused_from_then_on(pair):
 def test_who_could_not_be_ended_commits_nothing(pair, monkeypatch):
     """An agent of another user, or on another host of a shared file system."""
     monkeypatch.setattr(promotion, "end_others", lambda _agent: None)
-    for _ in promotion.promotion(os.fsencode(pair.b), {"do": "promote", "term": 1}):
+    for _ in promotion.promotion(os.fsencode(pair.b), {"do": "promote", "term": 1}, gated=False):
         pass
     (pair.a / "f").write_bytes(b"written by who slept through it")
     with pytest.raises(SecondaryError, match=r"\[stale-epoch\]"):

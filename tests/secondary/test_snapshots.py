@@ -335,6 +335,7 @@ def test_without_root(kind, root):
     (primary / "closed").mkdir()
     (primary / "closed" / "file").write_text("inside")
     (primary / "locked").write_text("locked")
+    os.link(primary / "locked", primary / "locked too")
     for path, mode in (("locked", 0), ("closed/file", 0o200), ("closed", 0)):
         (primary / path).chmod(mode)
     os.chown(root, 1234, 1234)

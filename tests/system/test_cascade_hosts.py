@@ -108,9 +108,9 @@ def test_the_first_dies_the_middle_is_promoted_and_the_last_follows(cascade):
     assert os.stat(c.root / "moved again").st_ino == inode
     b.wait_for(lambda: is_active(b, ON), lambda: b.ok("status", ON, "--detail"), 120)
     b.wait_for(lambda: len(cascade.lineage()) == 1, "the last to know that it is the middle's alone", 120)
-    # What follows is no way back: a ring is refused.
+    # What follows is no way back: the middle is nobody else's secondary.
     refused = b.command("create", "ring", c.root, b.root)
-    assert (refused.returncode, "a copy of this very volume" in refused.stderr) == (2, True), refused
+    assert (refused.returncode, "this belongs to session" in refused.stderr) == (8, True), refused
 
     a.monitor()
     a.wait_for(lambda: "promoted" in a.status().get("reason", ""), "the old primary to know", 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -294,3 +295,38 @@ def test_runs_in_the_foreground_share_it_too(node, place):  # noqa: F811
         second.process.terminate()
         assert second.wait() == 0
     assert differing(place.primary, other) == []
+
+
+def row(state, secondary):
+    """What `seamark status` says of the session with this secondary."""
+    words = [sys.executable, "-m", "seamark", "status", "--json", "--state-dir", str(state)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120).stdout
+    return next(
+        found for line in said.splitlines() if (found := json.loads(line)).get("secondary") == str(secondary)
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_sleeps_while_it_records_for_another_is_told_of(node, place):  # noqa: F811
+    """All of the first is frozen: the second cannot know what changes, says so, and goes on when the first wakes."""
+    many_small_files(place.primary, 100, 4)
+    other = place.base / "other"
+    with place.run() as first:
+        first.wait_idle()
+        second = place.run(secondary=other)
+        with second:
+            second.wait_idle()
+            frozen = [first.process.pid, *_below(first.process.pid)]
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                (place.primary / "meanwhile").write_text("meanwhile")
+                second.wait_for(lambda: row(place.state, other)["healthy"] is False, "it to be told of", 200)
+                print(row(place.state, other)["reasons"])
+            finally:
+                for pid in reversed(frozen):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGCONT)
+            second.wait_for(lambda: not differing(place.primary, other), "the second copy", 200)
+            second.process.terminate()
+            assert second.wait() == 0
