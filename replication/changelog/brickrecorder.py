@@ -39,7 +39,7 @@ from replication.volume.identity import ROOT_GFID
 
 log = logging.getLogger(__name__)
 
-E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
+E, M, D, B = int(Kind.E), int(Kind.M), int(Kind.D), int(Kind.B)
 _RACY_NS = 20_000_000  # see volume/directory.py
 _EACH_TIME = 1000  # objects that are compared at each segment; more of them once a second
 _COMPARE_S = 1.0
@@ -295,6 +295,8 @@ class BrickRecorder:
         self._gather.add(node, record.name, E)
         if record.first:
             self._made[gfid] = node, record.name
+        if record.directory and len(self._info.bricks) == 1:  # of several, some may have it made anew
+            self._gather.add_object(gfid, gfid, B)
 
     def _open_root(self) -> None:
         if self._root_fd >= 0:
