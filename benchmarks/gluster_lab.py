@@ -30,7 +30,7 @@ _INSIDE = "SEAMARK_BENCH_INSIDE"
 _PORT = 2299
 _PATIENCE_S = 120
 _PR_SET_PDEATHSIG = 1
-_OWN_PLACES = ("/var/lib/glusterd", "/var/log/glusterfs", "/run/gluster", "/var/lib/misc")
+_OWN_PLACES = ("/var/lib/glusterd", "/var/log/glusterfs", "/var/lib/misc")
 _VOLFILE = """volume management
     type mgmt/glusterd
     option working-directory /var/lib/glusterd
@@ -173,9 +173,9 @@ class GlusterLab:
         self._hide()
         with self._cleanup:
             with cpu:
-                subprocess.run(
-                    ["glusterd", "-f", self.base / "glusterd.vol", "-p", self.base / "glusterd.pid"],
-                    env={**os.environ, "PATH": _PATH}, check=True,
+                subprocess.Popen(
+                    ["glusterd", "--no-daemon", "-f", self.base / "glusterd.vol", "-p", self.base / "glusterd.pid"],
+                    env={**os.environ, "PATH": _PATH}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
             until(lambda: "UUID" in call("gluster", "--mode=script", "pool", "list", check=False), "glusterd")
             yield self
@@ -183,6 +183,9 @@ class GlusterLab:
     def _hide(self) -> None:
         """Put places of our own over those that glusterd and ssh use."""
         call("ip", "link", "set", "lo", "up")
+        call("mount", "-t", "tmpfs", "run", "/run")  # sockets of glusterd, and of its bricks
+        for name in ("gluster", "sshd"):
+            Path("/run", name).mkdir()
         for place in _OWN_PLACES:
             own = self.base / place.strip("/").replace("/", "-")
             own.mkdir()
@@ -269,7 +272,6 @@ class Gsyncd:
             f"AuthorizedKeysFile {base}/authorized_keys\nStrictModes no\nUsePAM no\nUseDNS no\n"
             f"MaxStartups 100:30:200\nMaxSessions 100\nSetEnv PATH={Path(rsync).parent}:{_PATH}\n"
         )
-        Path("/run/sshd").mkdir(exist_ok=True)
         with self._cpu:
             call("/usr/sbin/sshd", "-f", str(base / "sshd_config"), "-E", str(base / "sshd.log"))
 

@@ -19,6 +19,7 @@ class Change(IntEnum):
     NONE = 0  # a changelog says: name or metadata changed, content did not
     DATA = 1  # a changelog says: content changed
     UNKNOWN = 2  # a scan found it: content may have changed behind an equal size and mtime
+    EMPTY = 3  # a changelog says: this directory was made, empty, and all that came into it since is recorded
 
 
 class Inode(NamedTuple):

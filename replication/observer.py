@@ -124,6 +124,9 @@ class Observer:
         self._changed: set[tuple[bytes, bytes]] = set()  # names under which content changed: parent, name
         self._asides: list[Future[Reply]] = []  # requests whose answers say nothing
         self._told = False
+        self.born: set[bytes] = (
+            set()
+        )  # directories that were made, empty, and all that came into them is recorded
         self.findings = Findings()
 
     # ---- looking
@@ -140,6 +143,8 @@ class Observer:
             if self._left_out(path, entry):
                 self._resolve(os.path.join(path, name))
                 continue
+            if entry.inode is not None and entry.inode.is_dir and entry.inode.gfid in self.born:
+                entry = entry._replace(change=Change.EMPTY)  # noqa: PLW2901
             entries.append(entry)
             if names[name] is Change.DATA:
                 self._changed.add((parent, name))

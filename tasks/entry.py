@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from replication.changelog.control import agent_call
@@ -154,12 +155,14 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     unsaid = Change.NONE if work.ctx.place.witnesses_content() else Change.UNKNOWN
     seen = 0
     for seen, record in enumerate(segment.records, 1):
+        if record.kinds & Kind.B and record.gfid is not None:
+            observer.born.add(record.gfid)
         if seen <= at:
             continue
         if seen > at + PART_NAMES:
             break
         if record.parent is None or record.name is None:
-            if record.gfid is not None:
+            if record.gfid is not None and record.kinds & ~Kind.B:
                 nameless.setdefault(record.gfid, record.kinds)
             continue
         if record.kinds & Kind.E:
@@ -295,10 +298,9 @@ def _open_parent(work: Unit, segment: Segment, parent: bytes) -> tuple[int, byte
     if parent == ROOT_GFID:
         return volume.open_dir(b"", ROOT_GFID), b""
     if hint is not None:
-        try:
-            return volume.open_dir(hint.path, parent), hint.path
-        except VanishedError:
-            pass
+        if hint.path:
+            with suppress(VanishedError):
+                return volume.open_dir(hint.path, parent), hint.path
         try:
             return volume.open_dir_by_handle(hint.handle)
         except PermissionError:

@@ -36,7 +36,7 @@ from replication.volume.identity import ROOT_GFID
 
 log = logging.getLogger(__name__)
 
-E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
+E, M, D, B = int(Kind.E), int(Kind.M), int(Kind.D), int(Kind.B)
 
 
 class BrickRecorder:
@@ -163,6 +163,8 @@ class BrickRecorder:
         self._gather.add(node, record.name, E)
         if record.first:
             self._made[gfid] = node, record.name
+        if record.directory and self.bricks.alone:  # of several, some may have it made anew
+            self._gather.add_object(gfid, gfid, B)
 
     # ---- recording
 

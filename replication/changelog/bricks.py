@@ -79,6 +79,11 @@ class Bricks:
     def members(self) -> list[Member]:
         return [*self.local.values(), *self.remote.values()]
 
+    @property
+    def alone(self) -> bool:
+        """Whether the volume is one brick."""
+        return len(self._info.bricks) == 1
+
     # ---- which there are
 
     def _covered(self, info: VolumeInfo) -> VolumeInfo:

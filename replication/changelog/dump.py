@@ -16,7 +16,7 @@ _SHORT = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 def dump(paths: Iterable[str | os.PathLike[str]], out: TextIO) -> None:
     """Print each file: a ``#`` line of where it comes from, then a record a line.
 
-    Columns: kinds (``EMD``, ``-`` where not set), gfid or ``-``, parent or ``-``, name or ``-``, and for our own
+    Columns: kinds (``EMD``, ``-`` where not set, and perhaps ``B``), gfid or ``-``, parent or ``-``, name or ``-``, and for our own
     segments the path as it was when recorded. Raises OSError, SegmentDamaged after what could be read.
     """
     for path in paths:
@@ -36,7 +36,9 @@ def _heading(path: str, segment: Segment) -> str:
 
 
 def _line(record: Record, segment: Segment) -> str:
-    kinds = "".join(letter if record.kinds & Kind[letter] else "-" for letter in "EMD")
+    kinds = "".join(letter if record.kinds & Kind[letter] else "-" for letter in "EMD") + "B" * bool(
+        record.kinds & Kind.B
+    )
     columns = [kinds, _gfid(record.gfid), _gfid(record.parent)]
     columns.append(
         "-" if record.name is None else escape(record.name).replace("-", "\\x2d", record.name == b"-")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replication.changelog.record import DirHint
+from replication.changelog.record import DirHint, Kind
 from replication.changelog.segment import Place
+
+_BORN = int(Kind.B)
 
 
 class Node:
@@ -60,11 +62,17 @@ class Gather:
         return places
 
     def _places(self) -> Iterator[Place]:
+        born = {gfid: each for gfid, each in self._objects.items() if each[1] & _BORN}
+        # They come first, so that whoever reads on from the middle has met them.
+        yield from (_object(gfid, *each) for gfid, each in born.items())
         for node in self._touched:
             if node.names:
                 yield Place(node.gfid, DirHint(node.handle, node.path), False, node.names)
-        for gfid, (handle, kinds) in self._objects.items():
-            yield Place(gfid, DirHint(handle, b""), True, {b"": kinds})
+        yield from (_object(gfid, *each) for gfid, each in self._objects.items() if gfid not in born)
+
+
+def _object(gfid: bytes, handle: bytes, kinds: int) -> Place:
+    return Place(gfid, DirHint(handle, b""), True, {b"": kinds})
 
 
 class Tree:

@@ -183,7 +183,7 @@ def _entry(fields: _Fields, gfid: bytes) -> Iterator[Record]:
     elif operation not in _REMOVED | _NAMED | {_RENAME}:
         raise fields.fail(f"file operation {operation} has no known fields")
     parent, name = fields.place()
-    yield Record(Kind.E, gfid, parent, name, operation in _MADE)
+    yield Record(Kind.E, gfid, parent, name, operation in _MADE, operation == _MKDIR)
     if operation == _RENAME:
         parent, name = fields.place()
         yield Record(Kind.E, gfid, parent, name)

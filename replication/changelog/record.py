@@ -19,6 +19,7 @@ class Kind(IntFlag):
     E = 1  # the entry: what the name stands for
     M = 2  # owner, mode, times, extended attributes, ACL
     D = 4  # content
+    B = 8  # of an object: a directory that was made, empty, and all that came into it since is recorded
 
 
 class Record(NamedTuple):
@@ -33,6 +34,7 @@ class Record(NamedTuple):
     parent: bytes | None
     name: bytes | None
     first: bool = False  # it is the name under which the object was made
+    directory: bool = False  # and that is a directory
 
 
 class DirHint(NamedTuple):

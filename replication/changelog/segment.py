@@ -30,7 +30,7 @@ BLOCK_HEADER_SIZE = _BLOCK.size + _CRC.size
 _DEFINITIONS, _RECORDS, _CLOSED = b"DRZ"
 _IS_OBJECT = 1  # a definition's flag: not a directory, its path is unknown
 _BLOCK_BYTES = 256 * 1024
-_KINDS = tuple(Kind(value) for value in range(8))
+_KINDS = tuple(Kind(value) for value in range(16))
 
 
 class Place(NamedTuple):
@@ -235,10 +235,10 @@ class _Records:
                 offset += size
                 gfid = definitions[number][0]
                 if length:
-                    yield Record(_KINDS[kinds & 7], None, gfid, data[offset : offset + length])
+                    yield Record(_KINDS[kinds & 15], None, gfid, data[offset : offset + length])
                     offset += length
                 else:
-                    yield Record(_KINDS[kinds & 7], gfid, None, None)
+                    yield Record(_KINDS[kinds & 15], gfid, None, None)
             if offset != block.end:
                 raise SegmentDamaged(self._scan.path, block.start, "a name does not fit its block")
 

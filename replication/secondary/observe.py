@@ -15,6 +15,7 @@ from replication.secondary.observed import (
     ATIME,
     CHANGE,
     CHANGE_DATA,
+    CHANGE_EMPTY,
     CTIME,
     GFID,
     GID,
@@ -96,6 +97,7 @@ class _Work:
         self.ticket = 0
         self._ids = 0
         self._unseen: List[Tuple[Row, Listing]] = []
+        self._born: Set[bytes] = set()  # directories unknown until now that need not be listed
         self._kept: List[List[str]] = []
 
     def _ticket(self) -> int:
@@ -188,6 +190,8 @@ class _Work:
             row.dirty = self._ticket()
         self.rows[row.gfid] = row
         self.by_id[row.id] = row
+        if e[CHANGE] == CHANGE_EMPTY and not self.agent.rebuilding:
+            self._born.add(row.gfid)
         return row
 
     def _known(self, parent: Row, listing: Listing) -> Tuple[Dict[bytes, int], bool]:
@@ -295,7 +299,10 @@ class _Work:
 
     def _state(self, g: bytes, e: Observed, row: Row, key: Optional[Key]) -> None:
         if row.is_dir and not row.listed:
-            self.list[g.hex()] = None
+            if g in self._born and row.ino:
+                row.listed, row.changed = 1, True
+            else:
+                self.list[g.hex()] = None
         # A store through mmap into a page that is dirty already moves no time: what says D is compared.
         if unchanged(row, e) and e[CHANGE] != CHANGE_DATA:
             return

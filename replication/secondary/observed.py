@@ -13,7 +13,7 @@ NAME, GFID, MODE, UID, GID, NLINK, INO, RDEV, SIZE, MTIME, ATIME, CTIME, TARGET,
 _FIELDS = 14
 
 # What the primary's side knows about content; see replication/observation.py.
-CHANGE_NONE, CHANGE_DATA, CHANGE_UNKNOWN = 0, 1, 2
+CHANGE_NONE, CHANGE_DATA, CHANGE_UNKNOWN, CHANGE_EMPTY = 0, 1, 2, 3
 
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 

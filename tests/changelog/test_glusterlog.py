@@ -79,7 +79,7 @@ def test_samples() -> None:
     first, second = records("binary.CHANGELOG")[:2]
     assert first == Record(Kind.M, ROOT, None, None)
     assert second == Record(
-        Kind.E, UUID("2b88115b-8f9d-4e2d-8bb2-99ddbc80cac5").bytes, ROOT, b"d", first=True
+        Kind.E, UUID("2b88115b-8f9d-4e2d-8bb2-99ddbc80cac5").bytes, ROOT, b"d", first=True, directory=True
     )
     info = read_segment(DATA / "distribute-brick1.CHANGELOG").info
     assert (info.format, info.version) == ("gluster", "1.2 ascii")

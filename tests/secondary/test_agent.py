@@ -742,6 +742,27 @@ def test_a_power_cut_makes_what_was_not_synced_wanted_again(trees):
         assert differences(a, b) == ""
 
 
+def test_a_directory_that_was_made_empty_is_not_to_be_listed_unless_it_was_known(trees):
+    a, b = trees
+    (a / "d").mkdir()
+    (a / "e").mkdir()
+    primary = Primary(a)
+    with Far(b) as client:
+        client.begin_crawl("c")
+        client.observe([primary.listing(b"")], crawl="c", limbo_until=1)
+        client.unlist([primary.gfid(b"d")])
+        (a / "new").mkdir()
+        entries = primary.listing(b"").entries
+        born = [e._replace(change=Change.EMPTY) for e in entries if e.name in (b"d", b"new")]
+        answer = client.observe([Listing(ROOT_GFID, born)], position=1, limbo_until=1)
+        assert answer.list == [primary.gfid(b"d").hex()]
+        assert (b / "new").is_dir()
+        (a / "newer").mkdir()
+        found = [e for e in primary.listing(b"").entries if e.name == b"newer"]
+        answer = client.observe([Listing(ROOT_GFID, found)], position=2, after=1, limbo_until=1)
+        assert answer.list == [primary.gfid(b"newer").hex()]
+
+
 def test_content_for_what_is_gone_is_harmless(trees):
     a, b = trees
     (a / "f").write_bytes(b"x")
@@ -752,7 +773,7 @@ def test_content_for_what_is_gone_is_harmless(trees):
 
 
 def test_change_says_what_kind_of_look_it_was():
-    assert [int(c) for c in Change] == [0, 1, 2]
+    assert [int(c) for c in Change] == [0, 1, 2, 3]
 
 
 def test_what_an_earlier_look_had_read_never_replaces_what_a_later_one_brought(trees):

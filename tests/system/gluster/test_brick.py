@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import stat as stat_bits
 import subprocess
@@ -265,3 +266,29 @@ def test_where_a_brick_has_not_what_clients_see_it_is_not_looked_at(place, tmp_p
 def test_the_root_has_its_usual_gfid(both):
     brick, _ = both()
     assert brick.identify_fd(brick.root_fd)[0] == ROOT_GFID
+
+
+def test_directories_that_are_made_filled_moved_and_replaced(place):
+    """A new directory is not listed, as all that comes into it is recorded; unless it came otherwise."""
+    root = place.volume(1)
+    (root / "in").mkdir()
+    (root / "out").mkdir()
+    with place.run(below="in") as run:
+        run.wait_idle()
+        draw = random.Random(3)
+        inside, outside = root / "in", root / "out"
+        for turn in range(60):
+            where = draw.choice((inside, outside))
+            name, other = (f"d{draw.randrange(6)}" for _ in range(2))
+            (where / name / f"deep{draw.randrange(2)}").mkdir(parents=True, exist_ok=True)
+            for number in range(draw.randrange(8)):
+                (where / name / f"f{number}").write_text(f"{turn} {number}")
+                (where / name / "deep0").mkdir(exist_ok=True)
+                (where / name / "deep0" / f"f{number}").write_text(f"{turn} {number}")
+            to = draw.choice((inside, outside)) / other
+            if draw.random() < 0.6 and to != where / name:
+                shutil.rmtree(to, ignore_errors=True)
+                os.rename(where / name, to)
+            time.sleep(draw.choice((0, 0, 0.05, 0.3)))
+        run.wait_same(120)
+        assert run.stop() == 0

@@ -9,6 +9,7 @@ import pytest
 
 from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
 from replication.changelog.index import State
+from replication.changelog.record import Kind
 from replication.changelog.store import ChangelogStore
 from replication.volume.identity import ROOT_GFID
 
@@ -63,6 +64,32 @@ def test_what_is_recorded_of_a_file(place, agent):
     assert agent() - {(gfid, None, None)} == set()
     os.rename(place.primary / "file", place.primary / "other")
     assert {(None, ROOT_GFID, b"file"), (None, ROOT_GFID, b"other")} <= agent()
+
+
+def test_a_directory_that_was_made_is_said_to_be_new_where_one_brick_records(place, own, tmp_path):
+    place.volume(1, **{"changelog.changelog": "on"})
+    directory = tmp_path / "changelog"
+    config = AgentConfig(root=str(own()), directory=str(directory), gluster=place.name)
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_agent, args=(config, lambda _: None, stop), kwargs={"ready": lambda _: ready.set()}
+    )
+    thread.start()
+    try:
+        assert ready.wait(30)
+        (place.primary / "new" / "newer").mkdir(parents=True)
+        (place.primary / "new" / "file").write_text("1")
+        gfids = [os.getxattr(place.primary / name, "glusterfs.gfid") for name in ("new", "new/newer")]
+        agent_call(str(directory), "barrier")
+        with ChangelogStore(str(directory)) as store:
+            found = [info for info in store.segments(0) if info.state is State.DATA]
+            records = [record for info in found for record in store.read(info.number)]
+        assert [r.gfid for r in records if r.kinds & Kind.B] == gfids
+        born = max(n for n, r in enumerate(records) if r.kinds & Kind.B)
+        assert born < min(n for n, r in enumerate(records) if r.name == b"file")
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, agent):
