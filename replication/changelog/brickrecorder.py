@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 
-from replication.changelog.bricksince import SinceScan, ctime_of
+from replication.changelog.brickfollowed import Followed
+from replication.changelog.brickrebalance import RebalanceWatch
+from replication.changelog.bricksince import SinceScan
 from replication.changelog.bricktail import BrickTail, Place
 from replication.changelog.gather import Gather, Node
 from replication.changelog.inotify import Inotify
@@ -39,32 +40,12 @@ from replication.volume.identity import ROOT_GFID
 log = logging.getLogger(__name__)
 
 E, M, D = int(Kind.E), int(Kind.M), int(Kind.D)
-_RACY_NS = 20_000_000  # see volume/directory.py
 _EACH_TIME = 1000  # objects that are compared at each segment; more of them once a second
 _COMPARE_S = 1.0
 _OFF_S = 2.0  # a changelog is missing for a moment whenever it is rolled
 _INFO_S = 2.0  # between looks whether the volume has other bricks
 _QUIET = 3  # rollovers that a brick may miss
 _ROLLOVER_S = 15  # Gluster's default of changelog.rollover-time
-
-
-class _Followed:
-    """One brick, and what it has recorded in the file that is open."""
-
-    def __init__(self, brick: Brick, number: int, tail: BrickTail, watch: int) -> None:
-        self.brick = brick
-        self.number = number  # of the set that it is in
-        self.tail = tail
-        self.watch = watch
-        self.unread = False  # its changelog cannot be read at the moment
-        # kinds, and the ctime of the brick's inode when a segment was closed; -1: not looked at yet, 0: it may be younger
-        self.objects: dict[bytes, tuple[int, int]] = {}
-        self.ended: list[dict[bytes, tuple[int, int]]] = []  # the same of files that were read to their end
-
-    def rolled(self) -> None:
-        if self.objects:
-            self.ended.append(self.objects)
-            self.objects = {}
 
 
 class BrickRecorder:
@@ -89,18 +70,20 @@ class BrickRecorder:
         for fd in (self._inotify.fd, self._since.fd):
             self._poll.register(fd, select.EPOLLIN)
         self.fd = self._poll.fileno()
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, Followed] = {}
         self._nodes: dict[bytes, Node] = {}
         self._made: dict[bytes, tuple[Node, bytes]] = {}
         self._beginning = True
         self._off_since = math.inf  # time.monotonic() since which a brick has no changelog open
         self._told = False
+        self._rebalance: RebalanceWatch | None = None
         self._compared_at = 0.0
         self._taken: dict[str, Place] = {}
         self._saved: dict[str, Place] = {}
         try:
             self._file = volume_file(volume)
-            self._info_at, self._rebalance_at = self._changed_ns(), self._rebalance_ns()
+            self._info_at = self._changed_ns()
+            self._rebalance = RebalanceWatch(os.path.dirname(self._file), kept.with_name("bricks.rebalance"))
             self._info = _covered(volume_info(volume))
             self._root_gfid = os.getxattr(root, GFID)
             self._open_root()
@@ -112,6 +95,8 @@ class BrickRecorder:
         self._looked_at = time.monotonic()
 
     def close(self) -> None:
+        if self._rebalance is not None:
+            self._rebalance.close()
         for each in self._followed.values():
             each.tail.close()
         if self.fd >= 0:
@@ -124,7 +109,7 @@ class BrickRecorder:
 
     @property
     def uneasy(self) -> bool:
-        return any(each.objects or each.ended for each in self._followed.values())
+        return any(each.waiting for each in self._followed.values())
 
     # ---- bricks
 
@@ -133,12 +118,14 @@ class BrickRecorder:
 
     def _follow(self, brick: Brick, number: int) -> None:
         tail = BrickTail(brick.path, self._gap, lambda: self._restarted(brick.path))
-        self._followed[brick.path] = _Followed(brick, number, tail, self._inotify.watch(tail.directory))
+        self._followed[brick.path] = Followed(brick, number, tail, self._inotify.watch(tail.directory))
         tail.begin_at_end()
 
     def resume(self) -> bool:
         """Go on where the last recorder ended, if all bricks still have what they recorded since."""
         self._beginning = False
+        if self._was_rebalanced():
+            return False
         try:
             kept = msgspec.json.decode(self._kept.read_bytes(), type=dict[str, Place])
         except (OSError, msgspec.DecodeError):
@@ -160,11 +147,7 @@ class BrickRecorder:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if (state := self._rebalance_ns()) != self._rebalance_at:
-            self._rebalance_at = state
-            log.info(
-                "volume %s: a rebalance has begun or ended, while which not all is recorded", self._volume
-            )
+        if self._was_rebalanced():
             self._gap("recorder")
         try:
             if (changed := self._changed_ns()) == self._info_at:
@@ -194,12 +177,16 @@ class BrickRecorder:
             log.info("brick %s is followed from now on", brick)
             self._gap("recorder")
 
-    def _rebalance_ns(self) -> int:
-        """When glusterd last noted how far a rebalance is: at its beginning, and its end."""
-        try:
-            return os.stat(os.path.join(os.path.dirname(self._file), "node_state.info")).st_mtime_ns
-        except OSError:
-            return 0
+    def _was_rebalanced(self) -> bool:
+        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for."""
+        assert self._rebalance is not None
+        since_ns = self._rebalance.ended_since()
+        if since_ns is None:
+            return False
+        log.info("volume %s: a rebalance has ended: what it moved is compared", self._volume)
+        self._since.begin(since_ns)
+        self._rebalance.note()
+        return True
 
     def _changed_ns(self) -> int:
         return os.stat(self._file).st_mtime_ns
@@ -215,7 +202,7 @@ class BrickRecorder:
         if not self._has_twin(followed):
             self._gap("brick restarted")
 
-    def _has_twin(self, followed: _Followed) -> bool:
+    def _has_twin(self, followed: Followed) -> bool:
         """Whether another brick of its set records the same changes."""
         return any(
             each.number == followed.number
@@ -225,7 +212,7 @@ class BrickRecorder:
             for each in self._followed.values()
         )
 
-    def _is_alive(self, followed: _Followed) -> bool:
+    def _is_alive(self, followed: Followed) -> bool:
         rollover = float(self._info.options.get("changelog.rollover-time", _ROLLOVER_S))
         try:
             return time.time_ns() - followed.tail.beat_ns() < (_QUIET * rollover + 1) * 10**9
@@ -276,7 +263,7 @@ class BrickRecorder:
             self._object(gfid, M | D)
         return whole
 
-    def _take(self, followed: _Followed, record: Record) -> None:
+    def _take(self, followed: Followed, record: Record) -> None:
         self.events += 1
         gfid = record.gfid or b""
         if record.parent is None or record.name is None:
@@ -336,30 +323,17 @@ class BrickRecorder:
     def before_close(self, *, whole: bool) -> bool:
         """Add to the open segment what changed again unrecorded. False: that was not looked at yet (see the module)."""
         self._made.clear()
-        count = sum(len(each.objects) + sum(map(len, each.ended)) for each in self._followed.values())
+        count = sum(each.waiting for each in self._followed.values())
         if count > _EACH_TIME and not whole and time.monotonic() < self._compared_at + _COMPARE_S:
             return False
         self._compared_at = time.monotonic()
-        for followed in self._followed.values():
-            for ended in followed.ended:
-                self._compare(followed, ended)
-            followed.ended.clear()
-            self._compare(followed, followed.objects)
+        everyone = list(self._followed.values())
+        for followed in everyone:
+            for gfid, kinds in followed.changed_again(everyone):
+                self._object(gfid, kinds)
         self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
         self._taken = {path: each.tail.place() for path, each in self._followed.items()}
         return self._all_are_seen() and not self._since.pending
-
-    def _compare(self, followed: _Followed, objects: dict[bytes, tuple[int, int]]) -> None:
-        now = time.time_ns()
-        for gfid, (kinds, before) in list(objects.items()):
-            name = str(UUID(bytes=gfid))
-            ctime = ctime_of(os.path.join(followed.brick.path, ".glusterfs", name[:2], name[2:4], name))
-            if ctime is None:
-                del objects[gfid]
-                continue
-            if before not in {-1, ctime}:
-                self._object(gfid, kinds)
-            objects[gfid] = kinds, ctime if now - ctime > _RACY_NS else 0
 
     def look_since(self, since_ns: int | None) -> None:
         """Gluster sets no ctime for an extended attribute, a hole or fallocate, nor for a writer whose clock is behind."""

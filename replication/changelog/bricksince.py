@@ -125,6 +125,11 @@ def seen_ctime_of(handle: str) -> int:
     return int(seconds) * 10**9 + int(nanoseconds)
 
 
+def handle_of(brick: str, name: str) -> str:
+    """The handle of an object; ``name``: its gfid as text."""
+    return os.path.join(brick, ".glusterfs", name[:2], name[2:4], name)
+
+
 def ctime_of(handle: str) -> int | None:
     """When the brick's inode of an object changed; None: it is not there."""
     try:

@@ -10,6 +10,7 @@ import pytest
 from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
 from replication.changelog.index import State
 from replication.changelog.store import ChangelogStore
+from replication.volume.gluster import GlusterVolume
 from replication.volume.identity import ROOT_GFID
 
 pytestmark = pytest.mark.root
@@ -63,6 +64,18 @@ def test_what_is_recorded_of_a_file(place, agent):
     assert agent() - {(gfid, None, None)} == set()
     os.rename(place.primary / "file", place.primary / "other")
     assert {(None, ROOT_GFID, b"file"), (None, ROOT_GFID, b"other")} <= agent()
+
+
+def test_a_symlink_is_found_by_its_gfid(place, own):
+    """Not what it leads to: its owner and times change by themselves."""
+    root = place.volume(2)
+    os.symlink("nowhere", root / "symlink")
+    gfid = os.getxattr(root / "symlink", "glusterfs.gfid", follow_symlinks=False)
+    volume = GlusterVolume(os.fsencode(own()))
+    assert volume.paths_of(gfid) == [b"symlink"]
+    os.unlink(root / "symlink")
+    assert volume.paths_of(gfid) == []
+    volume.close()
 
 
 def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, agent):
