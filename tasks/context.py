@@ -346,7 +346,10 @@ class Context:
             self.ledger.unlock("publish mark")
 
     def names_now(self, epoch: int, gfids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
-        """Where objects are: by the volume, if it can tell, else by the secondary, which follows."""
+        """Where objects are: by the volume, if it can tell, else by the secondary, which follows.
+
+        An empty list: the volume says that it is nowhere any more.
+        """
         found: dict[bytes, list[bytes]] = {}
         unknown = []
         for gfid in gfids:
@@ -358,7 +361,8 @@ class Context:
                 unknown.append(gfid)
             else:
                 found[gfid] = paths
-        return found | (self.secondary(epoch).client.names(unknown) if unknown else {})
+        known = self.secondary(epoch).client.names(unknown) if unknown else {}
+        return found | {gfid: paths for gfid, paths in known.items() if paths}
 
     def drop_connection(self) -> None:
         """Close the connection: the next task opens a new one."""

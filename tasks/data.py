@@ -158,7 +158,8 @@ def _look_elsewhere(
     """Files no longer where they were observed: try the names that the secondary has for them by now.
 
     A rename is applied soon after it is recorded: that is waited for, a moment. What is still wanted then, and
-    still not to be found, is a failure: it holds the mark, and is tried again.
+    still not to be found, is a failure: it holds the mark, and is tried again. Not so where the volume says that it is
+    nowhere: then its end is recorded, and will be applied.
     """
     client = work.ctx.secondary(work.epoch).client
     for turn in range(_MOVES):
@@ -171,10 +172,14 @@ def _look_elsewhere(
         if not missing:
             return results
         known = work.ctx.names_now(work.epoch, (item.gfid for item in missing))
+        missing = [item for item in missing if known.get(item.gfid) != []]
+        if not missing:
+            return results
         moved = [
-            item._replace(path=paths[turn % len(paths)], ticket=wanted[item])
+            # By other names first; but it may be back at this one.
+            item._replace(path=sorted(paths, key=item.path.__eq__)[turn % len(paths)], ticket=wanted[item])
             for item in missing
-            if (paths := [path for path in known.get(item.gfid, []) if path != item.path])
+            if (paths := known.get(item.gfid))
         ]
         again = {r.gfid: r for r in send(work, moved)} if moved else {}
         results = [again.get(r.gfid, r) for r in results]

@@ -128,10 +128,10 @@ class Glusterd:
         assert not check, f"gluster {words}: {done.stdout.decode()} {done.stderr.decode()}"
         return None
 
-    def wait_for(self, condition, what: str) -> None:
-        until = time.monotonic() + _PATIENCE_S
+    def wait_for(self, condition, what: str, patience_s: float = _PATIENCE_S) -> None:
+        until = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < until, f"{what}: not within {_PATIENCE_S} s"
+            assert time.monotonic() < until, f"{what}: not within {patience_s} s"
             time.sleep(0.1)
 
     # ---- volumes
@@ -154,6 +154,43 @@ class Glusterd:
 
     def add_bricks(self, volume: str, *numbers: int, kind: tuple[str, ...] = ()) -> None:
         self.ask("volume", "add-brick", volume, *kind, *self._named(volume, numbers), "force")
+
+    def rebalance(self, volume: str) -> None:
+        """Move files to where they belong by now; returns when that is done."""
+        self.ask("volume", "rebalance", volume, "start", "force")
+        self._moved("rebalance", volume)
+
+    def empty_bricks(self, volume: str, *numbers: int) -> int:
+        """Move everything away from bricks that are to be removed; how many files could not be moved for their users."""
+        bricks = self._named(volume, numbers)
+        self.ask("volume", "remove-brick", volume, *bricks, "stop", check=False)  # an earlier try
+        self.ask("volume", "remove-brick", volume, *bricks, "start")
+        return self._moved("remove-brick", volume, *bricks)
+
+    def remove_bricks(self, volume: str, *numbers: int) -> None:
+        """Those that were emptied."""
+        self.ask("volume", "remove-brick", volume, *self._named(volume, numbers), "commit")
+
+    def _moved(self, *words: str) -> int:
+        def found(name: str) -> str | None:
+            return self.ask("volume", *words, "status").findtext(f".//aggregate/{name}")
+
+        self.wait_for(lambda: found("statusStr") not in {"in progress", None}, f"{words}", 300)
+        assert found("statusStr") == "completed", found("statusStr")
+        return int(found("failures") or 0)
+
+    def replace_brick(self, volume: str, old: int, new: int) -> None:
+        self.ask("volume", "replace-brick", volume, *self._named(volume, (old, new)), "commit", "force")
+
+    def wait_healed(self, volume: str) -> None:
+        """Until no brick of a replica lacks anything."""
+
+        def healed() -> bool:
+            answer = self.ask("volume", "heal", volume, "info", check=False)
+            counts = [] if answer is None else [each.text for each in answer.iter("numberOfEntries")]
+            return bool(counts) and set(counts) == {"0"}
+
+        self.wait_for(healed, "the replicas to be healed", 300)
 
     def mount(self, volume: str, name: str = "") -> Path:
         """The volume as its users have it."""

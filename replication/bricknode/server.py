@@ -36,6 +36,7 @@ class Server:
         self._followed: dict[str, tuple[FollowedBrick, int]] = {}
         self._records: dict[str, list[Record]] = {}
         self._searches: dict[str, tuple[int, Iterator[bytes]]] = {}
+        self._distributed = False
         self._known: tuple[float, dict[str, Brick]] = (0.0, {})
 
     def serve(self) -> int:
@@ -84,7 +85,9 @@ class Server:
         """What this node's own glusterd says is here. Raises SeamarkError."""
         asked, local = self._known
         if time.monotonic() > asked + _KNOWN_S:
-            local = {brick.path: brick for brick in volume_info(self._volume).bricks if brick.local}
+            info = volume_info(self._volume)
+            local = {brick.path: brick for brick in info.bricks if brick.local}
+            self._distributed = len(info.sets) > 1
             self._known = time.monotonic(), local
         return local
 
@@ -95,7 +98,11 @@ class Server:
                 raise SeamarkError("it is no brick of this node")
             self._forget(path)
             brick = FollowedBrick(
-                path, partial(self._take, path), partial(self._gap, path), partial(self._restarted, path)
+                path,
+                partial(self._take, path),
+                partial(self._gap, path),
+                partial(self._restarted, path),
+                self._moved,
             )
             watch = self._inotify.watch(brick.tail.directory)
             resumed = place is not None and brick.tail.resume(Place.of_json(place))
@@ -123,7 +130,7 @@ class Server:
             local, error = {}, problem.message
         found = {}
         for path, brick in local.items():
-            follower = FollowedBrick(path, lambda _: None, lambda _: None, lambda: None)
+            follower = FollowedBrick(path, lambda _: None, lambda _: None, lambda: None, lambda _: False)
             beat_ms = -1
             try:
                 follower.tail.begin_at_end()
@@ -149,6 +156,10 @@ class Server:
     def _gap(self, path: str, reason: str) -> None:
         self._flush(path)
         self._tell({"brick": path, "gap": reason})
+
+    def _moved(self, _gfid: bytes) -> bool:
+        """What other nodes have is not known here."""
+        return self._distributed
 
     def _restarted(self, path: str) -> None:
         self._flush(path)

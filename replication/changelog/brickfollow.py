@@ -20,7 +20,9 @@ _COMPARE_S = 1.0
 
 
 class FollowedBrick:
-    """``take`` is called with each record; ``on_gap`` and ``on_restart``: see BrickTail."""
+    """``take`` is called with each record; ``on_gap`` and ``on_restart``: see BrickTail. ``moved``: whether an object (its
+    gfid) that is here no more may be on a brick that has other files.
+    """
 
     def __init__(
         self,
@@ -28,10 +30,12 @@ class FollowedBrick:
         take: Callable[[Record], None],
         on_gap: Callable[[str], None],
         on_restart: Callable[[], None],
+        moved: Callable[[bytes], bool],
     ) -> None:
         self.path = path
         self.tail = BrickTail(path, on_gap, on_restart)
         self._take = take
+        self._moved = moved
         # kinds, and the ctime of the brick's inode when it was compared; -1: not looked at yet, 0: it may be younger
         self._objects: dict[bytes, tuple[int, int]] = {}
         self._ended: list[dict[bytes, tuple[int, int]]] = []  # the same of files that were read to their end
@@ -75,6 +79,9 @@ class FollowedBrick:
             ctime = ctime_of(handle_of(self.path, gfid))
             if ctime is None:
                 del objects[gfid]
+                # It is gone; or a rebalance moved it, with what changed of it until then.
+                if self._moved(gfid):
+                    self._take(Record(Kind(kinds), gfid, None, None))
                 continue
             if before not in {-1, ctime}:
                 self._take(Record(Kind(kinds), gfid, None, None))

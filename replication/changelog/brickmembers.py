@@ -61,9 +61,11 @@ class LocalMember(Member):
 
     followed = True
 
-    def __init__(self, brick: Brick, number: int, hub: Hub) -> None:
+    def __init__(self, brick: Brick, number: int, hub: Hub, moved: Callable[[Member, bytes], bool]) -> None:
         super().__init__(brick, number)
-        self.follower = FollowedBrick(brick.path, hub.take, hub.gap, partial(hub.restarted, self))
+        self.follower = FollowedBrick(
+            brick.path, hub.take, hub.gap, partial(hub.restarted, self), partial(moved, self)
+        )
         self.follower.tail.begin_at_end()
         self.watch = -1
 

@@ -77,7 +77,9 @@ class BrickRecorder:
         try:
             self._root_gfid = os.getxattr(root, GFID)
             self._open_root()
-            self._bricks = Bricks(volume, nodes, self._kept_places(), self._poll, self)
+            self._bricks = Bricks(
+                volume, nodes, kept.with_name("bricks.rebalance"), self._kept_places(), self._poll, self
+            )
         except (OSError, SeamarkError) as error:
             self.close()
             raise RecorderUnavailable(f"the bricks of volume {volume} cannot be followed: {error}") from error
@@ -117,7 +119,7 @@ class BrickRecorder:
         """Go on where the last recorder ended, if all bricks still have what they recorded since."""
         resumed = self.bricks.resume()
         self._beginning = False
-        return resumed and not self._missed
+        return not self.bricks.was_rebalanced() and resumed and not self._missed
 
     # ---- what bricks tell
 
@@ -145,6 +147,10 @@ class BrickRecorder:
 
     def informed(self, info: VolumeInfo, file: str, file_ns: int) -> None:
         single.note(self._kept.parent, info, file, file_ns)
+
+    def rebalanced(self, since_ns: int) -> None:
+        """Files were moved between bricks since then, which none of them records."""
+        self.look_since(since_ns)
 
     def forgotten(self, name: str) -> None:
         self._since.elsewhere.discard(name)

@@ -8,15 +8,18 @@ import os
 import select
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+from replication.changelog.brickctimes import ctime_of, handle_of
 from replication.changelog.brickmembers import Hub, LocalMember, Member, RemoteMember, RemoteNode
+from replication.changelog.brickrebalance import RebalanceWatch
 from replication.changelog.brickstatus import BrickRow, rows
 from replication.changelog.bricktail import Place
 from replication.changelog.inotify import Inotify
 from replication.changelog.recorder import RecorderUnavailable
 from replication.errors import SeamarkError
-from replication.gluster.glusterd import Brick, VolumeInfo, volume_file, volume_info
+from replication.gluster.glusterd import Brick, VolumeInfo, rebalance_runs, volume_file, volume_info
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +39,23 @@ Nodes = Callable[[str], list[str]]  # what starts the program on a node
 class Listener(Hub, Protocol):
     def forgotten(self, name: str) -> None: ...
 
+    def rebalanced(self, since_ns: int) -> None: ...
+
     def informed(self, info: VolumeInfo, file: str, file_ns: int) -> None: ...
 
 
 class Bricks:
     """``reach``: how other nodes are reached; None: only the bricks of this one are followed. ``places``: by brick, as HOST:PATH.
+    ``rebalance``: where is kept what was seen of one.
 
     ``poll`` is told of every descriptor that becomes readable when a brick records something. Raises OSError,
     SeamarkError, and RecorderUnavailable where the bricks that can be followed are not enough to see everything.
     """
 
     def __init__(
-        self, volume: str, reach: Nodes | None, places: dict[str, Place], poll: select.epoll, hub: Listener
-    ) -> None:
+        self, volume: str, reach: Nodes | None, rebalance: Path, places: dict[str, Place], poll: select.epoll,
+        hub: Listener,
+    ) -> None:  # fmt: skip
         self._volume, self._reach, self._places, self._poll, self._hub = volume, reach, places, poll, hub
         self._inotify = Inotify()
         poll.register(self._inotify.fd, select.EPOLLIN)
@@ -61,7 +68,8 @@ class Bricks:
         self._unseen_since = math.inf  # time.monotonic()
         self._told = ""
         self._file = volume_file(volume)
-        self._info_at, self._rebalance_was = self._changed_ns(), self._rebalance()
+        self._info_at = self._changed_ns()
+        self._rebalance = RebalanceWatch(os.path.dirname(self._file), rebalance)
         self._info = self._covered(volume_info(volume))
         hub.informed(self._info, self._file, self._info_at)
         for number, brick in self._followable():
@@ -69,6 +77,7 @@ class Bricks:
         self._looked_at = time.monotonic()
 
     def close(self) -> None:
+        self._rebalance.close()
         for each in self.local.values():
             each.follower.tail.close()
         for node in self._nodes.values():
@@ -108,7 +117,7 @@ class Bricks:
         """Raises OSError; SeamarkError for a node that ssh has no words for."""
         name = str(brick)
         if brick.local:
-            member = LocalMember(brick, number, self._hub)
+            member = LocalMember(brick, number, self._hub, self.moved)
             member.watch = self._inotify.watch(member.follower.tail.directory)
             self.local[name] = member
             return
@@ -161,11 +170,7 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if (state := self._rebalance()) != self._rebalance_was:
-            self._rebalance_was = state
-            log.info(
-                "volume %s: a rebalance has begun or ended, while which not all is recorded", self._volume
-            )
+        if self.was_rebalanced():
             self._hub.gap("recorder")
         try:
             if (changed := self._changed_ns()) == self._info_at:
@@ -195,13 +200,27 @@ class Bricks:
                 log.info("brick %s is followed from now on", brick)
                 self._hub.gap("recorder")
 
-    def _rebalance(self) -> list[bytes]:
-        """What glusterd notes of a rebalance: others than at its beginning and its end it writes the same again."""
-        try:
-            with open(os.path.join(os.path.dirname(self._file), "node_state.info"), "rb") as file:
-                return [line for line in file if line.startswith((b"rebalance-id=", b"status="))]
-        except OSError:
-            return []
+    def was_rebalanced(self) -> bool:
+        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for."""
+        since_ns = self._rebalance.ended_since()
+        # Here; other nodes have files to move of their own.
+        if since_ns is None or (self._elsewhere() and rebalance_runs(self._volume)):
+            return False
+        log.info("volume %s: a rebalance has ended: what it moved is compared", self._volume)
+        self._hub.rebalanced(since_ns)
+        self._rebalance.note()
+        return True
+
+    def _elsewhere(self) -> bool:
+        return any(not brick.local for brick in self._info.bricks)
+
+    def moved(self, member: Member, gfid: bytes) -> bool:
+        """Whether an object that this brick has no more may be on one of another set."""
+        return any(
+            not each.brick.local or ctime_of(handle_of(each.brick.path, gfid)) is not None
+            for each in self.members
+            if each.number != member.number
+        )
 
     def _changed_ns(self) -> int:
         return os.stat(self._file).st_mtime_ns

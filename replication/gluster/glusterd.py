@@ -122,6 +122,17 @@ def root_of_volume(name: str, gfid: str) -> str:
     return blake2b(f"{info.id}/{gfid}".encode(), digest_size=16).hexdigest()
 
 
+def rebalance_runs(volume: str) -> bool:
+    """Whether some node moves files of it at the moment. Raises SeamarkError where glusterd does not answer."""
+    try:
+        answer = gluster("volume", "rebalance", volume, "status")
+    except TemporaryError:
+        raise
+    except SeamarkError:
+        return False  # there is none
+    return any(each.findtext("status") == "1" for each in answer.iter("node"))
+
+
 def set_option(volume: str, option: str, value: str) -> None:
     """`gluster volume set`. Raises SeamarkError."""
     gluster("volume", "set", volume, option, value)

@@ -2,8 +2,9 @@
 
 Clients remember attributes, names and small files for a second, and would show an older state than the one that a
 changelog tells of; and the kernel keeps pages of a file that somebody else wrote to, under the new times. So every cache of
-the client is passed by, and the kernel believes no name and keeps no page. The client runs as a child of the session's
-process, and ends with it.
+the client is passed by, and the kernel believes no name and keeps no page. Nor does the client believe a single brick that
+it has no file of a name: between the beginning of a rebalance and the move of a file, that is where it will be, and it would
+be hidden. The client runs as a child of the session's process, and ends with it.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class GlusterMount:
             "--direct-io-mode=enable", "--reader-thread-count=4",
             f"--attribute-timeout={_ATTRIBUTES_S}", "--entry-timeout=0", "--negative-timeout=0",
             *(f"--xlator-option=*-{name}.pass-through=true" for name in _CACHES),
+            "--xlator-option=*-dht.lookup-optimize=off",
             "--log-level=WARNING", f"--log-file={self._log}",
             f"--volfile-server={self.address.host.strip('[]')}", f"--volfile-id=/{self.address.volume}", str(self.where),
         ]  # fmt: skip

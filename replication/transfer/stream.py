@@ -32,6 +32,7 @@ SMALL = 1 << 20  # bytes; below, whole files travel together in one frame
 _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
 _PIECE = 1 << 19  # bytes of a large file in one frame
+_BLOCK = 4096  # bytes; what is a hole or none
 _COMPARE_BYTES = 64 << 20  # read at the far end for one answer
 BUSY_S = 0.2  # between asking whether another worker is done with a file
 _WINDOW = 16  # frames under way before the oldest answer is waited for
@@ -230,7 +231,11 @@ class StreamSender:
         offset = self._begin_large(gfid, stat.size, version)
         pieces: deque[Future[Any]] = deque()
         sent = 0
-        for start, piece in _pieces(fd, offset, stat.size):
+        if self._volume.tells_holes:
+            content = _pieces(fd, offset, stat.size)
+        else:
+            content = read_pieces(fd, offset, stat.size, sparse=stat.blocks * 512 < stat.size)
+        for start, piece in content:
             packed = zlib.compress(piece, 1) if self._compress else piece
             z = len(packed) < len(piece)
             pieces.append(
@@ -343,6 +348,25 @@ def _pieces(fd: int, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
                 return
             yield offset, piece
             offset += len(piece)
+
+
+def read_pieces(fd: int, offset: int, size: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+    """The same, without asking where holes are: blocks of zeros of a ``sparse`` file. Raises OSError (ESTALE) where less can be read than is there."""
+    while offset < size:
+        piece = os.pread(fd, min(_PIECE, size - offset), offset)
+        if not piece:
+            if os.fstat(fd).st_size > offset:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return
+        if not sparse:
+            yield offset, piece
+        else:
+            blocks = ((at, piece[at : at + _BLOCK]) for at in range(0, len(piece), _BLOCK))
+            for zeros, run in groupby(blocks, lambda block: not block[1].strip(b"\0")):
+                if not zeros:
+                    found = list(run)
+                    yield offset + found[0][0], b"".join(block for _, block in found)
+        offset += len(piece)
 
 
 def _digest(fd: int) -> str:

@@ -100,6 +100,8 @@ class TarSender(StagedSender):
             "tar", "--create", "--file=-", "--format=gnu", "--dereference", "--sparse", "--no-recursion",
             "--owner=0", "--group=0", "--mode=0600", "--null", "--verbatim-files-from",
         ]  # fmt: skip
+        if not self._volume.tells_holes:
+            pack.append("--hole-detection=raw")
         # --overwrite: a file that is staged in place is written through, with all its links.
         unpack = ["tar", "--extract", "--file=-", "--verbose", "--overwrite", "--no-same-owner", "--touch"]
         if compressor:

@@ -64,6 +64,8 @@ class DirectoryVolume:
 
     # Whether the kernel may keep pages of a file that other hosts have written to since.
     keeps_pages = False
+    # Whether lseek(2) can be believed where it says that there is a hole.
+    tells_holes = True
 
     def __init__(self, root: bytes, identity: str = "") -> None:
         """``identity``: of the root, as it was before; another directory in its place is refused."""

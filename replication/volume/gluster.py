@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from replication.errors import SeamarkError
+from replication.gluster.bricks import LocalBricks
 from replication.gluster.mount import GFID
 from replication.gluster.single import noted
 from replication.secondary.handles import inode_number
@@ -32,9 +33,12 @@ _AWAY = {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNREFUSED
 _NO_SUCH = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR}
 _PATH_OF_DIRECTORY = "glusterfs.ancestry.path"
 _PATHS_OF_FILE = "glusterfs.gfidtopath"
+_BY_GFID = b".gfid"  # in a mount that was made for it
 _GRAPH = b".meta/graphs/active"
 _LOOK_S = 0.5  # a client that lost a brick tries again after seconds
 _TRIES = 3
+_HIDDEN_LOOKS, _HIDDEN_S = 40, 0.05
+_HIDDEN = "the bricks have it, but the volume does not show it at the moment"
 _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -55,6 +59,8 @@ class GlusterVolume(DirectoryVolume):
     """As DirectoryVolume. ``root`` is the mount, or a directory in it."""
 
     keeps_pages = True  # a mount that others made does, with the times of the new content
+    # Of a file that was moved to another brick, lseek(2) says that it is one hole: it asks what was left behind.
+    tells_holes = False
 
     def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
         """``changelog``: where is noted whether one brick is all of the volume, and could be looked at instead."""
@@ -63,6 +69,7 @@ class GlusterVolume(DirectoryVolume):
         self._mount = _mount_of(self.root)
         self.below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
         self._dht = b""
+        self._bricks = LocalBricks(self._mount)
         self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
 
     def close(self) -> None:
@@ -82,6 +89,21 @@ class GlusterVolume(DirectoryVolume):
     # ---- identity
 
     def identify(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+        """While a file moves to other bricks the volume may say, for some hundredths of a second, that there is none."""
+        for _ in range(_HIDDEN_LOOKS):
+            try:
+                return self._identified(dir_fd, name)
+            except FileNotFoundError:
+                if not name or not self._moves() or not self._bricks.have(self.identify_fd(dir_fd)[0], name):
+                    raise
+            time.sleep(_HIDDEN_S)
+        raise OSError(errno.ESTALE, _HIDDEN)
+
+    def _moves(self) -> bool:
+        """Whether there is more than one set of bricks, so that files may move from one to another."""
+        return len(self._bricks.sets()) > 1
+
+    def _identified(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
         where = b"/proc/self/fd/%d" % dir_fd + (b"/" + name if name else b"")
         for _ in range(_TRIES):
             stat = stat_at(dir_fd, name)
@@ -158,7 +180,7 @@ class GlusterVolume(DirectoryVolume):
 
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""
-        for _ in range(_TRIES):
+        for _ in range(_HIDDEN_LOOKS):
             try:
                 paths = self.paths_of(handle)
             except OSError as error:
@@ -166,33 +188,47 @@ class GlusterVolume(DirectoryVolume):
                     f"a directory cannot be found while a part of the volume is away: {error.strerror}"
                 ) from None
             if not paths:
-                break
+                raise VanishedError(handle)
             with contextlib.suppress(VanishedError):
                 return self.open_dir(paths[0], handle), paths[0]
-        raise VanishedError(handle)
+            time.sleep(_HIDDEN_S)
+        raise VolumeAway(f"directory {UUID(bytes=handle)}: {_HIDDEN}")
 
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
         """Where an object is now, relative to the root; of a file perhaps more than there are. None: that is not known.
 
         Raises OSError, VolumeAway.
         """
-        where = os.path.join(self._mount, b".gfid", str(UUID(bytes=gfid)).encode())
+        for _ in range(_HIDDEN_LOOKS):
+            found = self._paths_of(gfid)
+            if found is None:
+                return None
+            if found or not self._moves() or not self._bricks.have_object(gfid):
+                return [path for each in found for path in self._in_root(each)]
+            time.sleep(_HIDDEN_S)
+        raise VolumeAway(f"{UUID(bytes=gfid)}: {_HIDDEN}")
+
+    def _paths_of(self, gfid: bytes) -> list[bytes] | None:
+        # A directory is never looked up by its gfid where that can be helped: when bricks come or go in that moment, the
+        # client cannot list it any more (gfid-access takes the real one for the stand-in that it shows).
+        if (path := self._bricks.directory(gfid)) is not None:
+            return [path]
+        where = os.path.join(self._mount, _BY_GFID, str(UUID(bytes=gfid)).encode())
         try:
             text = self._attribute(where, _PATH_OF_DIRECTORY)
-            found = [text] if text is not None else None
-            if found is None:
-                text = self._attribute(where, _PATHS_OF_FILE)
-                found = None if text is None else list(_possible(text))
+            if text is not None:
+                return [text]
+            text = self._attribute(where, _PATHS_OF_FILE)
+            return None if text is None else list(_possible(text))
         except OSError as error:
             if error.errno in _NO_SUCH:
-                return []
+                return [] if os.path.isdir(os.path.join(self._mount, _BY_GFID)) else None
             self.check_answers(error)
             raise
-        return None if found is None else [path for each in found for path in self._in_root(each)]
 
     def _attribute(self, where: bytes, name: str) -> bytes | None:
         try:
-            return os.getxattr(where, name).rstrip(b"\0")
+            return os.getxattr(where, name, follow_symlinks=False).rstrip(b"\0")
         except OSError as error:
             if error.errno in (errno.ENODATA, errno.ENOTSUP):
                 return None
@@ -213,17 +249,25 @@ class GlusterVolume(DirectoryVolume):
         self._need_all()
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
+        """Also such as may be gone: they are looked at one by one."""
         self._need_all()
-        found, looked = [], time.monotonic()
+        found = set(self._listed(dir_fd))
+        if self._moves():
+            # What moves from one set of bricks to another may be in none of their answers (see bricks.py).
+            found |= self._bricks.names(self.identify_fd(dir_fd)[0])
+            if not all(self._bricks.sets()):  # where not every set has one here: nothing moves twice
+                found.update(self._listed(dir_fd))
+        self._need_all()
+        return sorted(name for name in found if not (is_root and name in OWN_NAMES))
+
+    def _listed(self, dir_fd: int) -> Iterator[bytes]:
+        looked = time.monotonic()
         with os.scandir(dir_fd) as entries:
             for entry in entries:
-                found.append(os.fsencode(entry.name))
+                yield os.fsencode(entry.name)
                 if time.monotonic() > looked + _LOOK_S:
                     self._need_all()
                     looked = time.monotonic()
-        self._need_all()
-        # While a rebalance moves a file it is listed twice.
-        return sorted({name for name in found if not (is_root and name in OWN_NAMES)})
 
 
 def _mount_of(path: bytes) -> bytes:

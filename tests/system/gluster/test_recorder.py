@@ -11,6 +11,7 @@ from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
 from replication.changelog.index import State
 from replication.changelog.record import Kind
 from replication.changelog.store import ChangelogStore
+from replication.volume.gluster import GlusterVolume
 from replication.volume.identity import ROOT_GFID
 
 pytestmark = pytest.mark.root
@@ -90,6 +91,18 @@ def test_a_directory_that_was_made_is_said_to_be_new_where_one_brick_records(pla
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_symlink_is_found_by_its_gfid(place, own):
+    """Not what it leads to: its owner and times change by themselves."""
+    root = place.volume(2)
+    os.symlink("nowhere", root / "symlink")
+    gfid = os.getxattr(root / "symlink", "glusterfs.gfid", follow_symlinks=False)
+    volume = GlusterVolume(os.fsencode(own()))
+    assert volume.paths_of(gfid) == [b"symlink"]
+    os.unlink(root / "symlink")
+    assert volume.paths_of(gfid) == []
+    volume.close()
 
 
 def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, agent):
