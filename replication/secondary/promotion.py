@@ -80,7 +80,7 @@ def promotion(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
                 yield from go_back(agent, promoted["to"], term)
                 agent.close()
                 agent = _fence(again_fd, owner.read_owner(again_fd) or found, promoted)
-            report = {**complete(agent), "others": left}
+            report = {**(yield from complete(agent)), "others": left}
             syncfs(agent.tree.root_fd)
             promoted = {**promoted, "done": True, "mark": agent.index.meta.get("mark"), "report": report}
             promoted["done_ns"] = _now_here(agent.tree.root_fd)
