@@ -48,8 +48,8 @@ def can_clone(dir_fd: int) -> bool:
             os.unlink(name, dir_fd=dir_fd)
 
 
-def copy_content(source_fd: int, target_fd: int, size: int) -> None:
-    """Copy a file into a new one byte by byte; holes stay holes. Raises OSError."""
+def copy_content(source_fd: int, target_fd: int, size: int) -> Iterator[int]:
+    """Copy a file into a new one byte by byte; holes stay holes. A step for each part: a large one takes minutes. Raises OSError."""
     at = 0
     while at < size:
         try:
@@ -65,6 +65,7 @@ def copy_content(source_fd: int, target_fd: int, size: int) -> None:
                 break
             os.pwrite(target_fd, part, at)
             at += len(part)
+            yield 0
         at = end
     os.ftruncate(target_fd, size)
 

@@ -10,25 +10,26 @@ import json
 import os
 import shutil
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from replication.secondary import faults, layout, limbo, sql
 from replication.secondary.agent import Agent
+from replication.secondary.clones import clone, copy_content
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError
+from replication.secondary.steps import Work
 from replication.secondary.syscalls import list_directory, rename_new
 from replication.secondary.tree import LostDirectory
 
 SHOWN = 1_000  # paths of files that may be half written
 _AT_ONCE = 500
 _DEEPEST = 10_000
-_COPY = 8 << 20
 _MARGIN_NS = 500_000_000  # clocks of looks and of changes
 
 
-def complete(agent: Agent) -> Dict[str, Any]:
-    """Finish or roll back what is half done. ``agent`` is open for writing, and alone. May be done again.
+def complete(agent: Agent) -> Work:
+    """Finish or roll back what is half done. ``agent`` is open for writing, and alone. May be done again. A step now and then.
 
     Gives ``restored``: objects that went back from limbo to their last name; ``displaced``: those whose name
     is taken, kept in displaced; ``missing``: files whose content had not come; ``wanted``: files whose newest
@@ -38,8 +39,8 @@ def complete(agent: Agent) -> Dict[str, Any]:
         counts = {"restored": 0, "displaced": 0}
     _purge_what_is_gone(agent)
     while _put_back(agent, counts):
-        pass
-    _make_shadows_files(agent)
+        yield _AT_ONCE
+    yield from _make_shadows_files(agent)
     _empty_staging(agent)
     db = agent.index.db
     missing, wanted = db.execute(
@@ -159,7 +160,7 @@ def _forget(agent: Agent, row: Row) -> None:
     agent.index.drop((row.id,))
 
 
-def _make_shadows_files(agent: Agent) -> None:
+def _make_shadows_files(agent: Agent) -> Iterator[int]:
     """What stands at a name whose new content never came stays there: as a file of its own, no link of another."""
     with agent.transaction():
         shadows = agent.namespace.shadows
@@ -175,18 +176,21 @@ def _make_shadows_files(agent: Agent) -> None:
                 and found.st_nlink > 1
                 and stat.S_ISREG(found.st_mode)
             ):
-                _copy_over(agent, key, found)
+                yield from _copy_over(agent, key, found)
             shadows.forget([key])
 
 
-def _copy_over(agent: Agent, key: Key, found: os.stat_result) -> None:
-    """Replace a name's link by a copy: content, holes, owner, mode, attributes, times."""
+def _copy_over(agent: Agent, key: Key, found: os.stat_result) -> Iterator[int]:
+    """Replace a name's link by a copy, which shares its blocks where that can be: content, holes, owner, mode, attributes, times."""
     fd = agent.tree.changing(key[0])
     aside = agent.next_staging_name()
     source = os.open(key[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
     target = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=agent.staging_fd)
     try:
-        _copy_content(source, target, found.st_size)
+        try:
+            clone(source, target)
+        except OSError:
+            yield from copy_content(source, target, found.st_size)
         if agent.powers.chown:
             os.fchown(target, found.st_uid, found.st_gid)
         shutil.copystat("/proc/self/fd/{}".format(source), "/proc/self/fd/{}".format(target))
@@ -196,23 +200,6 @@ def _copy_over(agent: Agent, key: Key, found: os.stat_result) -> None:
         os.close(target)
     faults.point("copied")
     os.rename(aside, key[1], src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
-
-
-def _copy_content(source: int, target: int, size: int) -> None:
-    os.ftruncate(target, size)
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole is left
-            return
-        end = os.lseek(source, at, os.SEEK_HOLE)
-        while at < end:
-            piece = os.pread(source, min(_COPY, end - at), at)
-            if not piece:
-                return
-            os.pwrite(target, piece, at)
-            at += len(piece)
 
 
 def _empty_staging(agent: Agent) -> None:

@@ -29,6 +29,7 @@ from replication.secondary.completion import complete
 from replication.secondary.index import Index
 from replication.secondary.metadata import Powers
 from replication.secondary.mirror import Mirror
+from replication.secondary.steps import Work
 from replication.secondary.syscalls import list_directory
 
 BTRFS, REFLINK, COPY = "btrfs", "reflink", "copy"
@@ -98,7 +99,7 @@ def copy(source: Source, home_fd: int, method: str) -> Iterator[int]:
             hidden_fd = _our_directories(root_fd)
             try:
                 yield from _limbo(source, mirror, hidden_fd)
-                _files(source.hidden_fd, hidden_fd, share=share)
+                yield from _files(source.hidden_fd, hidden_fd, share=share)
             finally:
                 os.close(hidden_fd)
         mirror.finish()
@@ -125,11 +126,11 @@ def opened(root_fd: int) -> Agent:
     return agent
 
 
-def make_complete(root_fd: int) -> Dict[str, Any]:
+def make_complete(root_fd: int) -> Work:
     """Complete a copy in itself, as a promotion does; what it holds, and what had to be done. Closes the descriptor."""
     agent = opened(root_fd)
     try:
-        completed = complete(agent)
+        completed = yield from complete(agent)
         _, files, _, _, _, size = agent.index.db.execute(sql.STATISTICS).fetchone()
         return {"files": files, "bytes": size, "completed": completed}
     finally:
@@ -195,7 +196,7 @@ def _limbo(source: Source, mirror: Mirror, hidden_fd: int) -> Iterator[int]:
         os.close(target_fd)
 
 
-def _files(source_fd: int, target_fd: int, *, share: bool) -> None:
+def _files(source_fd: int, target_fd: int, *, share: bool) -> Iterator[int]:
     """The index, and what else we keep in files. No transaction is under way: what is in them belongs together.
 
     A checkpoint of the index may be: it moves pages from the -wal, which keeps them, until the next transaction.
@@ -213,7 +214,7 @@ def _files(source_fd: int, target_fd: int, *, share: bool) -> None:
                 if share:
                     clone(source, target)
                 else:
-                    copy_content(source, target, os.fstat(source).st_size)
+                    yield from copy_content(source, target, os.fstat(source).st_size)
             finally:
                 os.close(target)
         finally:

@@ -90,7 +90,7 @@ def _prepare_from(agent: Agent, name: str, source_fd: int, term: int) -> Iterato
         share = bool(copies.method_here(source_fd, agent.staging_fd))
         with copies.Source(source_fd) as source:
             yield from copies.copy(source, home.fd, copies.REFLINK if share else copies.COPY)
-        copies.make_complete(os.open(copies.ROOT, _DIR, dir_fd=home.fd))
+        yield from copies.make_complete(os.open(copies.ROOT, _DIR, dir_fd=home.fd))
         displaced = int(agent.index.meta.get("displaced", 0)) + 1
         aside = _fresh(agent.tree.displaced_fd, displaced)
         kept = {key: agent.index.meta.get(key) for key in _OF_THE_ROOT}

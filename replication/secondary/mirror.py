@@ -143,7 +143,7 @@ class Mirror:
             if known is not None and known.linked and known.ctime == found.st_ctime_ns:
                 os.link(b"%d" % found.st_ino, name, src_dir_fd=self._links_fd, dst_dir_fd=level.target)
             else:
-                self._copy(level, name, found, known)
+                yield from self._copy(level, name, found, known)
         except OSError as error:
             # In the first pass things move below our hands; the second has the last word.
             if self._final or error.errno not in (*_MOVED, errno.EACCES, errno.EPERM):
@@ -169,10 +169,12 @@ class Mirror:
             os.close(source)
             raise
 
-    def _copy(self, level: _Level, name: bytes, found: os.stat_result, known: Optional[_Copied]) -> None:
+    def _copy(
+        self, level: _Level, name: bytes, found: os.stat_result, known: Optional[_Copied]
+    ) -> Iterator[int]:
         kind = stat.S_IFMT(found.st_mode)
         if kind == stat.S_IFREG:
-            new = self._file(level, name, found)
+            new = yield from self._file(level, name, found)
         else:
             if kind == stat.S_IFLNK:
                 os.symlink(os.readlink(name, dir_fd=level.source), name, dir_fd=level.target)
@@ -188,7 +190,7 @@ class Mirror:
             found = os.stat(name, dir_fd=level.source, follow_symlinks=False)
         self._note(found, new, int(found.st_nlink > 1))
 
-    def _file(self, level: _Level, name: bytes, found: os.stat_result) -> int:
+    def _file(self, level: _Level, name: bytes, found: os.stat_result) -> Generator[int, None, int]:
         source = self._open(level.source, name, found, _READ)
         try:
             target = os.open(name, _NEW, 0o600, dir_fd=level.target)
@@ -196,7 +198,7 @@ class Mirror:
                 if self._share:
                     clone(source, target)
                 else:
-                    copy_content(source, target, found.st_size)
+                    yield from copy_content(source, target, found.st_size)
                 dress(target, source, found)
                 return os.fstat(target).st_ino
             finally:

@@ -47,15 +47,12 @@ def promotion(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
             return _facts(root_fd, found)
         term = int(request["term"])
         promoted = found.get("promoted")
-        if (
-            gated
-            and promoted is not None
-            and (promoted["term"], promoted.get("to"))
-            != (
-                term,
-                request.get("to") or promoted.get("to"),
-            )
-        ):
+        begun = (
+            promoted is not None
+            and promoted["term"] == term
+            and request.get("to") in (None, promoted.get("to"))
+        )
+        if gated and promoted is not None and not begun:
             raise AgentError(
                 "permission",
                 "it was promoted: the session's own key may not do so again; come with access of your own",
@@ -80,7 +77,7 @@ def promotion(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
                 yield from go_back(agent, promoted["to"], term)
                 agent.close()
                 agent = _fence(again_fd, owner.read_owner(again_fd) or found, promoted)
-            report = {**complete(agent), "others": left}
+            report = {**(yield from complete(agent)), "others": left}
             syncfs(agent.tree.root_fd)
             promoted = {**promoted, "done": True, "mark": agent.index.meta.get("mark"), "report": report}
             promoted["done_ns"] = _now_here(agent.tree.root_fd)

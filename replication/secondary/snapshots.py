@@ -55,9 +55,10 @@ def _take(agent: Agent, request: Dict[str, Any]) -> Work:
         taken_ns = time.time_ns()
         with copies.Source(agent.tree.root_fd, agent) as source:
             yield from copies.copy(source, home.fd, how)
+        made = yield from copies.make_complete(_root_of(home))
         record = {
             "taken_ns": taken_ns, "mark": mark, "checkpoint": None if checkpoint is None else int(checkpoint), "method": how,
-            "keep": str(keep), **copies.make_complete(_root_of(home)), "took_s": round(time.monotonic() - began, 3),
+            "keep": str(keep), **made, "took_s": round(time.monotonic() - began, 3),
         }  # fmt: skip
         home.write(record)
         _seal(home, how)

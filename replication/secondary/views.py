@@ -46,13 +46,13 @@ class View:
             if self.method == OVERLAY:
                 with source.between_transactions():
                     self.path = overlay.mount(source.root_fd, self.home.fd, stays=self._stays)
-                    return self._complete()
+                    return (yield from self._complete())
             yield from copies.copy(source, self.home.fd, self.method)
         self.path = os.fsencode(os.readlink("/proc/self/fd/{}".format(self.home.fd))) + b"/" + copies.ROOT
-        return self._complete()
+        return (yield from self._complete())
 
-    def _complete(self) -> Dict[str, Any]:
-        made = copies.make_complete(os.open(self.path, _DIR))
+    def _complete(self) -> Work:
+        made = yield from copies.make_complete(os.open(self.path, _DIR))
         found = os.fstat(self._source_fd)
         os.utime(self.path, ns=(found.st_atime_ns, found.st_mtime_ns))
         return made

@@ -181,12 +181,12 @@ MUTATIONS = (
     ),
     Mutation(
         "content that has its old size and time is taken for what it was", 6, "replication/secondary/agreeing.py",
-        "if digest is None or self._digest((parent, name)) != digest:", "if False:",
+        "if stat.S_ISREG(mode) and (digest is None or self._digest((parent, name)) != digest):", "if False:",
         ("tests/secondary/test_seeding.py",),
     ),
     Mutation(
         "what waits in limbo when a secondary is promoted is dropped", 6, "replication/secondary/completion.py",
-        "    while _put_back(agent, counts):\n        pass\n", "",
+        "    while _put_back(agent, counts):\n        yield _AT_ONCE\n", "",
         ("tests/secondary/test_promotion.py",),
     ),
     Mutation(
@@ -297,8 +297,18 @@ MUTATIONS = (
     ),
     Mutation(
         "the session's own key removes snapshots that have to be kept", 6, "replication/secondary/snapshots.py",
-        'request.get("force") and not agent.gated', 'request.get("force")',
+        'request.get("force") and not gated', 'request.get("force")',
         ("tests/scheduler/test_drill.py", "-k", "gate"),
+    ),
+    Mutation(
+        "the session's own key promotes again what was promoted", 6, "replication/secondary/promotion.py",
+        "if gated and promoted is not None and not begun:", "if False:",
+        ("tests/secondary/test_goback.py", "-k", "old_primary"),
+    ),
+    Mutation(
+        "the index of a secondary without an owner is believed", 6, "replication/secondary/owner.py",
+        "if owner is None and index.db", "if False and index.db",
+        ("tests/secondary/test_adopted.py",),
     ),
     Mutation(
         "the session's own key runs commands", 8, "replication/secondary/views.py",

@@ -13,6 +13,7 @@ import pytest
 
 from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
+from replication.secondary.clones import copy_content
 from tests.conftest import missing
 from tests.filesystems import available, filesystem
 from tests.judge import assert_same
@@ -222,3 +223,22 @@ def test_a_copy_needs_room(tmp_path):
                 client.finish("view", method="copy")
             assert caught.value.code == "no-space"
         assert left(there / "root") == []
+
+
+def test_a_large_file_is_copied_a_part_at_a_time(tmp_path):
+    """Between two parts it can be said that we live: a file of some hundred GB takes longer than an answer may."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    with open(one, "wb") as file:
+        file.write(os.urandom(20 << 20))
+        file.seek(100 << 20)
+        file.write(b"behind a hole")
+        file.truncate(200 << 20)
+    with open(one, "rb") as source, open(other, "wb") as target:
+        assert len(list(copy_content(source.fileno(), target.fileno(), 200 << 20))) > 2
+    assert_same_file(one, other)
+    assert other.stat().st_blocks * 512 < 30 << 20
+
+
+def assert_same_file(one, other):
+    assert one.stat().st_size == other.stat().st_size
+    assert one.read_bytes() == other.read_bytes()
