@@ -22,7 +22,7 @@ from tests.scheduler.test_monitor import Node
 from tests.system.gluster.test_primary import churn
 from tests.system.trees import many_small_files
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
