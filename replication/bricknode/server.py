@@ -23,6 +23,7 @@ _SILENT_S = 300.0  # who follows asks at least every few seconds
 _STEP_S = 0.03  # of a search, before anything else is looked at
 _MERGE_S = 0.02  # events come in crowds
 _KNOWN_S = 2.0  # what glusterd said
+_AT_ONCE = 50_000  # records, before it is told how far they go
 
 
 class Server:
@@ -35,6 +36,7 @@ class Server:
         self._inotify = Inotify()
         self._followed: dict[str, tuple[FollowedBrick, int]] = {}
         self._records: dict[str, list[Record]] = {}
+        self._taken = 0
         self._searches: dict[str, tuple[int, Iterator[bytes]]] = {}
         self._distributed = False
         self._known: tuple[float, dict[str, Brick]] = (0.0, {})
@@ -69,7 +71,7 @@ class Server:
             elif op == "forget":
                 self._forget(str(request["brick"]))
             elif op == "round":
-                self._round(int(request["n"]))
+                self._round(int(request["n"]), bool(request["whole"]))
             elif op == "search":
                 self._begin_search(request)
             elif op == "bricks":
@@ -146,6 +148,7 @@ class Server:
     def _take(self, path: str, record: Record) -> None:
         records = self._records.setdefault(path, [])
         records.append(record)
+        self._taken += 1
         if len(records) >= MAX_RECORDS:
             self._flush(path)
 
@@ -165,32 +168,37 @@ class Server:
         self._flush(path)
         self._tell({"brick": path, "restarted": True})
 
-    def _poll(self, compare: bool = False) -> dict[str, str]:
+    def _poll(self) -> dict[str, str]:
         """Tell what is recorded by now; of each brick why it cannot be read, if it cannot."""
         unread = {}
         for path, (brick, _) in self._followed.items():
             unread[path] = ""
+            self._taken = 0
             try:
-                brick.poll(lambda: False)
+                while not brick.poll(lambda: self._taken >= _AT_ONCE):
+                    brick.compare(whole=True)
+                    self._flush(path)
+                    self._tell({"brick": path, "place": brick.tail.place().as_json()})
+                    self._taken = 0
             except OSError as error:
                 unread[path] = error.strerror or str(error)
-            if compare:
-                brick.compare(whole=True)
             self._flush(path)
         return unread
 
-    def _round(self, number: int) -> None:
-        unread = self._poll(compare=True)
+    def _round(self, number: int, whole: bool) -> None:
+        unread = self._poll()
         bricks = {}
         for path, (brick, _) in self._followed.items():
+            compared = brick.compare(whole=whole)
+            self._flush(path)
             beat_ms = -1
             try:
                 beat_ms = _age_ms(brick)
             except OSError:
                 pass
             bricks[path] = {
-                "place": brick.tail.place().as_json(), "beat_ms": beat_ms, "recording": brick.tail.is_recording(),
-                "unread": unread[path], "uneasy": brick.uneasy,
+                "place": brick.tail.place().as_json(), "compared": compared, "beat_ms": beat_ms,
+                "recording": brick.tail.is_recording(), "unread": unread[path], "uneasy": brick.uneasy,
             }  # fmt: skip
         self._tell({"round": number, "bricks": bricks})
 

@@ -4,7 +4,7 @@ Requests:
 
     {"op": "follow", "brick": PATH, "place": PLACE or null}     from there on, or from now on
     {"op": "forget", "brick": PATH}
-    {"op": "round", "n": N}                                     everything that is recorded by now
+    {"op": "round", "n": N, "whole": BOOL}                      everything that is recorded by now; see FollowedBrick.compare
     {"op": "search", "brick": PATH, "n": N, "ago_ns": NS, "unexplained": BOOL}
     {"op": "bricks"}
 
@@ -13,8 +13,9 @@ Answers, in the order in which things happened:
     {"brick": PATH, "began": BOOL, "place": PLACE}              whether it goes on from where it was told to
     {"brick": PATH, "error": TEXT}                              it is not followed: why
     {"brick": PATH, "records": COUNT} + the records
+    {"brick": PATH, "place": PLACE}                             all before it is told: where there is much to tell
     {"brick": PATH, "gap": REASON}, {"brick": PATH, "restarted": true}
-    {"round": N, "bricks": {PATH: {"place", "beat_ms", "recording", "unread", "uneasy"}}}
+    {"round": N, "bricks": {PATH: {"place", "compared", "beat_ms", "recording", "unread", "uneasy"}}}
     {"brick": PATH, "records": COUNT, "search": N}, {"brick": PATH, "searched": N}
     {"bricks": {PATH: {"recording", "beat_ms", "arbiter"}}, "version": VERSION, "error": TEXT or ""}
 """

@@ -107,13 +107,15 @@ class RemoteMember(Member):
 
     def told(self, said: dict[str, Any], seen_ns: int) -> None:
         """The answer to a round. Raises ValueError, KeyError, TypeError."""
-        self.place = Place.of_json(said["place"])
+        place = Place.of_json(said["place"])
         beat_ms = int(said["beat_ms"])
         self._beat_at = time.monotonic() - beat_ms / 1000 if beat_ms >= 0 else -math.inf
         self.recording, self.uneasy = bool(said["recording"]), bool(said["uneasy"])
         self.why = str(said["unread"])[:300]
-        if not self.why:
-            self.seen_ns = seen_ns
+        # What was not compared yet would be missed by who goes on from there.
+        if said["compared"]:
+            self.place = place
+            self.seen_ns = self.seen_ns if self.why else seen_ns
 
     def quiet_s(self) -> float:
         return time.monotonic() - self._beat_at if self.followed else math.inf
@@ -145,12 +147,12 @@ class RemoteNode:
         member.retry_at = math.inf
         self.link.ask(_FOLLOW_S, op="follow", brick=member.brick.path, place=place)
 
-    def round(self, *, again: bool = False) -> int:
-        """Ask for everything that is recorded by now; the number of the round. ``again``: even while one is under way."""
-        if self.link.up and (again or not self._asked):
+    def round(self, *, whole: bool = False) -> int:
+        """Ask for everything that is recorded by now; the number of the round. ``whole``: all of it, and even while one is under way."""
+        if self.link.up and (whole or not self._asked):
             self._number += 1
             self._asked[self._number] = time.time_ns()
-            self.link.ask(op="round", n=self._number)
+            self.link.ask(op="round", n=self._number, whole=whole)
         return self._number
 
     def search(self, member: RemoteMember, wanted: Wanted) -> None:
@@ -206,10 +208,12 @@ class RemoteNode:
                 Place.of_json(said["place"]),
             )
             self._hub.began(member, resumed=bool(said["began"]))
-            self.round(again=True)
+            self.round(whole=True)
         elif "records" in said:
             for record in decode(payload):
                 self._hub.take(record)
+        elif "place" in said:
+            member.place = Place.of_json(said["place"])
         elif "gap" in said:
             self._hub.gap(said["gap"] if said["gap"] in _REASONS else "recorder")
         elif "restarted" in said:

@@ -228,16 +228,20 @@ class BrickRecorder:
     def before_close(self, *, whole: bool) -> bool:
         """Add to the open segment what changed again unrecorded. False: that is not all of it yet."""
         self._made.clear()
-        compared = [each.follower.compare(whole=whole) for each in self.bricks.local.values()]
-        if whole:
-            compared.append(self.bricks.round_now())
+        compared = {name: each.follower.compare(whole=whole) for name, each in self.bricks.local.items()}
+        told = self.bricks.round_now() if whole else True
         self.bricks.round()
         self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
         self._drop_searches()
-        self._taken = {str(each.brick): each.place for each in self.bricks.members if each.place is not None}
+        # What was not compared yet would be missed by who goes on from there.
+        places = {
+            name: each.place if compared.get(name, True) else self._taken.get(name)
+            for name, each in {**self.bricks.local, **self.bricks.remote}.items()
+        }
+        self._taken = {name: place for name, place in places.items() if place is not None}
         seen = self.bricks.all_are_seen()
         self._status.write(self.bricks.rows(), self.bricks.waits_for)
-        return all(compared) and seen and not self._since.pending
+        return all(compared.values()) and told and seen and not self._since.pending
 
     def _drop_searches(self) -> None:
         """A node that is away is not waited for where another brick of the set was searched."""

@@ -279,7 +279,9 @@ class Bricks:
 
     def seen_until(self, now_ns: int) -> int:
         """See Recorder."""
-        return min([now_ns, *(each.seen_ns for each in self.remote.values() if each.followed)])
+        return min(
+            [now_ns, *(each.seen_ns for each in self.remote.values() if each.followed and not each.why)]
+        )
 
     def rows(self) -> list[BrickRow]:
         """Of all bricks, in the order of the volume's information."""
@@ -335,7 +337,7 @@ class Bricks:
 
     def round_now(self) -> bool:
         """The same, and take it in; False: one has not answered in time."""
-        wanted = {host: node.round(again=True) for host, node in self._nodes.items() if node.link.up}
+        wanted = {host: node.round(whole=True) for host, node in self._nodes.items() if node.link.up}
         until = time.monotonic() + _ROUND_S
         while time.monotonic() < until:
             self._pump(lambda: False)

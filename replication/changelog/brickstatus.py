@@ -84,11 +84,19 @@ class BrickStatus:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _NAME
+        before = last_rows(directory)
+        self._heard = {(row.node, row.path): row.heard for row in before.bricks} if before is not None else {}
         self._last: tuple[list[BrickRow], str] = [], ""
         self._at = 0.0
 
     def write(self, bricks: list[BrickRow], waits_for: str) -> None:
         """Not synced: it is worth nothing after a crash. That it cannot be written is no reason to stop."""
+        bricks = [
+            row
+            if row.heard is not None
+            else msgspec.structs.replace(row, heard=self._heard.get((row.node, row.path)))
+            for row in bricks
+        ]
         bare = [msgspec.structs.replace(row, heard=None) for row in bricks], waits_for
         if bare == self._last and time.monotonic() < self._at + _EVERY_S:
             return

@@ -91,6 +91,8 @@ class NodeLink:
         try:
             while data := os.read(self.fd, _READ):
                 self.heard = time.time()
+                if self._due:  # it is at work: there may be much to tell before the answer
+                    self._due[0] = max(self._due[0], time.monotonic() + ANSWER_S)
                 self._came(data)
                 if len(data) < _READ:
                     break

@@ -34,8 +34,8 @@ class NodeBrick(NamedTuple):
 
 
 def nodes_id(session: Session) -> str:
-    """By which these nodes know the session: a host may be a node and the secondary's as well."""
-    return hashlib.blake2b(f"{session.id} nodes".encode(), digest_size=16).hexdigest()
+    """By which these nodes know the session as it is on this one: others may run it too, and each has a key of its own."""
+    return hashlib.blake2b(f"{session.id} nodes {session.instance}".encode(), digest_size=16).hexdigest()
 
 
 def node_target(session: Session, host: str) -> Target:

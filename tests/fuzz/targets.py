@@ -309,10 +309,10 @@ def _told() -> list[bytes]:
     records = wire.encode(
         [Record(Kind.E, b"g" * 16, b"p" * 16, b"name", True), Record(Kind.D, b"g" * 16, None, None)]
     )
-    state = {"place": place, "beat_ms": 1, "recording": True, "unread": "", "uneasy": False}
+    state = {"place": place, "beat_ms": 1, "compared": True, "recording": True, "unread": "", "uneasy": False}
     return [
         frame({"brick": "/b", "began": True, "place": place}) + frame({"brick": "/b", "records": 2}, records),
-        frame({"round": 1, "bricks": {"/b": state}}), frame({"brick": "/b", "gap": "damaged"}), records,
+        frame({"round": 1, "bricks": {"/b": state}}), frame({"brick": "/b", "gap": "damaged"}) + frame({"brick": "/b", "place": place}), records,
         frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "restarted": True}) + frame({"brick": "/b", "searched": 0}),
     ]  # fmt: skip
 

@@ -244,14 +244,24 @@ MUTATIONS = (
     ),
     # ---- Gluster volumes
     Mutation(
-        "what a brick records once only is looked at once only", 1, "replication/changelog/brickrecorder.py",
-        "                self._object(gfid, kinds)\n", "                pass\n",
+        "what a brick records once only is looked at once only", 1, "replication/changelog/brickfollow.py",
+        "                self._take(Record(Kind(kinds), gfid, None, None))\n", "                pass\n",
         ("tests/system/gluster/test_recorder.py",),
     ),
     Mutation(
         "a brick that was started again is believed", 1, "replication/changelog/bricktail.py",
         "            if second not in self._listed:\n", "            if False:\n",
         ("tests/changelog/test_bricktail.py",),
+    ),
+    Mutation(
+        "a node that cannot be asked is taken to have told all", 1, "replication/changelog/bricks.py",
+        "            if silent := [each for each in mine if each.why]:\n", "            if silent := []:\n",
+        ("tests/system/gluster/test_nodes.py", "--slow", "-k", "holds_the_mark"),
+    ),
+    Mutation(
+        "a path of a request is believed to be a brick", 8, "replication/bricknode/server.py",
+        "            if path not in self._local():\n", "            if not self._local():\n",
+        ("tests/system/gluster/test_nodes.py", "-k", "nothing_else"),
     ),
     Mutation(
         "a listing without what lies on a brick that is away is believed", 7, "replication/volume/gluster.py",
