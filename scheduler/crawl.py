@@ -25,6 +25,7 @@ from scheduler.epoch import start_over
 from scheduler.retry import send_again, wanted_at
 from tasks.canvas import mark_signature
 from tasks.deletes import settle_deletes
+from tasks.entry import PART_NAMES
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import data_units, send_metadata_now, undressed
 
@@ -226,15 +227,20 @@ class Crawler:
                     self._idle()
                 break
             data = [s for s in segments if s.state is State.DATA]
-            before = [self.ctx.ledger.sent(), *(s.number for s in data)]
+            groups = _together(data)
+            before = [self.ctx.ledger.sent(), *(group[-1].number for group in groups)]
             units = {
-                f"E:{s.number}:0": _todo(s.number, after) for s, after in zip(data, before, strict=False)
+                f"E:{group[-1].number}:0": _todo(group, after)
+                for group, after in zip(groups, before, strict=False)
             }
             manifest = {
                 "kind": "changelog", "first": segments[0].number, "last": segments[-1].number,
                 "sent": before[-1], "start_ns": segments[0].start_ns, "end_ns": segments[-1].end_ns,
             }  # fmt: skip
-            says = {name: f"{s.records} records" for name, s in zip(units, data, strict=True)}
+            says = {
+                name: f"{sum(s.records for s in group)} records"
+                for name, group in zip(units, groups, strict=True)
+            }
             open_batch(self.ctx, self.epoch, standing, manifest, units, says)
             standing = self.ctx.ledger.standing(self.epoch)
             opened += 1
@@ -322,6 +328,22 @@ class Crawler:
         )
 
 
-def _todo(number: int, after: int | None) -> str:
-    """A segment's first part: its records from the first on. ``after``: the position sent before it."""
-    return json.dumps({"segment": number, "after": after, "part": 0, "at": 0, "dirs": "[]"})
+def _together(segments: list[SegmentInfo]) -> list[list[SegmentInfo]]:
+    """Small ones that wait are looked at as one: each costs as much as some hundred names."""
+    groups: list[list[SegmentInfo]] = []
+    records = 0
+    for segment in segments:
+        records += segment.records
+        if not groups or records > PART_NAMES:
+            groups.append([])
+            records = segment.records
+        groups[-1].append(segment)
+    return groups
+
+
+def _todo(group: list[SegmentInfo], after: int | None) -> str:
+    """The first part of some segments: their records from the first on. ``after``: the position sent before them."""
+    numbers = [segment.number for segment in group]
+    return json.dumps(
+        {"segment": numbers[-1], "segments": numbers, "after": after, "part": 0, "at": 0, "dirs": "[]"}
+    )

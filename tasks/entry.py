@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from replication.changelog.control import agent_call
 from replication.changelog.record import Kind, SegmentDamaged
 from replication.changelog.store import SegmentDropped
+from replication.changelog.together import Together
 from replication.frontier import decode_dirs, encode_dirs
 from replication.observation import Change
 from replication.observer import Observer
@@ -24,7 +25,6 @@ from tasks.unit import DONE, Unit, working
 if TYPE_CHECKING:
     from celery import Task
 
-    from replication.changelog.record import Segment
     from replication.observer import Findings
     from replication.volume.directory import DirectoryVolume
 
@@ -44,10 +44,11 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             return DONE
         todo = json.loads(raw)
         boot = work.ctx.secondary(epoch).boot_id
+        segment = Together(work.ctx.store.read_records, todo.get("segments") or [todo["segment"]])
         try:
-            findings, more = _observe_part(work, todo)
+            findings, more = _observe_part(work, todo, segment)
         except SegmentDamaged as error:
-            _give_up_segment(work, todo["segment"], error)
+            _give_up_segment(work, segment.number, error)
             return str(error)
         except SegmentDropped as error:
             work.start_over(f"{error}; a hybrid crawl covers it")
@@ -73,7 +74,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
     return work.outcome
 
 
-def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str, Any] | None]:
+def _observe_part(
+    work: Unit, todo: dict[str, Any], segment: Together
+) -> tuple[Findings, dict[str, Any] | None]:
     """Look at this part; also what the next part has to do, None when there is none."""
     ctx = work.ctx
     observer = Observer(
@@ -85,7 +88,7 @@ def _observe_part(work: Unit, todo: dict[str, Any]) -> tuple[Findings, dict[str,
     began = time.monotonic()
     at = todo["at"]
     if at is not None:
-        at = _look_at_records(work, observer, ctx.store.read_records(todo["segment"]), at)
+        at = _look_at_records(work, observer, segment, at)
     while at is None:
         _drain(observer, queue)
         found = observer.findings
@@ -146,7 +149,7 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
         os.close(fd)
 
 
-def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) -> int | None:
+def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int) -> int | None:
     """Observe the names of records from ``at`` on; where the next part goes on, None at the end."""
     wanted: dict[bytes, dict[bytes, Change]] = {}
     entered: set[bytes] = set()  # directories whose names changed
@@ -155,15 +158,17 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     unsaid = Change.NONE if work.ctx.place.witnesses_content() else Change.UNKNOWN
     seen = 0
     for seen, record in enumerate(segment.records, 1):
-        if record.kinds & Kind.B and record.gfid is not None:
-            observer.born.add(record.gfid)
         if seen <= at:
             continue
         if seen > at + PART_NAMES:
             break
         if record.parent is None or record.name is None:
+            if record.gfid is not None and record.kinds & Kind.B and not at:
+                observer.born.add(
+                    record.gfid
+                )  # (in a later part it is not known what of it was not found before)
             if record.gfid is not None and record.kinds & ~Kind.B:
-                nameless.setdefault(record.gfid, record.kinds)
+                nameless[record.gfid] = nameless.get(record.gfid, Kind(0)) | record.kinds
             continue
         if record.kinds & Kind.E:
             entered.add(record.parent)
@@ -181,7 +186,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Segment, at: int) 
     return at + PART_NAMES if seen else None
 
 
-def _look_at_objects(work: Unit, observer: Observer, segment: Segment, objects: dict[bytes, Kind]) -> None:
+def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects: dict[bytes, Kind]) -> None:
     """Records that name no name: directories by their hint, the rest by the names that the index has."""
     files = {}
     for gfid, kinds in objects.items():
@@ -260,7 +265,7 @@ def _look_at(observer: Observer, volume: DirectoryVolume, gfid: bytes, path: byt
         os.close(fd)
 
 
-def _depth(segment: Segment, gfid: bytes) -> int:
+def _depth(segment: Together, gfid: bytes) -> int:
     hint = segment.dirs.get(gfid)
     return hint.path.count(b"/") + bool(hint.path) if hint else 0
 
@@ -268,7 +273,7 @@ def _depth(segment: Segment, gfid: bytes) -> int:
 def _look(
     work: Unit,
     observer: Observer,
-    segment: Segment,
+    segment: Together,
     parent: bytes,
     names: dict[bytes, Change],
     *,
@@ -278,9 +283,11 @@ def _look(
     try:
         fd, path = _open_parent(work, segment, parent)
     except VanishedError:
+        _have_listed(work, observer, parent)
         return
     except OSError as error:
         observer.fail("entry", segment.dirs[parent].path, error)
+        _have_listed(work, observer, parent)
         return
     try:
         if entered:
@@ -291,7 +298,16 @@ def _look(
         os.close(fd)
 
 
-def _open_parent(work: Unit, segment: Segment, parent: bytes) -> tuple[int, bytes]:
+def _have_listed(work: Unit, observer: Observer, parent: bytes) -> None:
+    """Names in a directory that was made could not be looked at: when it is seen it has to be listed all the same."""
+    if parent in observer.born:
+        observer.born.discard(parent)
+        observer.flush()  # which may have told of it already
+        observer.collect()
+        work.ctx.secondary(work.epoch).client.unlist([parent])
+
+
+def _open_parent(work: Unit, segment: Together, parent: bytes) -> tuple[int, bytes]:
     """The directory of a record, wherever it is now: by its path, its handle, or the secondary's index."""
     volume = work.ctx.volume
     hint = segment.dirs.get(parent)
