@@ -168,8 +168,8 @@ class Glusterd:
         return self._moved("remove-brick", volume, *bricks)
 
     def remove_bricks(self, volume: str, *numbers: int) -> None:
-        """Those that were emptied."""
-        self.ask("volume", "remove-brick", volume, *self._named(volume, numbers), "commit")
+        """With what could not be moved away from them."""
+        self.ask("volume", "remove-brick", volume, *self._named(volume, numbers), "force")
 
     def _moved(self, *words: str) -> int:
         def found(name: str) -> str | None:

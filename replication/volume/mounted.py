@@ -31,6 +31,7 @@ class MountedVolume(DirectoryVolume):
         """
         super().__init__(root)
         self._has_gfids = shared_kind(os.fsdecode(self.root)) == GLUSTER
+        self.tells_holes = not self._has_gfids  # see GlusterVolume
         if os.fstat(self.root_fd).st_ino != root_ino:
             self.close()
             raise VolumeError(f"{os.fsdecode(root)} is not the primary: is the volume mounted there?")

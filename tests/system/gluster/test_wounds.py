@@ -66,7 +66,7 @@ class Writer:
 
 
 def test_what_is_written_again_within_one_changelog_is_noticed(place):
-    """A brick records it once in 15 seconds."""
+    """A brick records it once in 15 seconds: of attributes the first that is done to them, whatever follows."""
     root = place.volume(1)
     (root / "file").write_bytes(b"0" * 5000)
     with place.run() as run:
@@ -75,7 +75,13 @@ def test_what_is_written_again_within_one_changelog_is_noticed(place):
             for number in range(12):
                 os.pwrite(file.fileno(), b"%d" % (number % 10) * 5000, 0)
                 os.setxattr(root / "file", "user.count", b"%d" % number)
+                if number % 2:
+                    os.chmod(root / "file", 0o600 + number)
+                else:
+                    os.fchmod(file.fileno(), 0o640 + number)
                 time.sleep(0.4)
+            os.removexattr(root / "file", "user.count")
+            os.fchmod(file.fileno(), 0o604)
         began = time.monotonic()
         run.wait_same(timeout=12)
         assert time.monotonic() - began < 12
