@@ -122,7 +122,11 @@ def past(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
     """The operation `past` (snapshots.py). Raises AgentError, OSError."""
     root_fd = owner.open_root(root, False)
     try:
-        owned_by(root_fd, root, request)
+        found = owned_by(root_fd, root, request)
+        if gated and found.get("promoted") and request.get("do") == "remove":
+            raise AgentError(
+                "permission", "it was promoted: its snapshots are no longer for the session's own key"
+            )
     except BaseException:
         os.close(root_fd)
         raise

@@ -254,7 +254,7 @@ def _attributes(there: Version, here: Version) -> str:
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if names and here.attributes is not None:
         said.append(f"{', '.join(map(text.shown, names))} differ")
-    return "; ".join(said) or f"there as of {text.moment(there.mtime)}, here as of {text.moment(here.mtime)}"
+    return "; ".join(said) or "none that is different now"
 
 
 def _version(version: Version | None) -> str:

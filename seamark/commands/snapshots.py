@@ -10,7 +10,7 @@ import click
 
 from replication.errors import NotFoundError, SeamarkError, UsageError
 from replication.remote.answers import SecondaryError
-from seamark.commands.shared import meant_secondary, state_dir_option, way_options
+from seamark.commands.shared import complete_session, meant_secondary, state_dir_option, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("what", metavar="NAME|PATH|[USER@]HOST:PATH")
+@click.argument("what", metavar="NAME|PATH|[USER@]HOST:PATH", shell_complete=complete_session)
 @click.argument("verb", type=click.Choice(["list", "remove"]), default="list")
 @click.argument("snapshots", nargs=-1, metavar="[SNAPSHOT]...")
 @click.option("--force", is_flag=True, help="With remove: also those that have to be kept longer.")

@@ -290,5 +290,12 @@ def test_the_old_primary_s_key_moves_nothing_of_what_was_promoted(tmp_path):
                     client.promotion(do="promote", by="the old primary", **words)
                 assert caught.value.code == "permission", words
             assert client.promotion(do="promote", term=1)["promoted"]["done"]
+            assert [found["name"] for found in client.past(do="list")["items"]] == [past.name]
+            record = root / ".seamark" / "snapshots" / past.name / "record"
+            said = json.loads(record.read_text())
+            record.write_text(json.dumps({**said, "taken_ns": 1}))  # no rule keeps it any more
+            with pytest.raises(SecondaryError) as caught:
+                client.past(do="remove", name=past.name)
+            assert caught.value.code == "permission"
         assert (root / "written since").read_text() == "since"
         assert look(root)["term"] == 1
