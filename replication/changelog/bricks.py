@@ -236,7 +236,11 @@ class Bricks:
 
     def records(self, member: Member) -> bool:
         """Whether it tells of all that happens to its set."""
-        if member.brick.arbiter or not member.followed or member.why:
+        return not member.brick.arbiter and self.lives(member)
+
+    def lives(self, member: Member) -> bool:
+        """Whether it is followed, and its process is there."""
+        if not member.followed or member.why:
             return False
         rollover = float(self._info.options.get("changelog.rollover-time", _ROLLOVER_S))
         return member.quiet_s() < _QUIET * rollover + 1
@@ -286,7 +290,7 @@ class Bricks:
     def rows(self) -> list[BrickRow]:
         """Of all bricks, in the order of the volume's information."""
         known = {str(each.brick): each for each in self.members}
-        return rows(self._info, known, self.records, self._heard)
+        return rows(self._info, known, self.lives, self._heard)
 
     def _heard(self, member: Member) -> float:
         return time.time() if member.brick.local else self._nodes[member.brick.host].link.heard

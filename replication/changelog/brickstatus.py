@@ -42,21 +42,21 @@ class BrickRows(msgspec.Struct, frozen=True, kw_only=True):
 def rows(
     info: VolumeInfo,
     members: Mapping[str, Member],
-    records: Callable[[Member], bool],
+    lives: Callable[[Member], bool],
     heard: Callable[[Member], float],
 ) -> list[BrickRow]:
     """Of all bricks, in the order of the volume's information."""
     found = []
     for number, bricks in enumerate(info.sets):
-        active = next(
-            (str(brick) for brick in bricks if str(brick) in members and records(members[str(brick)])), ""
-        )
+        mine = [members[str(brick)] for brick in bricks if str(brick) in members]
+        able = (each for each in mine if not each.brick.arbiter and each.recording and lives(each))
+        active = next((str(each.brick) for each in able), "")
         for brick in bricks:
             member = members.get(str(brick))
             if member is None:
                 status, why = "Passive" if active else "Offline", "on another node, and not followed"
             else:
-                status, why = _state(member, active=active)
+                status, why = _state(member, lives=lives(member), active=active)
             found.append(
                 BrickRow(
                     node=brick.host, path=brick.path, set=number, status=status, reason=why,
@@ -67,13 +67,15 @@ def rows(
     return found
 
 
-def _state(member: Member, *, active: str) -> tuple[str, str]:
+def _state(member: Member, *, lives: bool, active: str) -> tuple[str, str]:
     if not member.followed:
         return "Offline", member.why
     if member.why:
         return "Faulty", member.why
     if not member.recording:
         return "Faulty", "it records nothing: is changelog.changelog on?"
+    if not lives:
+        return "Offline", "it has not begun a new changelog for long: its process has ended, or hangs"
     if str(member.brick) == active:
         return "Active", ""
     return "Passive", ""
