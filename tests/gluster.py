@@ -38,6 +38,7 @@ _VOLFILE = """volume management
 end-volume
 """
 _PATIENCE_S = 60
+_DASHES_OF_UUID = 4
 
 
 def lacking() -> str:
@@ -183,12 +184,16 @@ class Glusterd:
         self.ask("volume", "replace-brick", volume, *self._named(volume, (old, new)), "commit", "force")
 
     def wait_healed(self, volume: str) -> None:
-        """Until no brick of a replica lacks anything."""
+        """Until no brick of a replica knows of anything that another one lacks, while nobody writes."""
 
         def healed() -> bool:
-            answer = self.ask("volume", "heal", volume, "info", check=False)
-            counts = [] if answer is None else [each.text for each in answer.iter("numberOfEntries")]
-            return bool(counts) and set(counts) == {"0"}
+            indices = [
+                name
+                for folder in (self.disk / volume).glob("brick*/.glusterfs/indices/*")
+                for name in os.listdir(folder)
+            ]
+            # Besides what has to be healed each holds a file that the others are links to.
+            return not [name for name in indices if name.count("-") == _DASHES_OF_UUID]
 
         self.wait_for(healed, "the replicas to be healed", 300)
 
