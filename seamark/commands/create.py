@@ -24,6 +24,12 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @click.argument("secondary")
 @access_options
 @click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
+@click.option(
+    "--take-over-from-gsyncd",
+    "take_over",
+    is_flag=True,
+    help="Go on from where GlusterFS's own geo-replication, which is stopped, has come: nothing that is right is sent.",
+)
 @click.option("--force", is_flag=True, help="Create it although checks failed that need not be fatal.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show the checks, and create nothing.")
 @state_dir_option
@@ -38,13 +44,15 @@ def create(
     accept_new_host_key: bool,
     assigned: tuple[str, ...],
     adopt: bool,
+    take_over: bool,
     force: bool,
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates PRIMARY to SECONDARY, a directory or [user@]host:/path.
+    """Create session NAME, which replicates PRIMARY to SECONDARY.
 
-    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on.
+    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on. SECONDARY is
+    a directory, [user@]host:/path, or gluster://[USER@]HOST/VOLUME[/SUBDIR], a volume that is mounted on HOST.
 
     With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
     can do nothing there but serve this session.
@@ -67,11 +75,13 @@ def create(
         ),
     )
     pushes = wants_push(secondary, push, flag=push_flag)
-    state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
+    state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt or take_over)
     with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
         draft = Path(scratch) / "session.toml"
         session_file.write_new(draft, config, _COMMENT.format(name=name))
         for key, value in values:
             session_file.set_key(draft, key, value)
-        make_session(place, draft, state, state_dir, pushes=pushes, force=force, dry_run=dry_run)
+        make_session(
+            place, draft, state, state_dir, pushes=pushes, force=force, dry_run=dry_run, take_over=take_over
+        )
     click.echo(f"session {name} created; start it with: seamark start {name}")
