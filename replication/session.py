@@ -59,6 +59,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     instance: str = msgspec.field(default_factory=new_instance)  # by which a broker does
     root: str = ""  # identity of the primary's root when it was last replicated
     adopt: bool = False  # take over what is there, until all of it was compared once
+    believes_ns: int = 0  # adopting: another replication had brought everything there by then
     desired: Desired = Desired.CREATED
     deletes_allowed_ns: int = 0  # a person agreed to what was gone from the primary by then
     back_from: str = ""  # made by a failback: the id of the session whose secondary its primary was
@@ -72,6 +73,7 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     instance: str
     root: str = ""
     adopt: bool = False
+    believes_ns: int = 0
     deletes_allowed_ns: int = 0
     mount: str = ""  # where a Gluster volume is mounted for the session
 
@@ -90,7 +92,7 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def of(cls, name: str, config: SessionConfig, state: SessionState, mount: Path | None = None) -> Self:
         settings = msgspec.structs.asdict(config)
         return cls(
-            name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt,
+            name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt, believes_ns=state.believes_ns,
             deletes_allowed_ns=state.deletes_allowed_ns, mount=str(mount or ""), **settings,
         )  # fmt: skip
 

@@ -275,6 +275,7 @@ class Context:
             content_only=not self.at_home,
             of=named(self.session) if self.at_home else None,
             lineage=self._lineage(),
+            believes_ns=self.session.believes_ns if self.session.adopt else 0,
         )
         self._told_lineage = self._lineage()
         self.powers = hello["fs"]

@@ -184,7 +184,7 @@ class SecondaryClient:
         self, *, session: str, volume: str, epoch: int, adopt: bool = False, create: bool = False, read_only: bool = False,
         dry: bool = False, filled: bool = False, filters: Sequence[str] = (), holder: str | None = None,
         takes: int | None = None, log: str = "error", content_only: bool = False, of: dict[str, Any] | None = None,
-        lineage: Sequence[str] = (),
+        lineage: Sequence[str] = (), believes_ns: int = 0,
     ) -> dict[str, Any]:  # fmt: skip
         """Open the secondary. Gives protocol, boot_id, python, uid, fs, index, entries, free_bytes, rsync, tar.
 
@@ -193,12 +193,13 @@ class SecondaryClient:
         ``filters``: what is left out. ``log``: how much it says of what it does. ``holder``: who asks; an epoch of
         somebody else's is taken over only where ``takes`` says that one. ``content_only``: what we say else of a file
         is not the primary's truth. ``of``: who replicates to there, for the day of a promotion. ``lineage``: the volumes
-        that all of it comes from (secondary/lineage.py).
+        that all of it comes from (secondary/lineage.py). ``believes_ns``: another replication had brought everything to
+        there by then; 0: none had.
         """
         return self.call(
             "hello", protocol=PROTOCOL, session=session, volume=volume, epoch=epoch, adopt=adopt, create=create,
             read_only=read_only, dry=dry, filled=filled, filters=filters, holder=holder, takes=takes, log=log,
-            content_only=content_only, of=of, lineage=lineage,
+            content_only=content_only, of=of, lineage=lineage, believes_ns=believes_ns,
         ).header  # fmt: skip
 
     def survey(self, *, may_try: bool = True) -> dict[str, Any]:

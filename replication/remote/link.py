@@ -87,7 +87,7 @@ class Patience:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, carrier: Carrier, patience: Patience, last_words: Callable[[], str]) -> None:
+    def __init__(self, carrier: Carrier, patience: Patience, last_words: Callable[[str], str]) -> None:
         self._carrier = carrier
         self._patience = patience
         self._last_words = last_words
@@ -103,9 +103,9 @@ class _Reader(io.RawIOBase):
                 self._patience.check()
                 continue
             except (OSError, EOFError) as error:
-                raise self._patience.give_up(f"{self._patience.what}: {reason_of(error)}") from None
+                raise self._patience.give_up(self._last_words(reason_of(error))) from None
             if not data:
-                raise self._patience.give_up(self._last_words())
+                raise self._patience.give_up(self._last_words(""))
             self._patience.heard()
             buffer[: len(data)] = data
             return len(data)
@@ -166,9 +166,11 @@ class Link:
         """For how long nothing has been heard."""
         return time.monotonic() - self.patience.last_heard
 
-    def _why_it_ended(self) -> str:
-        said = self.stderr_tail(wait_s=2)
-        return f"{self.what} ended" + (f": {last_lines(said)}" if said else "")
+    def _why_it_ended(self, reason: str) -> str:
+        """By its own last words, if it had any; else as the system says it."""
+        if said := self.stderr_tail(wait_s=2):
+            return f"{self.what} ended: {last_lines(said)}"
+        return f"{self.what}: {reason}" if reason else f"{self.what} ended"
 
     def collect_stderr(self, read: Callable[[], bytes]) -> None:
         """Keep the end of what ``read`` gives, in a thread, until it gives nothing."""

@@ -1,6 +1,7 @@
-"""SECONDARY as the command line has it: a local path, or ``[user@]host:/path``.
+"""SECONDARY as the command line has it: a local path, ``[user@]host:/path``, or ``gluster://[USER@]HOST/VOLUME[/SUBDIR]``.
 
-The rule is rsync's: a colon before the first slash means a host. ``./a:b`` is local.
+The rule is rsync's: a colon before the first slash means a host. ``./a:b`` is local. A Gluster volume is reached on the
+HOST that its address names, where the secondary agent mounts it (secondary/mounting.py): by ssh, unless that is this host.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from dataclasses import dataclass
 
 from replication.errors import UsageError
+from replication.gluster.address import SCHEME, GlusterAddress, is_here, parse_address
+from replication.secondary.mounting import place_of
 
 _REMOTE = re.compile(
     r"^(?:(?P<user>[^/@:]+(?:@[^/@:]+)*)@)?(?:\[(?P<v6>[^\]/]*)\]|(?P<host>[^/:@\[\]]*)):(?P<path>.*)$",
@@ -23,11 +26,15 @@ _USER = re.compile(r"^[^\s\x00-\x1f\x7f'\"`$;&|<>(){}\\-][^\s\x00-\x1f\x7f'\"`$;
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a secondary is. ``path`` is absolute; ``host`` is None for a local path."""
+    """Where a secondary is. ``path`` is absolute; ``host`` is None for a local path.
+
+    ``volume``: the Gluster volume that is mounted there at ``path``, or above it.
+    """
 
     path: bytes
     host: str | None = None
     user: str | None = None
+    volume: GlusterAddress | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -41,6 +48,8 @@ class Target:
         return f"{self.user}@{self.host}" if self.user else self.host
 
     def __str__(self) -> str:
+        if self.volume is not None:
+            return str(self.volume)
         path = os.fsdecode(self.path)
         if self.host is None:
             return path
@@ -56,11 +65,24 @@ def parse_target(text: str | bytes) -> Target:
     text = os.fsdecode(text)
     if not text or "\0" in text:
         raise UsageError("the secondary is empty: give a directory, or [user@]host:/path")
+    if text.startswith(SCHEME):
+        return _parse_volume(text)
     colon, slash = text.find(":"), text.find("/")
     bracketed = _REMOTE.match(text) if "[" in text[: slash if slash >= 0 else None] else None
     if colon < 0 or (0 <= slash < colon and bracketed is None):
         return Target(_normal(os.fsencode(os.path.join(os.getcwd(), text))))
     return _parse_remote(text)
+
+
+def _parse_volume(text: str) -> Target:
+    address = parse_address(text, user_too=True)
+    assert address is not None
+    if address.user and not _USER.match(address.user):
+        raise UsageError(f"secondary {text!r}: {address.user!r} is not a user name")
+    path = place_of(address.host, address.volume, os.fsencode(address.subdir))
+    if not address.user and is_here(address.host):
+        return Target(path, volume=address)
+    return Target(path, address.host.strip("[]"), address.user or None, address)
 
 
 def _parse_remote(text: str) -> Target:

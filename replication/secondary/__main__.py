@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any, Callable, Dict
 
-from replication.secondary import authorized
+from replication.secondary import authorized, mounting
 from replication.secondary.gate import gate
 from replication.secondary.protocol import VERSION
 from replication.secondary.receiver import allow_many_files
@@ -50,7 +50,12 @@ def serve(root: bytes, limited: bool = False) -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     writer = io.FileIO(out, "wb")
-    return Server(root, reader, writer, limited).serve()
+    try:
+        volume = mounting.hold(root)
+        return Server(root, reader, writer, limited, volume).serve()
+    except mounting.VolumeAway as reason:
+        print("seamark: {}".format(reason), file=sys.stderr)
+        return 1
 
 
 def _said(work: Callable[[], Dict[str, Any]]) -> int:

@@ -1,6 +1,10 @@
 """Rebuilding the index: what stands at an observed name and is of the observed kind is taken for it.
 
-A file of equal size and time is then only compared. Names that the primary does not have, and the index
+On a Gluster volume an object that has the observed gfid is taken, wherever it stands, and moved to its name; one of another
+gfid only if none has it. Where somebody has said up to when another replication had brought everything here (gsyncd's
+stime), what has the same gfid, size, times and attributes, and was not changed since, is believed.
+
+A file of equal size and time is otherwise only compared. Names that the primary does not have, and the index
 does not know, are displaced once their directory was listed completely.
 """
 
@@ -12,9 +16,28 @@ from typing import Callable, Dict
 
 from replication.secondary import layout, sql
 from replication.secondary.agent import Agent
+from replication.secondary.gfids import Gfids, gfid_at
 from replication.secondary.index import Row, signed
-from replication.secondary.observed import GFID, MODE, NAME, RDEV, TARGET, Listing, Observed
+from replication.secondary.observed import (
+    CTIME,
+    GFID,
+    GID,
+    INO,
+    MODE,
+    MTIME,
+    NAME,
+    NLINK,
+    RDEV,
+    SIZE,
+    TARGET,
+    UID,
+    Listing,
+    Observed,
+)  # fmt: skip
 from replication.secondary.tree import LostDirectory
+
+_DISPLACED = layout.HIDDEN + b"/" + layout.DISPLACED + b"/"
+_NOBODYS = (layout.HIDDEN, b".trashcan")  # the second is Gluster's own, and cannot be moved
 
 
 def adopt(
@@ -33,6 +56,8 @@ def adopt(
         name = e[NAME]
         if e[GFID] is None or name in known:
             continue
+        if agent.gfids is not None:
+            _bring(agent, agent.gfids, e, parent, fd)
         try:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -47,10 +72,48 @@ def adopt(
                 agent.namespace.shadows.cast((parent.id, name), found.st_ino)  # another name of that file
             continue
         if (row is None or (row.new and not row.ino)) and _fits(e, found, fd, name):
-            _enter(agent, row or new(e), parent, name, found)
+            row = row or new(e)
+            _enter(agent, row, parent, name, found)
+            if agent.gfids is not None and not row.is_dir and found.st_nlink > e[NLINK]:
+                agent.gfids.drop(e[GFID], _DISPLACED)  # names that it does not have any more
+            if _believed(agent, e, row, fd, name):
+                row.dirty = 0
+                row.pino, row.pctime = e[INO], e[CTIME]
+                row.changed = True
     if listing.complete and listing.last and listing.part == 0:
         wanted = {e[NAME] for e in listing.entries if e[GFID] is not None}
         _displace_others(agent, parent, fd, lambda name: name in wanted)
+
+
+def _bring(agent: Agent, gfids: Gfids, e: Observed, parent: Row, fd: int) -> None:
+    """Have the object of the observed gfid stand at its name, if there is one. What stands there instead is displaced."""
+    gfid, name = e[GFID], e[NAME]
+    try:
+        if gfid_at(fd, name) == gfid:
+            return
+        there = True
+    except FileNotFoundError:
+        there = False
+    found = gfids.find(gfid)
+    if found is None:
+        return
+    if agent.index.db.execute(sql.BY_INO, (signed(found.st_ino),)).fetchone() is not None:
+        return  # it was taken at another name, and gets this one as by any look
+    if there:
+        agent.namespace.displacer.displace((parent.id, name))
+    try:
+        gfids.fetch(gfid, agent.tree.changing(parent.id), name)
+    except PermissionError:
+        pass  # another's: it is said when the object is made
+
+
+def _believed(agent: Agent, e: Observed, row: Row, fd: int, name: bytes) -> bool:
+    """Whether what was entered is the observed state, by the word of who replicated to here before."""
+    if agent.gfids is None or not agent.believes_ns or not e[CTIME] or e[CTIME] > agent.believes_ns:
+        return False
+    if (row.mode, row.uid, row.gid) != (e[MODE], e[UID], e[GID]) or gfid_at(fd, name) != e[GFID]:
+        return False
+    return not row.is_file or (row.size, row.mtime) == (e[SIZE], e[MTIME])
 
 
 def _fits(e: Observed, found: os.stat_result, fd: int, name: bytes) -> bool:
@@ -94,7 +157,7 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
         with os.scandir(fresh) as found:
             for entry in found:
                 name = os.fsencode(entry.name)
-                if wanted(name) or (parent.id == layout.ROOT_ID and name == layout.HIDDEN):
+                if wanted(name) or (parent.id == layout.ROOT_ID and name in _NOBODYS):
                     continue
                 if agent.filters and agent.filters.excludes(
                     agent.tree.path((parent.id, name)), entry.is_dir(follow_symlinks=False)
@@ -105,4 +168,14 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
     finally:
         os.close(fresh)
     for name in others:
-        agent.namespace.displacer.displace((parent.id, name))
+        if _is_link_of_ours(agent, os.stat(name, dir_fd=fd, follow_symlinks=False)):
+            os.unlink(name, dir_fd=agent.tree.changing(parent.id))  # of what stays under its other names
+        else:
+            agent.namespace.displacer.displace((parent.id, name))
+
+
+def _is_link_of_ours(agent: Agent, found: os.stat_result) -> bool:
+    """Whether it is one more name of a file that was taken for one of ours already."""
+    if stat.S_ISDIR(found.st_mode) or found.st_nlink < 2:
+        return False
+    return agent.index.db.execute(sql.BY_INO, (signed(found.st_ino),)).fetchone() is not None

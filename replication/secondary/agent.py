@@ -15,9 +15,11 @@ from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
 from replication.secondary.filters import EVERYTHING
+from replication.secondary.gfids import Gfids
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
+from replication.secondary.mounting import volume_of
 from replication.secondary.namespace import Namespace
 from replication.secondary.protocol import AgentError
 from replication.secondary.steps import UnderWay
@@ -42,13 +44,19 @@ class Agent:
             False  # while the index is made anew: what the primary does not have stays in its place
         )
         self.filters = EVERYTHING
+        self.believes_ns = (
+            0  # what did not change on the primary since then is here, says who replicated before
+        )
         self.content_only = False  # what this connection says of a file is its content, and nothing else
         # Own staging directory: held by a lock, so that leftovers of dead processes can be told.
         self.staging_name = staging
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
-        self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name)
+        place = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
+        self.gfids = None if place is None else Gfids(place, root_fd)
+        index.keeps_inodes = self.gfids is not None
+        self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name, self.gfids)
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer

@@ -21,6 +21,7 @@ from replication.secondary.completion import path_of
 from replication.secondary.filters import Filters
 from replication.secondary.index import Index, Key, Row, is_object_of
 from replication.secondary.metadata import is_replicated
+from replication.secondary.mounting import drop_pages
 from replication.secondary.transfers import content_digest
 
 AT_ONCE = 2_000
@@ -165,6 +166,7 @@ class Comparison:
         finally:
             os.close(directory)
         try:
+            drop_pages(fd)
             return content_digest(fd)
         except OSError:
             return None

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional
 from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.metadata import Item, replicated
+from replication.secondary.mounting import drop_pages
 from replication.secondary.namespace import limbo_name
 
 _PRIVATE = 0o170700  # the type, and what the owner may
@@ -66,6 +67,7 @@ def open_here(agent: Agent, row: Row) -> Optional[int]:
     except FileNotFoundError:
         return None
     if os.fstat(fd).st_ino == row.ino:
+        drop_pages(fd)
         return fd
     os.close(fd)
     return None

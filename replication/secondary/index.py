@@ -104,6 +104,8 @@ def is_object_of(row: Row, found: os.stat_result) -> bool:
 class Index:
     """A connection to the index file. Raises sqlite3.Error; a damaged file is a sqlite3.DatabaseError."""
 
+    keeps_inodes = False  # an object goes on as what it is (gfids.py): it is not replaced by a new one
+
     def __init__(self, path: bytes) -> None:
         self._use(sqlite3.connect(os.fsdecode(path), isolation_level=None, cached_statements=256))
         for pragma in sql.PRAGMAS:

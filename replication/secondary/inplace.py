@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from replication.secondary import basis, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.content_only import came, undress
-from replication.secondary.index import Row
+from replication.secondary.index import Row, signed
 from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
@@ -106,7 +106,7 @@ def stage(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 _lock(agent, b"file." + gfid.encode())
                 if basis.link_present(agent, row, names.get(row.id, []), new_fd):
                     in_place.append(gfid)
-                    written.append((row.id, row.ino))
+                    written.append((row.id, signed(row.ino)))
             else:
                 basis.provide(agent, row, names.get(row.id, []), basis_fd)
     finally:
@@ -153,7 +153,7 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 os.close(file.fd)  # the name is enough; thousands of files may come in one unit
                 file.fd = -1
                 staged.append(file)
-        done = place(agent, staged, errors) + _written_through(agent, live, errors)
+        done = place(agent, staged, errors) + written_through(agent, live, errors)
         for item in [*live, *(file.item for file in staged)]:
             basis.forget(agent, item.gfid)
     finally:
@@ -184,12 +184,13 @@ def _written(agent: Agent, item: Item, new_fd: int, errors: List[List[Any]]) -> 
     return Staged(item, fd, found.st_ino, new_fd, name)
 
 
-def _written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -> int:
+def written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -> int:
     """Live files that were written in place: they are complete now."""
     if not items:
         return 0
     with agent.transaction():
         rows = agent.index.inodes(item.gfid for item in items)
+        items = [item for item in items if item.gfid in rows]
         for item in items:
             row = rows[item.gfid]
             if row.takes(item.ticket):

@@ -12,6 +12,7 @@ from hashlib import blake2b, new
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
 from replication.secondary.metadata import PLAIN_ACLS, is_replicated
+from replication.secondary.mounting import drop_pages
 
 _INO = 0x7FFF_FFFF_FFFF_FFFF  # as many bits as SQLite has room for
 
@@ -120,9 +121,11 @@ def _to_open(s: os.stat_result, manner: Manner) -> bool:
 def open_to_read(dir_fd: int, name: bytes) -> int:
     """A file, without a trace in its access time where that is allowed. Raises OSError."""
     try:
-        return os.open(name, _FILE | os.O_NOATIME, dir_fd=dir_fd)
+        fd = os.open(name, _FILE | os.O_NOATIME, dir_fd=dir_fd)
     except PermissionError:
-        return os.open(name, _FILE, dir_fd=dir_fd)
+        fd = os.open(name, _FILE, dir_fd=dir_fd)
+    drop_pages(fd)
+    return fd
 
 
 def _has_hole(fd: int, size: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from replication.secondary import faults
 from replication.secondary.displaced import Displacer
+from replication.secondary.gfids import Gfids
 from replication.secondary.index import Key, Row, is_object_of
 from replication.secondary.metadata import Powers
 from replication.secondary.shadows import Shadows
@@ -32,16 +33,19 @@ def limbo_name(row: Row) -> bytes:
 class Namespace:
     """The steps, with counts of what was done since ``begin``.
 
-    ``staging_fd`` and ``fresh``: where things are made aside, and under which name.
+    ``staging_fd`` and ``fresh``: where things are made aside, and under which name. ``gfids``: those that they must have.
     """
 
-    def __init__(self, tree: Tree, powers: Powers, staging_fd: int, fresh: Callable[[], bytes]) -> None:
+    def __init__(
+        self, tree: Tree, powers: Powers, staging_fd: int, fresh: Callable[[], bytes], gfids: Optional[Gfids] = None
+    ) -> None:  # fmt: skip
         self.tree = tree
         self.powers = powers
         self.displacer = Displacer(tree)
         self.shadows = Shadows(tree)
         self._staging_fd = staging_fd
         self._fresh = fresh
+        self._gfids = gfids
         self.counts: Dict[str, int] = {}
         self.begin()
 
@@ -272,7 +276,9 @@ class Namespace:
     def _make(self, row: Row, fd: int, name: bytes, target: Optional[str]) -> int:
         mode = row.mode
         kind = stat.S_IFMT(mode)
-        if kind == stat.S_IFREG:
+        if self._gfids is not None:
+            self._gfids.provide(row, fd, name, target or "")
+        elif kind == stat.S_IFREG:
             made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode & 0o700, dir_fd=fd)
             os.close(made)
         elif kind == stat.S_IFDIR:

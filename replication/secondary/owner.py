@@ -191,8 +191,8 @@ def _served(index: Index, owner: Optional[Dict[str, Any]]) -> Tuple[int, Optiona
 
 def _foreign(root_fd: int) -> bool:
     """Whether anything is there that makes a root without an owner somebody else's."""
-    # lost+found belongs to the file system; .seamark without an owner: we were killed while taking over.
-    return bool(set(os.listdir(root_fd)) - {"lost+found", os.fsdecode(layout.HIDDEN)})
+    # lost+found belongs to the file system, .trashcan to a Gluster volume; .seamark without an owner: we were killed while taking over.
+    return bool(set(os.listdir(root_fd)) - {"lost+found", ".trashcan", os.fsdecode(layout.HIDDEN)})
 
 
 def _refuse_unmounted(request: Dict[str, Any]) -> None:
@@ -230,6 +230,7 @@ def open_agent(
         agent.epoch = request["epoch"]
         agent.filters = Filters(request.get("filters") or ())
         agent.read_only = read_only
+        agent.believes_ns = int(request.get("believes_ns") or 0)
         agent.content_only = bool(request.get("content_only"))
     finally:
         fcntl.flock(lock_fd, fcntl.LOCK_UN)

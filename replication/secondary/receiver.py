@@ -12,7 +12,7 @@ import resource
 import stat
 from typing import Any, List, Optional, Tuple
 
-from replication.secondary import faults
+from replication.secondary import faults, through
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import Item, dress_new
@@ -26,10 +26,11 @@ Errors = List[List[Any]]
 class Staged:
     """A file that is written and dressed, and waits for its names.
 
-    It is an open descriptor without a name, or (``name`` is not None) a name in ``dir_fd``.
+    It is an open descriptor without a name, or (``name`` is not None) a name in ``dir_fd``. ``is_right``: made as the very
+    object that it is to be (through.py).
     """
 
-    __slots__ = ("dir_fd", "fd", "ino", "item", "name")
+    __slots__ = ("dir_fd", "fd", "ino", "is_right", "item", "name")
 
     def __init__(self, item: Item, fd: int, ino: int, dir_fd: int, name: Optional[bytes]) -> None:
         self.item = item
@@ -37,6 +38,7 @@ class Staged:
         self.ino = ino
         self.dir_fd = dir_fd
         self.name = name
+        self.is_right = False
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -66,6 +68,8 @@ def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged
         else:
             _write_extents(file.fd, item, content)
         dress_new(file.fd, item, agent.powers, mode)
+        if file.is_right:
+            os.fsync(file.fd)  # a client of a volume has no syncfs(2)
     except OSError as error:
         file.close()
         errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
@@ -74,6 +78,13 @@ def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged
 
 
 def _new_file(agent: Agent, item: Item, mode: int) -> Staged:
+    if (
+        agent.gfids is not None
+        and (made := through.new_file(agent, item.gfid, stat.S_IFREG | mode)) is not None
+    ):
+        file = Staged(item, made[0], os.fstat(made[0]).st_ino, agent.staging_fd, made[1])
+        file.is_right = True
+        return file
     if agent.tmpfile:
         try:
             fd = os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=agent.staging_fd)
@@ -112,6 +123,14 @@ def place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
 
     What nobody waits for any more is left out (Row.takes).
     """
+    done = 0
+    if agent.gfids is not None:
+        staged, through_items = through.settle(agent, staged, errors)
+        done = len(through_items)
+    return done + _place(agent, staged, errors)
+
+
+def _place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
     if not staged:
         return 0
     index = agent.index

@@ -250,7 +250,7 @@ class Plan:
                     attaches[inode] = [
                         Step("link", row, k, source=keep[0], target=e[TARGET]) for k, e in come
                     ]
-                elif come and hollow(row, come[0][1]):
+                elif come and hollow(row, come[0][1]) and not self.index.keeps_inodes:
                     if last is not None:
                         self.steps.append(Step("leave" if last in stay else "unlink", row, last))
                     self.steps.append(Step("forsake", row, come[0][0]))

@@ -26,6 +26,7 @@ from replication.secondary import (
 from replication.secondary.agent import Agent
 from replication.secondary.inbox import Inbox
 from replication.secondary.metadata_op import metadata
+from replication.secondary.mounting import Mount
 from replication.secondary.onlooker import Onlooker
 from replication.secondary.protocol import LOG_LINE, AgentError, agent_error, frame
 from replication.secondary.steps import UnderWay
@@ -89,9 +90,12 @@ OPERATIONS: Dict[str, Operation] = {
 class Server:
     """One connection."""
 
-    def __init__(self, root: bytes, reader: BinaryIO, writer: BinaryIO, limited: bool = False) -> None:
-        """``limited``: of a key that may serve its session and nothing else."""
+    def __init__(
+        self, root: bytes, reader: BinaryIO, writer: BinaryIO, limited: bool = False, volume: Optional[Mount] = None
+    ) -> None:  # fmt: skip
+        """``limited``: of a key that may serve its session and nothing else; ``volume``: that the root is on."""
         self._limited = limited
+        self._volume = volume
         self._root = root
         self._inbox = Inbox(reader)
         self._writer = writer
@@ -101,7 +105,7 @@ class Server:
         self._level = _LEVELS.index("error")
 
     def serve(self) -> int:
-        """Until the stream ends. Returns the exit code."""
+        """Until the stream ends. Returns the exit code. Ends this process where the volume of the root is away."""
         try:
             while True:
                 self._go_on_meanwhile()
@@ -113,7 +117,11 @@ class Server:
                 if got is None:
                     return 0
                 began = time.monotonic()
+                if self._volume is not None:
+                    self._volume.must_answer()
                 answer = self._answer(*got)
+                if self._volume is not None and (not answer["ok"] or answer.get("errors")):
+                    self._volume.must_answer()  # what failed for that comes again when it is there
                 self._note(got[0].get("op"), answer, time.monotonic() - began)
                 self._send(answer)
         except BrokenPipeError:

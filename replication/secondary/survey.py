@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import replication.secondary
-from replication.secondary import layout
+from replication.secondary import layout, mounting
 from replication.secondary.clones import can_clone
 from replication.secondary.syscalls import free_bytes
 from replication.secondary.trial import program_version
@@ -36,7 +36,7 @@ _ODD_NS = 1_234_567_891
 def survey(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
     """Facts about this side. ``request["may_try"]``: whether anything may be tried. Raises OSError.
 
-    ``root``: "missing", "directory" or "other"; ``parent``: whether a missing one can be made; ``can``: what
+    ``volume_id``: of the Gluster volume that the root is on. ``root``: "missing", "directory" or "other"; ``parent``: whether a missing one can be made; ``can``: what
     worked; ``refused``: why nothing could be tried; ``home``: of the user, resolved.
     """
     answer: Dict[str, Any] = {
@@ -44,6 +44,9 @@ def survey(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
         "rsync": program_version("rsync"), "tar": program_version("tar"), "t": time.time_ns(),
         "agent": _digest(), "root": "missing", "real": os.fsdecode(os.path.realpath(root)),
     }  # fmt: skip
+    volume = mounting.volume_of(root)
+    if volume is not None:
+        answer["volume_id"] = mounting.volume_id(volume)
     place = root
     if not os.path.lexists(root):
         place = os.path.dirname(root)

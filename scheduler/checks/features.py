@@ -68,11 +68,12 @@ def check_rights(facts: dict[str, Any]) -> Iterator[Outcome]:
     """What the far user may do."""
     can = facts.get("can")
     if can is None:
-        yield fail(
-            "rights",
-            f"{facts['user']} cannot write there: {facts.get('refused')}; give that user the directory, or mount "
-            "it writable",
-        )
+        advice = "give that user the directory, or mount it writable"
+        if facts.get("volume_id"):
+            advice = (
+                "gluster volume set VOLUME features.read-only off (gsyncd's 'create' sets it on a secondary)"
+            )
+        yield fail("rights", f"{facts['user']} cannot write there: {facts.get('refused')}; {advice}")
         return
     lacking = [words for name, words in _RIGHTS if not can[name]]
     for words in lacking:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replication.errors import LockedError, SeamarkError
+from replication.gluster.glusterd import volume_info
 from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, ssh_options
 from replication.remote.target import parse_target
@@ -89,6 +90,10 @@ def check_secondary(
 ) -> Iterator[Outcome]:
     """What the survey found, and what the secondary says of itself."""
     session = ctx.session
+    if session.gluster is not None and facts.get("volume_id") == volume_info(session.gluster.volume).id:
+        words = "primary and secondary are the same volume, in which each gfid is of one object"
+        yield fail("secondary", f"{words}: choose another volume, or a directory", fatal=True)
+        return
     if facts["root"] == "missing" and not facts["parent"]:
         where = os.path.dirname(os.fsdecode(ctx.target.path))
         yield fail("secondary", f"neither {session.secondary} nor {where} exists there: make {where}")

@@ -25,6 +25,12 @@ _COMMENT = "A Seamark session. 'seamark config {name} --explain' says what else 
 @click.argument("secondary")
 @access_options
 @click.option("--adopt", is_flag=True, help="Take over a secondary that is not empty; right data stays.")
+@click.option(
+    "--take-over-from-gsyncd",
+    "take_over",
+    is_flag=True,
+    help="Go on from where GlusterFS's own geo-replication, which is stopped, has come: nothing that is right is sent.",
+)
 @click.option("--force", is_flag=True, help="Create it although checks failed that need not be fatal.")
 @click.option(
     "--push-nodes",
@@ -44,14 +50,16 @@ def create(
     accept_new_host_key: bool,
     assigned: tuple[str, ...],
     adopt: bool,
+    take_over: bool,
     force: bool,
     push_nodes: bool,
     dry_run: bool,
     state_dir: str,
 ) -> None:
-    """Create session NAME, which replicates PRIMARY to SECONDARY, a directory or [user@]host:/path.
+    """Create session NAME, which replicates PRIMARY to SECONDARY.
 
-    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on.
+    PRIMARY is a directory, or a Gluster volume, gluster://HOST/VOLUME[/SUBDIR]: its changelog is switched on. SECONDARY is
+    a directory, [user@]host:/path, or gluster://[USER@]HOST/VOLUME[/SUBDIR], a volume that is mounted on HOST.
 
     With push-pem the session gets a key of its own, put on the secondary by the access that you have now, which
     can do nothing there but serve this session. With --push-nodes it gets another one, for the other nodes with bricks of
@@ -77,13 +85,21 @@ def create(
     pushes = wants_push(secondary, push, flag=push_flag)
     if push_nodes and parse_address(config.primary) is None:
         raise UsageError("--push-nodes is for a primary that is a Gluster volume: gluster://HOST/VOLUME")
-    state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt)
+    state = SessionState(id=pair_id(config.primary, config.secondary), adopt=adopt or take_over)
     with tempfile.TemporaryDirectory(prefix="seamark-") as scratch:
         draft = Path(scratch) / "session.toml"
         session_file.write_new(draft, config, _COMMENT.format(name=name))
         for key, value in values:
             session_file.set_key(draft, key, value)
         make_session(
-            place, draft, state, state_dir, pushes=pushes, push_nodes=push_nodes, force=force, dry_run=dry_run
+            place,
+            draft,
+            state,
+            state_dir,
+            pushes=pushes,
+            push_nodes=push_nodes,
+            force=force,
+            dry_run=dry_run,
+            take_over=take_over,
         )
     click.echo(f"session {name} created; start it with: seamark start {name}")

@@ -16,6 +16,7 @@ from replication.sharing import consumers, remove_unused, volume_of
 from replication.volume.stime import forget_mark
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
+from seamark.progress import text
 
 _AGENT_S = 10.0  # so long may an agent take to end
 
@@ -24,8 +25,14 @@ _AGENT_S = 10.0  # so long may an agent take to end
 @session_argument
 @click.option("--keep-key", is_flag=True, help="Leave the session's own keys where they are (see push-pem).")
 @click.option("--reset-sync-time", is_flag=True, help="Take the mark off the primary's root as well.")
+@click.option(
+    "--hand-back-to-gsyncd",
+    "hand_back",
+    is_flag=True,
+    help="Have GlusterFS's own geo-replication go on from the mark of this session.",
+)
 @state_dir_option
-def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> None:
+def delete(name: str, keep_key: bool, reset_sync_time: bool, hand_back: bool, state_dir: str) -> None:
     """Delete session NAME, which has to be stopped. What was replicated stays where it is.
 
     Its own key, where it has one, is let in on the secondary no more.
@@ -42,6 +49,8 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
         raise UsageError(f"session {name} is {state.desired}: stop it first (seamark stop {name})")
     if name in (ask_monitor(state_dir, "status") or {}).get("sessions", {}):
         raise LockedError(f"session {name} is still ending; try again in a moment")
+    if hand_back:
+        _hand_back(place)
     if place.key.exists() and not keep_key:
         _revoke(place, state)
     if place.nodes_key.exists() and not keep_key:
@@ -61,6 +70,15 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, state_dir: str) -> 
     except OSError as error:
         raise SeamarkError(f"cannot remove {error.filename}: {error.strerror}") from None
     click.echo(f"session {name} deleted; its data stays")
+
+
+def _hand_back(place: SessionDir) -> None:
+    """Raises SeamarkError, and then nothing was deleted."""
+    from scheduler.takeover import hand_back
+
+    mark_ns, bricks = hand_back(place, place.load())
+    said = f"gsyncd goes on from {text.moment(mark_ns / 1e9)}: its stime is on {', '.join(map(str, bricks))}"
+    click.echo(said)
 
 
 def _forget_changelog(volume: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from replication import session_file, settings
 from replication.errors import SeamarkError, UsageError
@@ -17,6 +18,7 @@ from replication.session import Session, SessionDir, SessionState
 from scheduler.checks.outcome import Outcome
 from seamark.commands.push_pem import operators_access
 from seamark.commands.shared import show_checks, way_options
+from seamark.progress import text
 
 if TYPE_CHECKING:
     from replication.remote.endpoint import SshOptions
@@ -66,16 +68,19 @@ def make_session(
     push_nodes: bool = False,
     force: bool,
     dry_run: bool,
+    take_over: bool = False,
 ) -> None:
     """Check a session whose settings stand in ``draft``, and make it: with its state, which is written last, it is there.
 
-    Raises SeamarkError. Exits after the checks of a dry run.
+    ``take_over``: from gsyncd. Raises SeamarkError. Exits after the checks of a dry run.
     """
     from scheduler.checks.pair import check_pair  # usage errors are quick
 
     pinned = draft.with_name("known_hosts")
     session = Session.of(place.name, session_file.read(draft), state, draft.with_name("mount"))
     access = operators_access(place, session, known_hosts=pinned, asks=pushes or push_nodes)
+    if take_over:
+        state = _take_over(session, state, access)
     outcomes = show_checks(check_pair(place, session, state_dir, access, gets_nodes_key=push_nodes))
     if dry_run:
         raise SystemExit(0 if all(outcome.ok for outcome in outcomes) else 1)
@@ -89,7 +94,20 @@ def make_session(
     session_file.replace_file(place.named_config, draft.read_text(encoding="utf-8"))
     if pinned.exists():
         session_file.replace_file(place.known_hosts, pinned.read_text(encoding="utf-8"))
+    if take_over:
+        from scheduler.takeover import begin_from
+
+        begin_from(place, state.believes_ns)
     place.save_state(state)
+
+
+def _take_over(session: Session, state: SessionState, access: SshOptions) -> SessionState:
+    """The state of a session that goes on where gsyncd ended. Raises SeamarkError."""
+    from scheduler.takeover import gsyncds_mark
+
+    mark_ns = gsyncds_mark(session, access)
+    click.echo(f"gsyncd has replicated everything up to {text.moment(mark_ns / 1e9)}, it says")
+    return msgspec.structs.replace(state, believes_ns=mark_ns)
 
 
 def _have_recorded(session: Session) -> None:

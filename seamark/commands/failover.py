@@ -203,6 +203,11 @@ def _report(target: Target, report: dict[str, Any], *, as_json: bool, planned: b
         click.echo(f"  may be half old and half new: {text.shown(path)}")
     where = "on its host: " if target.is_remote else ""
     when = "to have the other side follow" if planned else "when the old primary is back"
+    if target.volume is not None:
+        click.echo(
+            f"{when}, on a node of the volume: seamark create NAME {target.volume} OLD-PRIMARY --adopt"
+        )
+        return
     click.echo(f"{when}, {where}seamark failback {os.fsdecode(target.path)}")
     if planned:
         click.echo("(a session of before, from there to here, does so by itself once it is started)")

@@ -169,7 +169,7 @@ def address_option(name: str) -> Callable[..., Any]:
 def run(**words: Any) -> int:
     """Replicate PRIMARY, a directory or gluster://HOST/VOLUME[/SUBDIR], to SECONDARY, until told to stop.
 
-    SECONDARY is a directory, or [user@]host:/path.
+    SECONDARY is a directory, [user@]host:/path, or gluster://[USER@]HOST/VOLUME[/SUBDIR], a volume that HOST mounts.
     """
     options = _options(**words)
     with make_display(options, sys.stderr, sys.stdout) as display:

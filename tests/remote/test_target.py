@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.errors import UsageError
+from replication.gluster.address import parse_address
 from replication.remote.target import Target, parse_target
 
 
@@ -78,3 +79,47 @@ def test_never_anything_but_a_target_or_a_usage_error(text):
     if target.is_remote:
         assert not target.host.startswith("-")
         assert parse_target(str(target)) == target
+
+
+PLACE = b"/run/seamark/gluster"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "user", "path"),
+    [
+        ("gluster://far.invalid/photos", "far.invalid", None, b"/far.invalid/photos"),
+        ("gluster://root@far.invalid/photos/2024/", "far.invalid", "root", b"/far.invalid/photos/2024"),
+        ("gluster://127.0.0.1/photos", None, None, b"/127.0.0.1/photos"),
+        ("gluster://[::1]/photos", None, None, b"/[::1]/photos"),
+        ("gluster://root@127.0.0.1/photos", "127.0.0.1", "root", b"/127.0.0.1/photos"),
+        ("gluster://root@[::1]/photos", "::1", "root", b"/[::1]/photos"),
+        ("gluster://far.invalid/v/a b/\udcff", "far.invalid", None, b"/far.invalid/v/a b/\xff"),
+    ],
+)
+def test_a_volume_is_mounted_on_the_host_that_it_names(text, host, user, path):
+    target = parse_target(text)
+    assert (target.host, target.user, target.path) == (host, user, PLACE + path)
+    assert str(target) == text.rstrip("/")
+    assert parse_target(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gluster://",
+        "gluster://far",
+        "gluster://far/",
+        "gluster://-o/v",
+        "gluster://a;b@far/v",
+        "gluster://far/v/../w",
+        "gluster://@@/v",
+    ],
+)
+def test_no_address_of_a_volume(text):
+    with pytest.raises(UsageError, match="gluster"):
+        parse_target(text)
+
+
+def test_nobody_logs_in_at_a_primary():
+    with pytest.raises(UsageError, match="nobody logs in"):
+        parse_address("gluster://root@far/photos")

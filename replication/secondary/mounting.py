@@ -1,0 +1,309 @@
+"""A root on a Gluster volume: a mount of this host's own, shared by all agents of that volume here.
+
+The path of such a root says which volume it is, and of which host: ``/run/seamark/gluster/HOST/VOLUME[/SUBDIR]``. So one
+path is what a session's key is limited to, what rsync is given, and what is mounted. An agent that starts on one makes the
+mount, if there is none, and keeps a share in it: a lock that the kernel lets go of when the agent ends, however it ends. A
+keeper, which is a process of its own, ends the mount when nobody has a share any more, and ends with it.
+
+The client is made so that objects are found, and made, by gfid (gfids.py); and it passes by its caches: what it shows is
+what the bricks have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from typing import Callable, List, NamedTuple, Optional
+
+BASE = b"/run/seamark/gluster"
+GFID = "glusterfs.gfid"  # the virtual attribute that every object of a mount has
+_GRAPH = b".meta/graphs/active"
+_PATIENCE_S = 30.0
+_STEP_S = 0.02
+_KEEPER_S = 0.5
+_PR_SET_PDEATHSIG = 1
+_CACHES = ("md-cache", "quick-read", "io-cache", "nl-cache", "readdir-ahead", "open-behind")
+_MODE = 0o700
+_held = False  # whether this process has a share in a mount
+
+
+class VolumeAway(Exception):
+    """The volume cannot be mounted, or does not answer, or not all of it does. A line for people."""
+
+
+class Place(NamedTuple):
+    """``mount``: where the volume is mounted; ``below``: the root, from there."""
+
+    host: str
+    volume: str
+    mount: bytes
+    below: bytes
+
+
+def place_of(host: str, volume: str, subdir: bytes) -> bytes:
+    """The path of a root."""
+    return b"/".join(part for part in (BASE, host.encode(), volume.encode(), subdir) if part)
+
+
+def volume_of(root: bytes) -> Optional[Place]:
+    """The volume that a root is on by its path; None for any other directory."""
+    if not root.startswith(BASE + b"/"):
+        return None
+    parts = root[len(BASE) + 1 :].split(b"/")
+    if len(parts) < 2 or not all(parts) or b".." in parts:
+        return None
+    mount = b"/".join((BASE, *parts[:2]))
+    return Place(os.fsdecode(parts[0]), os.fsdecode(parts[1]), mount, b"/".join(parts[2:]))
+
+
+class Mount:
+    """A share in the mount of a volume, until the end of this process. Raises VolumeAway."""
+
+    def __init__(self, place: Place) -> None:
+        global _held
+        _held = True
+        self.place = place
+        self._name = "volume {} of {}".format(place.volume, place.host)
+        if os.geteuid() != 0:
+            raise VolumeAway("{}: only root may mount it: log in as root".format(self._name))
+        try:
+            _make_private(os.path.dirname(place.mount))
+            self._share = _locked(place.mount + b".share", fcntl.LOCK_SH)
+            with open(_locked(place.mount + b".start", fcntl.LOCK_EX)):
+                if not is_mounted(place.mount):
+                    self._make()
+                self._device = os.stat(place.mount).st_dev
+        except OSError as error:
+            raise VolumeAway("{}: {}: {}".format(self._name, error.filename, error.strerror)) from None
+
+    def _make(self) -> None:
+        told, tell = os.pipe()
+        keeper = os.fork()
+        if not keeper:
+            os.close(told)
+            _begin_keeper(self.place, tell)
+        os.close(tell)
+        os.waitpid(keeper, 0)  # which has left its child to itself
+        until = time.monotonic() + _PATIENCE_S
+        try:
+            while not is_mounted(self.place.mount):
+                ended = select.select([told], [], [], _STEP_S)[0]
+                if ended or time.monotonic() > until:
+                    said = os.read(told, 1000).decode("utf-8", "replace") if ended else "it does not answer"
+                    raise VolumeAway(
+                        "{} cannot be mounted: {}".format(self._name, said or "the client ended")
+                    )
+        finally:
+            os.close(told)
+
+    def check(self) -> None:
+        """Raises VolumeAway where what is not seen may only be out of reach."""
+        try:
+            # Another agent may have mounted it anew meanwhile: what is open here is on the client that died.
+            if not is_mounted(self.place.mount) or os.stat(self.place.mount).st_dev != self._device:
+                raise VolumeAway("{} does not answer: is it started, and are its bricks?".format(self._name))
+            # What lies on a part that the client has lost looks as if it were not there.
+            away = states(self.place).count(False)
+        except OSError as error:
+            raise VolumeAway("{} does not answer: {}".format(self._name, error.strerror)) from None
+        if away:
+            raise VolumeAway(
+                "{}: {} of its parts are away: see gluster volume status".format(self._name, away)
+            )
+
+    def must_answer(self) -> None:
+        """Say so and end this process where it does not: whoever sent a request sends it again, when it is there.
+
+        Nothing is closed before: what is open on a client that has died can be neither written nor closed.
+        """
+        try:
+            self.check()
+        except VolumeAway as reason:
+            os.write(2, "seamark: {}\n".format(reason).encode("utf-8", "backslashreplace"))
+            os._exit(1)
+
+
+def drop_pages(fd: int) -> None:
+    """What is read of an open file next is what the bricks have. The kernel may keep pages of what stood there before somebody else
+    wrote to it, under the new times (replication/gluster/mount.py).
+    """
+    if _held:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def hold(root: bytes) -> Optional[Mount]:
+    """Have the volume of a root at hand, if it is on one. Raises VolumeAway."""
+    place = volume_of(root)
+    return None if place is None else Mount(place)
+
+
+def is_mounted(mount: bytes) -> bool:
+    """Whether a volume is mounted there, and its client answers."""
+    try:
+        if os.stat(mount).st_dev == os.stat(os.path.dirname(mount)).st_dev:
+            return False
+        return bool(os.getxattr(mount, GFID))
+    except OSError:
+        return False
+
+
+def _make_private(path: bytes) -> None:
+    """A directory of ours alone, and those above it from ``/run`` on: what is mounted in it is shown to nobody else. Raises OSError."""
+    at = os.path.dirname(os.path.dirname(BASE))
+    for part in path[len(at) + 1 :].split(b"/"):
+        at += b"/" + part
+        try:
+            os.mkdir(at, _MODE)
+        except FileExistsError:
+            pass
+        found = os.lstat(at)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise OSError(errno.EPERM, "not a directory of this user alone: remove it", os.fsdecode(at))
+
+
+def _locked(path: bytes, kind: int) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, kind)
+    return fd
+
+
+def states(place: Place) -> List[bool]:
+    """Whether each set of bricks is there, as the client has it. Raises OSError."""
+    with open(b"%s/%s/%s-dht/private" % (place.mount, _GRAPH, place.volume.encode()), "rb") as file:
+        lines = file.read().splitlines()
+    return [line.endswith(b"= 1") for line in lines if line.startswith(b"subvolume_status[")]
+
+
+def subvolumes(place: Place) -> int:
+    """How many sets of bricks the volume has. Raises OSError."""
+    return len(states(place))
+
+
+def volume_id(place: Place) -> str:
+    """What glusterd of its host calls a volume; empty where nobody says."""
+    program = _program("gluster")
+    if program is None:
+        return ""
+    words = [
+        program,
+        "--remote-host=" + place.host.strip("[]"),
+        "--mode=script",
+        "--xml",
+        "volume",
+        "info",
+        place.volume,
+    ]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(rb"<id>([0-9a-f-]{36})</id>", done.stdout)
+    return found[1].decode() if found else ""
+
+
+def _program(name: str) -> Optional[str]:
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+
+
+# ---- the keeper
+
+
+def _begin_keeper(place: Place, tell: int) -> None:
+    """In a child: have a grandchild that is nobody's keep the mount. Never returns."""
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        # Nothing of the agent's stays open: whoever waits for its end would wait for ours.
+        kept = os.dup2(tell, 3) if tell != 3 else 3
+        os.set_inheritable(kept, False)
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.closerange(4, 1 << 16)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir("/")
+        _keep(place, kept)
+    finally:
+        os._exit(1)
+
+
+def _keep(place: Place, tell: int) -> None:
+    _locked(place.mount + b".keeper", fcntl.LOCK_EX)  # until the one before has ended
+    os.umask(0o077)
+    _unmount(place.mount)
+    try:
+        os.mkdir(place.mount, _MODE)
+    except FileExistsError:
+        pass
+    log = place.mount + b".log"
+    with open(log, "wb"):
+        pass
+    program = _program("glusterfs")
+    if program is None:
+        os.write(tell, b"glusterfs is not installed there")
+        return
+    client = subprocess.Popen(
+        [
+            program, "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl",
+            "--attribute-timeout=0.01", "--entry-timeout=0", "--negative-timeout=0",
+            *("--xlator-option=*-{}.pass-through=true".format(name) for name in _CACHES),
+            "--log-level=WARNING", "--log-file=" + os.fsdecode(log),
+            "--volfile-server=" + place.host.strip("[]"), "--volfile-id=/" + place.volume, os.fsdecode(place.mount),
+        ],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with(os.getpid()),
+    )  # fmt: skip
+    share = os.open(place.mount + b".share", os.O_RDWR | os.O_CLOEXEC)
+    while client.poll() is None:
+        try:
+            fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(_KEEPER_S)
+    _unmount(place.mount)
+    try:
+        client.wait(5)
+    except subprocess.TimeoutExpired:
+        client.kill()
+        client.wait()
+    os.write(tell, _last_words(log))
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What the client does before exec: ask to be ended with its keeper, also when that is killed with -9."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
+
+
+def _unmount(mount: bytes) -> None:
+    """Take away whatever is mounted there, also when somebody holds a file of it open."""
+    try:
+        found = os.stat(mount).st_dev != os.stat(os.path.dirname(mount)).st_dev
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        found = error.errno in (errno.ENOTCONN, errno.EIO, errno.ECONNABORTED)
+    if found:
+        subprocess.run(["umount", "--lazy", os.fsdecode(mount)], capture_output=True, check=False)
+
+
+def _last_words(log: bytes) -> bytes:
+    with open(log, "rb") as file:
+        errors = [line for line in file.read().splitlines() if b"] E [" in line]
+    return errors[-1].partition(b"] E [")[2][:500] if errors else b""

@@ -1,0 +1,61 @@
+"""Content that is copied into a file that is there."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from replication.secondary import mounting
+from replication.secondary.mounting import place_of, volume_of
+from replication.secondary.through import replace_content
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_file_holds_what_another_one_does_holes_and_all(tmp_path, seed):
+    draw = random.Random(seed)
+    for name in ("source", "target"):
+        with open(tmp_path / name, "wb") as file:
+            for _ in range(draw.randrange(5)):
+                file.seek(draw.randrange(3 * MIB))
+                file.write(draw.randbytes(draw.randrange(1, MIB)))
+            file.truncate(draw.randrange(4 * MIB))
+    before = (tmp_path / "target").stat()
+    with open(tmp_path / "source", "rb") as source, open(tmp_path / "target", "r+b") as target:
+        replace_content(source.fileno(), target.fileno())
+    after = (tmp_path / "target").stat()
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert after.st_ino == before.st_ino
+    assert after.st_blocks * 512 <= (tmp_path / "source").stat().st_blocks * 512 + 64 * 1024
+
+
+def test_what_is_mounted_is_in_directories_of_its_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(mounting, "BASE", os.fsencode(tmp_path / "run" / "seamark" / "gluster"))
+    (tmp_path / "run").mkdir()
+    before = os.umask(0)
+    try:
+        mounting._make_private(mounting.BASE + b"/far")
+    finally:
+        os.umask(before)
+    for path in ("seamark", "seamark/gluster", "seamark/gluster/far"):
+        assert (tmp_path / "run" / path).stat().st_mode & 0o7777 == 0o700
+    (tmp_path / "run" / "seamark").chmod(0o777)
+    with pytest.raises(OSError, match="this user alone"):
+        mounting._make_private(mounting.BASE + b"/far")
+
+
+def test_a_path_says_which_volume_it_is_on():
+    place = volume_of(place_of("far", "photos", b"a/b"))
+    assert (place.host, place.volume, place.below) == ("far", "photos", b"a/b")
+    assert volume_of(place_of("far", "photos", b"")).below == b""
+    for other in (
+        b"/srv",
+        b"/run/seamark/gluster",
+        b"/run/seamark/gluster/far",
+        b"/run/seamark/gluster/far/../x",
+    ):
+        assert volume_of(other) is None
+    assert os.fsencode(place.mount.decode()) == b"/run/seamark/gluster/far/photos"

@@ -1,0 +1,375 @@
+"""A Gluster volume as the secondary of a Gluster volume: the same objects, with the same gfids."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replication.gluster.glusterd import volume_info
+from replication.gluster.gsyncd import xattr_of
+from replication.secondary.mounting import BASE
+from tests.conftest import need
+from tests.judge import assert_same, differences
+from tests.sshd import SshServer
+from tests.system.gluster.test_primary import churn
+from tests.system.harness import REPOSITORY, agents_among
+from tests.system.trees import every_kind_of_thing, many_small_files
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
+
+
+def gfids(root):
+    """gfid of every object below a mount, by its path."""
+    found = {}
+    for folder, folders, files in os.walk(os.fsencode(root)):
+        if folder == os.fsencode(root):
+            folders[:] = [name for name in folders if name not in (b".seamark", b".trashcan")]
+        for name in [*folders, *files]:
+            path = os.path.join(folder, name)
+            found[os.path.relpath(path, os.fsencode(root))] = os.getxattr(
+                path, "glusterfs.gfid.string", follow_symlinks=False
+            )
+    return found
+
+
+def mounted():
+    return [
+        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if os.fsdecode(BASE) in line
+    ]
+
+
+class Pair:
+    """A volume that is replicated to another one of the same node."""
+
+    def __init__(self, place, monkeypatch):
+        self.place, self.node, self.state = place, place.node, place.state
+        self.primary = place.volume(2)
+        self.name = f"{place.name}-2"
+        self.address = self.node.volume(self.name, 2)
+        self.environment = {
+            **os.environ, **self.node.environment, "PYTHONPATH": str(REPOSITORY), "SEAMARK_STATE_DIR": str(self.state),
+        }  # fmt: skip
+        monkeypatch.setenv("PATH", self.node.environment["PATH"])
+
+    def run(self, *options, secondary=None, **more):
+        return self.place.run(*options, secondary=secondary or self.address, **more)
+
+    def seamark(self, *words, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "seamark", *map(str, words)], env=self.environment, capture_output=True, text=True, cwd="/",
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def monitor(self):
+        with open(self.place.base / "monitor.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "seamark", "monitor"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    @contextlib.contextmanager
+    def seen(self):
+        """The secondary as a client sees it that has not looked before: one that has may go on seeing what was there."""
+        where = self.node.mount(self.name, f"{self.name}-seen")
+        try:
+            yield where
+        finally:
+            subprocess.run(["umount", where], check=True)
+            where.rmdir()
+
+    def wait_same(self, run=None, timeout=300):
+        until = time.monotonic() + timeout
+        while True:
+            with self.seen() as where:
+                found = differences(self.primary, where)
+            if not found:
+                return
+            said = run.report() if run else (self.place.base / "monitor.log").read_text()[-3000:]
+            assert time.monotonic() < until, f"still different: {found[:20]}; {said}"
+
+    def assert_same_objects(self):
+        with self.seen() as where:
+            assert_same(self.primary, where)
+            here, there = gfids(self.primary), gfids(where)
+        assert here == there, {
+            path: (here.get(path), there.get(path)) for path in here if here[path] != there.get(path)
+        }
+
+    def client(self):
+        """The process that mounts the secondary for Seamark."""
+        where = f"{os.fsdecode(BASE)}/{self.node.host}/{self.name}".encode()
+        for pid in self.node.processes():
+            with contextlib.suppress(OSError):
+                if where in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        return None
+
+
+@pytest.fixture
+def pair(place, monkeypatch):
+    made = Pair(place, monkeypatch)
+    yield made
+    for each in place.runs:
+        if each.process.poll() is None:
+            each.kill()
+    made.node.wait_for(
+        lambda: not any(made.node.host in line for line in mounted()), "the secondary's mount to end"
+    )
+    made.node.delete(made.name)
+
+
+def test_objects_have_the_gfids_of_the_primary(pair):
+    root = pair.primary
+    every_kind_of_thing(root)
+    many_small_files(root / "many", 40, 5)
+    with pair.run() as run:
+        run.wait_idle(300)
+        pair.assert_same_objects()
+        churn(root)
+        (root / "many" / "d0" / "f0").write_bytes(os.urandom(5_000_000))  # has two names
+        os.rename(root / "many" / "d0" / "f5", root / "many" / "d0" / "f10")  # over another one
+        (root / "many" / "d0" / "f5").mkdir()
+        pair.wait_same(run)
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest", 300)
+        assert run.status["failures"] == 0, run.report()
+        assert run.stop() == 0
+    pair.assert_same_objects()
+
+
+@pytest.mark.slow
+def test_content_of_every_size_and_kind_goes_into_the_object_that_there_is(pair):
+    """By each engine, over what was longer, shorter, full of holes, or under two names."""
+    root = pair.primary
+    draw = random.Random(5)
+    names = [f"{kind}{size}" for kind in ("grows", "shrinks", "holes") for size in (100, 100_000, 9_000_000)]
+    for name in names:
+        (root / name).write_bytes(draw.randbytes(int(name.strip("abcdefghijklmnopqrstuvwxyz"))))
+        os.link(root / name, root / f"{name}.link")
+    for method in ("stream", "rsync", "tar"):
+        with pair.run("--sync-method", method) as run:
+            pair.wait_same(run)
+            for name in names:
+                size = (root / name).stat().st_size
+                with open(root / name, "r+b") as file:
+                    if "grows" in name:
+                        file.seek(size)
+                        file.write(draw.randbytes(size))
+                    elif "shrinks" in name:
+                        file.truncate(size // 2)
+                    else:
+                        os.posix_fallocate(file.fileno(), 0, 1)
+                        file.truncate(0)
+                        file.seek(size // 2 + 70_000)
+                        file.write(b"end")
+                        file.truncate(size + 200_000)
+            pair.wait_same(run)
+            run.wait_for(lambda: run.status.get("phase") == "idle", "rest", 300)
+            assert run.status["failures"] == 0, run.report()
+            assert run.stop() == 0
+        pair.assert_same_objects()
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_in_mid_batch(pair):
+    root = pair.primary
+    draw = random.Random(2)
+    with pair.run() as run:
+        for number in range(6):
+            many_small_files(root / f"tree{number}", 150, 3, seed=number)
+            for name in (root / "tree0").rglob("f*"):
+                if name.is_file() and draw.random() < 0.5:
+                    name.write_bytes(draw.randbytes(draw.randrange(10, 300_000)))
+            if number:
+                os.rename(root / f"tree{number - 1}", root / f"moved{number}")
+                (root / "tree0").mkdir(exist_ok=True)
+            time.sleep(draw.random())
+            for pid in agents_among(run.children()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        pair.wait_same(run)
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest", 300)
+        assert run.status["failures"] == 0, run.report()
+        assert run.stop() == 0
+    pair.assert_same_objects()
+
+
+@pytest.mark.slow
+def test_the_volume_is_stopped_and_its_client_is_killed(pair):
+    root = pair.primary
+    many_small_files(root / "many", 30, 3)
+    with pair.run() as run:
+        pair.wait_same(run)
+        os.kill(pair.client(), signal.SIGKILL)
+        many_small_files(root / "more", 30, 3, seed=2)
+        pair.wait_same(run)
+        pair.node.ask("volume", "stop", pair.name, "force")
+        (root / "late").write_text("late")
+        run.wait_for(
+            lambda: any(pair.name in m.get("message", "") and "volume" in m["message"] for m in run.of_type("log")),
+            "a word of the volume", 300,
+        )  # fmt: skip
+        pair.node.ask("volume", "start", pair.name)
+        pair.wait_same(run)
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest", 300)
+        run.wait_for(lambda: run.status["failures"] == 0, "no failures", 300)
+        assert run.stop() == 0
+    pair.assert_same_objects()
+
+
+class NodesSshServer(SshServer):
+    """At the address of a node."""
+
+    def __init__(self, directory, address):
+        self.address = address
+        super().__init__(directory)
+
+    def new_host_key(self, *kind):
+        self.host = self.address
+        super().new_host_key(*kind)
+
+
+@pytest.fixture
+def server(pair, tmp_path):
+    need("sshd", "ssh", "ssh-keygen")
+    made = NodesSshServer(tmp_path / "sshd", pair.node.host)
+    yield made
+    made.stop()
+
+
+@pytest.mark.slow
+def test_by_ssh_and_a_key_of_its_own_then_verify_and_failover(pair, server):
+    root = pair.primary
+    every_kind_of_thing(root)
+    many_small_files(root / "many", 40, 5)
+    address = pair.address.replace("gluster://", f"gluster://{server.user}@")
+    way = ["--ssh-port", server.port, "--identity", server.identity, "--accept-new-host-key"]
+    said = pair.seamark("create", "g", pair.place.address, address, "push-pem", *way)
+    assert "key" in said
+    pair.seamark("start", "g")
+    with pair.monitor():
+        pair.wait_same()
+        churn(root)
+        pair.wait_same()
+        pair.seamark("verify", "g")
+        with pair.seen() as where:
+            (where / "many").mkdir(exist_ok=True)
+            (where / "file").write_text("foreign")
+        pair.seamark("verify", "g", code=9)
+        pair.seamark("verify", "g", "--repair")
+        pair.seamark("verify", "g")
+        pair.assert_same_objects()
+        pair.seamark("stop", "g")
+    said = pair.seamark("failover", "g", "--yes")
+    assert f"{address} is a primary now" in said
+    pair.assert_same_objects()
+    with pair.seen() as where:
+        (where / "written after the failover").write_text("new")
+
+
+# ---- gsyncd
+
+
+@pytest.fixture
+def left_by_gsyncd(pair):
+    """A secondary with the same objects, and gsyncd's mark on the primary's bricks."""
+    root = pair.primary
+    many_small_files(root / "many", 60, 6)
+    (root / "big").write_bytes(random.Random(1).randbytes(12_000_000))
+    os.link(root / "big", root / "big.link")
+    os.symlink("big", root / "symlink")
+    (root / "also big").write_bytes(random.Random(2).randbytes(3_000_000))
+    (root / "z").mkdir()
+    os.link(root / "also big", root / "z" / "link")
+    with pair.run("--once") as run:
+        assert run.wait(300) == 0
+    pair.assert_same_objects()
+    with pair.seen() as where:
+        subprocess.run(["rm", "-r", where / ".seamark"], check=True)
+        for name in os.listxattr(where):
+            if "seamark" in name:
+                os.removexattr(where, name)
+    for name in os.listxattr(root):
+        if "seamark" in name:
+            os.removexattr(root, name)
+    subprocess.run(["rm", "-r", pair.state], check=True)
+    time.sleep(2.5)  # what a changelog calls one moment
+    now = int(time.time())
+    time.sleep(1.5)
+    name = xattr_of(volume_info(pair.place.name).id, volume_info(pair.name).id)
+    for brick in range(2):
+        os.setxattr(pair.node.brick(pair.place.name, brick), name, struct.pack(">II", now + brick, 0))
+    pair.stime, pair.xattr = now, name
+    return pair
+
+
+@pytest.mark.slow
+def test_what_gsyncd_has_replicated_is_taken_over_and_handed_back(left_by_gsyncd):
+    pair, root = left_by_gsyncd, left_by_gsyncd.primary
+    # What gsyncd has not replicated yet
+    (root / "many" / "d0" / "f0").write_bytes(b"x" * 2000)
+    os.setxattr(root / "many" / "d1" / "f1", "user.colour", b"blue")  # leaves the ctime as it was
+    os.rename(root / "many" / "d2", root / "renamed")
+    os.rename(root / "big", root / "renamed" / "big")
+    os.rename(root / "also big", root / "renamed" / "also big")  # its other name comes later than its old one
+    os.unlink(root / "many" / "d3" / "f3")
+    (root / "new").write_text("new")
+    said = pair.seamark("create", "g", pair.place.address, pair.address, "--take-over-from-gsyncd")
+    assert "gsyncd has replicated everything up to" in said
+    pair.seamark("start", "g")
+    with pair.monitor():
+        pair.wait_same()
+        pair.seamark("checkpoint", "g", "now")
+        pair.seamark("checkpoint", "g", "wait", "--timeout", "300s")
+        pair.assert_same_objects()
+        sent = json.loads(pair.seamark("status", "g", "--json").splitlines()[0])["counters"]["bytes_sent"]
+        print(f"{sent} bytes sent")
+        assert sent < 20_000
+        with pair.seen() as where:
+            displaced = [
+                path.name for path in (where / ".seamark" / "displaced").rglob("*") if path.is_file()
+            ]
+        assert displaced == ["f3"]
+        pair.seamark("verify", "g")
+        pair.seamark("stop", "g")
+        until = time.monotonic() + 300
+        while "g" in pair.seamark("list") and "Stopped" not in pair.seamark("status", "g"):
+            assert time.monotonic() < until
+        said = pair.seamark("delete", "g", "--hand-back-to-gsyncd")
+    assert "gsyncd goes on from" in said
+    for brick in range(2):
+        value = os.getxattr(pair.node.brick(pair.place.name, brick), pair.xattr)
+        assert struct.unpack(">II", value)[0] > pair.stime + 1
+
+
+def test_no_volume_is_the_secondary_of_itself(place, monkeypatch):
+    monkeypatch.setenv("PATH", place.node.environment["PATH"])
+    place.volume(1)
+    for name in ("a", "b"):
+        (place.primary / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "seamark", "create", "g", f"{place.address}/a", f"{place.address}/b"], cwd="/",
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SEAMARK_STATE_DIR": str(place.state)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "the same volume" in done.stderr, done.stdout + done.stderr
