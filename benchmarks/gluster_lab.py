@@ -114,10 +114,14 @@ class _Groups:
         raise SystemExit("no control groups are mounted at /sys/fs/cgroup: processor time cannot be counted")
 
     def remove(self) -> None:
-        for each in [*self.where.iterdir(), self.where]:
-            if each.is_dir():
-                with contextlib.suppress(OSError):
-                    each.rmdir()
+        """Once all that was in them has ended."""
+        until = time.monotonic() + 10
+        while self.where.exists() and time.monotonic() < until:
+            for each in [*self.where.iterdir(), self.where]:
+                if each.is_dir():
+                    with contextlib.suppress(OSError):
+                        each.rmdir()
+            time.sleep(0.1)
 
 
 class Cpu:
