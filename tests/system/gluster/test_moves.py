@@ -60,6 +60,14 @@ class Worked:
         for load in self.loads:
             load.go_on(self.run, steps, _PATIENCE_S)
 
+    def whole(self):
+        """In stillness: until every brick has everything, and the users' client has all bricks."""
+        clients = list(self.root.glob(f".meta/graphs/active/{self.name}-client-*/private"))
+        self.node.wait_for(
+            lambda: all("connected = 1" in each.read_text() for each in clients), "the client's bricks"
+        )
+        self.node.wait_healed(self.name)
+
     @contextlib.contextmanager
     def stillness(self):
         with self.loads[0].still, self.loads[1].still:
@@ -90,7 +98,7 @@ def test_a_brick_of_a_replica_is_replaced(place):
         place.node.replace_brick(place.name, 0, 5)
         at.go_on()
         with at.stillness():
-            place.node.wait_healed(place.name)
+            at.whole()
 
 
 def test_what_was_healed_is_read_from_the_healed_brick(place):
@@ -100,9 +108,10 @@ def test_what_was_healed_is_read_from_the_healed_brick(place):
         at.go_on()
         place.node.start_bricks(place.name, 0)
         with at.stillness():
-            place.node.wait_healed(place.name)
-        place.node.kill_brick(place.name, 1)
+            at.whole()
+            place.node.kill_brick(place.name, 1)
         at.go_on()
+        place.node.start_bricks(place.name, 1)  # Gluster itself may lack a hard link without it
 
 
 def test_bricks_of_a_replica_are_killed_in_turn(place):
@@ -112,7 +121,7 @@ def test_bricks_of_a_replica_are_killed_in_turn(place):
             at.go_on(60)
             place.node.start_bricks(place.name, brick)
             with at.stillness():
-                place.node.wait_healed(place.name)
+                at.whole()
 
 
 def test_a_volume_is_stopped_and_started(place):
