@@ -98,7 +98,10 @@ def _bring(agent: Agent, gfids: Gfids, e: Observed, parent: Row, fd: int) -> Non
     if found is None:
         return
     if agent.index.db.execute(sql.BY_INO, (signed(found.st_ino),)).fetchone() is not None:
-        return  # it was taken at another name, and gets this one as by any look
+        # It was taken at another name, and gets this one as by any look; not beside one that was displaced.
+        if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
+            gfids.drop(gfid, _DISPLACED)
+        return
     if there:
         agent.namespace.displacer.displace((parent.id, name))
     try:
