@@ -65,13 +65,23 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
+    """Raises AgentError("busy") where one is on its way: of a file that changes all the time none would ever be whole."""
     prefix = gfid.hex().encode() + b"."
     for name in list_directory(agent.tree.staging_fd):
         if name.startswith(prefix) and name != keep:
             try:
-                os.unlink(name, dir_fd=agent.tree.staging_fd)
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
             except OSError:
                 continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=agent.tree.staging_fd)
+            except BlockingIOError:
+                raise AgentError("busy", "another connection is sending this file") from None
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
 
 
 def _drop(agent: Agent, gfid: bytes) -> None:

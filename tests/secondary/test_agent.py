@@ -396,6 +396,26 @@ def test_large_files_resume_and_stay_sparse(trees):
     far.close()
 
 
+def test_a_newer_version_waits_for_the_one_that_is_on_its_way(trees):
+    """Of a file that changes faster than it is sent, one version after the other would else be thrown away."""
+    a, b = trees
+    (a / "f").write_bytes(b"older")
+    primary = Primary(a)
+    gfid = primary.gfid(b"f")
+    begin = {"gfid": gfid.hex(), "size": 5}
+    with Far(b) as one, Far(b, epoch=1) as other:
+        one.begin_crawl("c")
+        one.observe([primary.listing(b"")], crawl="c", limbo_until=1)
+        one.call("file_begin", **begin, version="v1")
+        one.call("file_data", b"older", gfid=gfid.hex(), offset=0)
+        with pytest.raises(SecondaryError, match="another connection"):
+            other.call("file_begin", **begin, version="v2")
+        item = primary.item(gfid, b"f")
+        assert one.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+        assert other.call("file_begin", **begin, version="v2").header["offset"] == 0
+    assert (b / "f").read_bytes() == b"older"
+
+
 def test_a_wrong_digest_is_not_placed(trees):
     a, b = trees
     (a / "f").write_bytes(b"right")
