@@ -416,6 +416,27 @@ def test_a_newer_version_waits_for_the_one_that_is_on_its_way(trees):
     assert (b / "f").read_bytes() == b"older"
 
 
+@pytest.mark.parametrize("now", ["gone", "another"])
+def test_a_name_whose_inode_the_index_has_lost(trees, now):
+    """It must not end every look at its directory. What stands there may be anybody's."""
+    a, b = trees
+    primary = Primary(a)
+    for name in ("f", "g"):
+        (a / name).write_text("1")
+    with Far(b) as client:
+        primary.crawl(client)
+    with sqlite3.connect(b / ".seamark" / "index.sqlite") as db:
+        db.execute("DELETE FROM inode WHERE id = (SELECT inode FROM entry WHERE name = CAST('f' AS BLOB))")
+    (a / "f").unlink()
+    if now == "another":
+        (a / "f").write_text("2")
+    with Far(b) as client:
+        primary.crawl(client, "2")
+    assert differences(a, b) == ""
+    (aside,) = (b / ".seamark" / "displaced").glob("*/f")
+    assert aside.read_text() == "1"
+
+
 def test_a_wrong_digest_is_not_placed(trees):
     a, b = trees
     (a / "f").write_bytes(b"right")
