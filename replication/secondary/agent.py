@@ -170,6 +170,8 @@ class Agent:
             from replication.secondary import views
 
             views.end(self)
+        if self.gfids is not None and not self.read_only:
+            self.gfids.close(self.staging_fd)  # a mount that ends so leaves nothing to doubt (mounting.py)
         try:
             for name in list_directory(self.staging_fd):
                 os.unlink(name, dir_fd=self.staging_fd)

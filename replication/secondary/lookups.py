@@ -172,7 +172,7 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     try:
         syncfs(agent.tree.root_fd)
         if agent.gfids is not None:
-            agent.gfids.flush(agent.tree.hidden_fd)
+            agent.gfids.flush(agent.staging_fd)
     except OSError as error:
         with agent.transaction():
             # The kernel says so once: pages written since the last sync may be lost, and look clean.

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from replication.secondary import mounting
+from replication.secondary.gfids import set_of_bricks
 from replication.secondary.mounting import place_of, volume_of
 from replication.secondary.through import replace_content
 
@@ -59,3 +60,16 @@ def test_a_path_says_which_volume_it_is_on():
     ):
         assert volume_of(other) is None
     assert os.fsencode(place.mount.decode()) == b"/run/seamark/gluster/far/photos"
+
+
+def test_which_set_of_bricks_a_file_is_on_is_said_the_same_whoever_of_it_answers_first():
+    one, other = b"<POSIX(/b/1):gl1:/b/1/x>", b"<POSIX(/b/2):gl2:/b/2/x>"
+    said = [
+        b"(<DISTRIBUTE:v-dht> (<REPLICATE:v-replicate-0> %s %s))\0" % pair
+        for pair in [(one, other), (other, one)]
+    ]
+    assert {set_of_bricks(each) for each in said} == {b"REPLICATE:v-replicate-0"}
+    for name in (b"x", b"y"):  # a brick is the same whatever the file is
+        assert set_of_bricks(b"(<DISTRIBUTE:v-dht> <POSIX(/b/1):gl1:/b/1/%s>)" % name) == b"gl1:/b/1"
+    with pytest.raises(OSError, match="not said"):
+        set_of_bricks(b"")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
+from replication.secondary import gfids as gfids_of
+from replication.secondary import mounting
 from replication.secondary.mounting import BASE
 from tests.conftest import need
 from tests.judge import assert_same, differences
@@ -155,6 +158,45 @@ def test_objects_have_the_gfids_of_the_primary(pair):
         assert run.status["failures"] == 0, run.report()
         assert run.stop() == 0
     pair.assert_same_objects()
+
+
+@pytest.mark.slow
+def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(place, monkeypatch):
+    monkeypatch.setattr(gfids_of, "_JOURNAL_S", 0.01)
+    node, name = place.node, f"{place.name}-sync"
+    node.volume(name, 4, "replica", "2")
+    mount = mounting.hold(mounting.place_of(node.host, name, b""))
+    try:
+        where = Path(os.fsdecode(mount.place.mount))
+        (where / "x").mkdir()
+        fd = os.open(where / "x", os.O_RDONLY)
+
+        def sets(files):
+            path = mount.place.mount + b"/x/"
+            found = {os.getxattr(path + each, gfids_of._PATHINFO) for each in files}
+            return {re.search(rb"REPLICATE:[^>]*", each)[0] for each in found}
+
+        def reached(gfids):
+            gfids.flush(fd)
+            (directory,) = os.listdir(where / "x")
+            return sets(os.fsencode(f"{directory}/{each}") for each in os.listdir(where / "x" / directory))
+
+        for _ in range(8):  # the two of a replica do not answer in the same order each time
+            gfids = gfids_of.Gfids(mount.place, fd)
+            assert len(reached(gfids)) == 2
+            gfids.close(fd)
+            assert not os.listdir(where / "x")
+        gfids = gfids_of.Gfids(mount.place, fd)
+        assert len(reached(gfids)) == 2
+        node.add_bricks(name, 4, 5)
+        node.wait_for(lambda: len(mounting.states(mount.place)) == 3, "the bricks that were added")
+        assert len(reached(gfids)) == 3
+        gfids.close(fd)
+        os.close(fd)
+    finally:
+        os.close(mount._share)
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+        node.delete(name)
 
 
 @pytest.mark.slow
