@@ -53,8 +53,8 @@ class Agent:
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
-        place = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
-        self.gfids = None if place is None else Gfids(place, root_fd)
+        self.volume = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
+        self.gfids = None if self.volume is None else Gfids(self.volume, root_fd)
         index.keeps_inodes = self.gfids is not None
         self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name, self.gfids)
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE

@@ -22,6 +22,7 @@ from replication.secondary.kept import Copied, check_home, read_settings
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.lineage import kept_lineage, refuse_loop
 from replication.secondary.metadata import Powers
+from replication.secondary.mounting import Place, life, volume_of
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
 from replication.secondary.syscalls import free_bytes
@@ -38,6 +39,11 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return "unknown"
+
+
+def life_of(place: Optional[Place]) -> str:
+    """The boot of this host; of a volume with the life of its mount. What was not synced in another one may be lost. Raises OSError."""
+    return boot_id() if place is None else "{}.{}".format(boot_id(), life(place))
 
 
 def hello(
@@ -60,7 +66,7 @@ def hello(
     _check_owner(root_fd, owner, request)
     refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
-        "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
+        "protocol": VERSION, "boot_id": life_of(volume_of(root)), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
     }  # fmt: skip
     powers = Powers()
@@ -378,9 +384,9 @@ def _take_over(
 
 
 def _after_boot(agent: Agent) -> None:
-    """After a reboot, content that came since the last sync may be gone although the index has it."""
+    """After a reboot, or what is like one to a volume, content that came since the last sync may be gone although the index has it."""
     index = agent.index
-    now = boot_id()
+    now = life_of(agent.volume)
     before = index.meta.get("boot")
     if before not in (None, now):
         index.db.execute(sql.AFTER_POWER_CUT, (index.meta["gen"],))

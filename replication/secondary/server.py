@@ -132,6 +132,8 @@ class Server:
             self._ungreeted.end()
             if self._seeding is not None:
                 self._seeding.close()
+            if self._volume is not None:
+                self._volume.leave()
 
     def _go_on_meanwhile(self) -> None:
         """With what takes long, until somebody asks for something."""

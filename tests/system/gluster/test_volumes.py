@@ -16,8 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
+from replication.remote.endpoint import SshOptions
+from replication.remote.launch import open_secondary
+from replication.remote.look import client_of
+from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
 from replication.secondary import mounting
 from replication.secondary.mounting import BASE
@@ -197,6 +202,56 @@ def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(place, monk
         os.close(mount._share)
         node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
         node.delete(name)
+
+
+@pytest.mark.slow
+def test_what_a_volume_may_have_lost_is_to_its_session_as_after_a_reboot(place, monkeypatch):
+    monkeypatch.setenv("PATH", place.node.environment["PATH"])
+    node, name = place.node, f"{place.name}-life"
+    address = node.volume(name, 2)
+    above = Path(os.fsdecode(BASE)) / node.host
+
+    @contextlib.contextmanager
+    def agent():
+        link = open_secondary(parse_target(address), SshOptions())
+        try:
+            client = client_of(link)
+            client.life = client.hello(session="s", volume="v", epoch=1, create=True)["boot_id"]
+            yield client
+        finally:
+            link.close()
+
+    def until_unmounted():
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+
+    with agent() as client:
+        first = client.life
+        assert client.call("sync").header["boot_id"] == first
+    until_unmounted()
+    with agent() as client:
+        assert client.life == first, "it had ended in order"
+        time.sleep(2)  # the keeper has seen it whole
+        node.kill_brick(name, 0)
+        node.wait_for(
+            lambda: not all(mounting.states(mounting.volume_of(os.fsencode(above / name)))), "its end"
+        )
+        time.sleep(2)
+        node.start_bricks(name, 0)
+        node.wait_for(
+            lambda: all(mounting.states(mounting.volume_of(os.fsencode(above / name)))), "the brick"
+        )
+        with pytest.raises(SeamarkError, match="away"):
+            client.call("sync")
+    with agent() as client:
+        second = client.life
+        assert second != first
+        (here,) = [each for each in above.glob(f"{name}.agent.*") if Path("/proc", each.suffix[1:]).exists()]
+        os.kill(int(here.suffix[1:]), signal.SIGKILL)
+    until_unmounted()
+    with agent() as client:
+        assert client.life != second, "what it did last was not flushed"
+    until_unmounted()
+    node.delete(name)
 
 
 @pytest.mark.slow
