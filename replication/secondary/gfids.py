@@ -11,6 +11,7 @@ or it was displaced with an old index) it is fetched.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -35,6 +36,7 @@ _JOURNAL_S = 45.0  # file systems write their journals by themselves: XFS every 
 _SET = re.compile(rb"<(?!DISTRIBUTE:)([^>]*)>")
 _BRICK = re.compile(rb"POSIX\((.*)\):([^:]*):")
 _JOINED = 64  # paths of several pieces that are tried
+_AGENTS = b"/".join((layout.HIDDEN, layout.STAGING, b"agent."))
 _RESERVED = 16  # the first are Gluster's own: of the root, of the trash
 
 
@@ -53,6 +55,12 @@ def set_of_bricks(pathinfo: bytes) -> bytes:
         raise OSError(errno.EIO, "where a file lies is not said: {!r}".format(pathinfo))
     brick = _BRICK.match(found[1])
     return b"%s:%s" % (brick[2], brick[1]) if brick is not None else found[1]
+
+
+def _refuse_of_the_living(path: bytes, dir_fd: int) -> None:
+    """Raises BlockingIOError for what another agent has aside, which may be writing to it."""
+    if path.startswith(_AGENTS):
+        fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 class Gfids:
@@ -127,6 +135,7 @@ class Gfids:
     def fetch(self, gfid: bytes, dir_fd: int, name: bytes) -> None:
         """Move the object that has it to a name that must be free. Raises FileExistsError, OSError.
 
+        BlockingIOError where another agent is making it.
         PermissionError where it is not below our root: whose it is then is not known.
         """
         # What was displaced comes back rather than a name that may be right.
@@ -138,9 +147,10 @@ class Gfids:
                 continue
             try:
                 if gfid_at(fd, last) == gfid:
+                    _refuse_of_the_living(path, fd)
                     rename_new(fd, last, dir_fd, name)
                     return
-            except FileExistsError:
+            except (FileExistsError, BlockingIOError):
                 raise
             except OSError:
                 continue  # it was there, or is only meant by this path

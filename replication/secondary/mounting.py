@@ -177,6 +177,21 @@ def _begin_life(mount: bytes) -> None:
     os.rename(mount + b".life.new", mount + b".life")
 
 
+def open_root(root: bytes, flags: int) -> int:
+    """A root by its path, links in it followed; but within a volume, where others may make some, none is. Raises OSError."""
+    place = volume_of(root)
+    if place is None:
+        return os.open(os.path.realpath(root), flags)
+    fd = os.open(os.path.realpath(place.mount), flags)
+    for part in filter(None, place.below.split(b"/")):
+        try:
+            below = os.open(part, flags, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
 def is_mounted(mount: bytes) -> bool:
     """Whether a volume is mounted there, and its client answers."""
     try:

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from typing import Any, Dict, Optional, Tuple, Union
 
-from replication.secondary import layout, snapshots, sql
+from replication.secondary import layout, mounting, snapshots, sql
 from replication.secondary.agent import Agent
 from replication.secondary.damage import is_damaged
 from replication.secondary.directories import our_directory
@@ -22,7 +22,6 @@ from replication.secondary.kept import Copied, check_home, read_settings
 from replication.secondary.leftovers import drop_transfers, end_frozen, sweep_staging, sweep_units
 from replication.secondary.lineage import kept_lineage, refuse_loop
 from replication.secondary.metadata import Powers
-from replication.secondary.mounting import Place, life, volume_of
 from replication.secondary.onlooker import Onlooker, look
 from replication.secondary.protocol import VERSION, AgentError
 from replication.secondary.syscalls import free_bytes
@@ -41,9 +40,9 @@ def boot_id() -> str:
         return "unknown"
 
 
-def life_of(place: Optional[Place]) -> str:
+def life_of(place: Optional[mounting.Place]) -> str:
     """The boot of this host; of a volume with the life of its mount. What was not synced in another one may be lost. Raises OSError."""
-    return boot_id() if place is None else "{}.{}".format(boot_id(), life(place))
+    return boot_id() if place is None else "{}.{}".format(boot_id(), mounting.life(place))
 
 
 def hello(
@@ -66,7 +65,7 @@ def hello(
     _check_owner(root_fd, owner, request)
     refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
-        "protocol": VERSION, "boot_id": life_of(volume_of(root)), "python": platform.python_version(), "uid": os.geteuid(),
+        "protocol": VERSION, "boot_id": life_of(mounting.volume_of(root)), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
     }  # fmt: skip
     powers = Powers()
@@ -103,12 +102,20 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("inside", "this lies inside the .seamark of another secondary", os.fsdecode(root))
     try:
         if create and not os.path.lexists(root):
-            os.mkdir(root, 0o755)
-        return os.open(real, _DIR)
+            _make_root(root)
+        return mounting.open_root(root, _DIR)
     except FileNotFoundError:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
         raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
+
+
+def _make_root(root: bytes) -> None:
+    parent_fd = mounting.open_root(os.path.dirname(root), _DIR)
+    try:
+        os.mkdir(os.path.basename(root), 0o755, dir_fd=parent_fd)
+    finally:
+        os.close(parent_fd)
 
 
 def belongs(root: bytes) -> Dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from replication.secondary import mounting
 from replication.secondary.gfids import set_of_bricks
 from replication.secondary.mounting import place_of, volume_of
+from replication.secondary.owner import open_root
+from replication.secondary.protocol import AgentError
 from replication.secondary.through import replace_content
 
 MIB = 1 << 20
@@ -73,3 +75,21 @@ def test_which_set_of_bricks_a_file_is_on_is_said_the_same_whoever_of_it_answers
         assert set_of_bricks(b"(<DISTRIBUTE:v-dht> <POSIX(/b/1):gl1:/b/1/%s>)" % name) == b"gl1:/b/1"
     with pytest.raises(OSError, match="not said"):
         set_of_bricks(b"")
+
+
+def test_no_symlink_within_a_volume_leads_out_of_it(tmp_path, monkeypatch):
+    """Whoever may write to a volume may have put one there, and the agent is root."""
+    monkeypatch.setattr(mounting, "BASE", os.fsencode(tmp_path / "run"))
+    volume, elsewhere = tmp_path / "run" / "far" / "photos", tmp_path / "elsewhere"
+    (volume / "a" / "b").mkdir(parents=True)
+    elsewhere.mkdir()
+    (volume / "link").symlink_to(elsewhere)
+    os.close(open_root(os.fsencode(volume / "a" / "b"), False))
+    os.close(open_root(os.fsencode(volume / "a" / "new"), True))
+    assert (volume / "a" / "new").is_dir()
+    for name, create in (("link", False), ("link/new", True)):
+        with pytest.raises(AgentError):
+            open_root(os.fsencode(volume / name), create)
+    assert not os.listdir(elsewhere)
+    (tmp_path / "outside").symlink_to(elsewhere)  # the administrator's own
+    os.close(open_root(os.fsencode(tmp_path / "outside"), False))
