@@ -11,7 +11,7 @@ import itertools
 import os
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
 from replication.secondary.filters import EVERYTHING
@@ -38,6 +38,7 @@ class Agent:
         self.epoch = 0
         self.gated = False  # reached by a key of the session's own, which may do less
         self.under_way = UnderWay()
+        self.says_alive: Callable[[], None] = lambda: None  # for whoever waits for an answer that takes long
         self.view: Any = None  # views.View
         self.read_only = False
         self.leaves_others = (

@@ -192,6 +192,15 @@ def open_root(root: bytes, flags: int) -> int:
     return fd
 
 
+def make_root(root: bytes) -> None:
+    """The same for one that is not there yet. Raises OSError."""
+    parent_fd = open_root(os.path.dirname(root), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.mkdir(os.path.basename(root), 0o755, dir_fd=parent_fd)
+    finally:
+        os.close(parent_fd)
+
+
 def is_mounted(mount: bytes) -> bool:
     """Whether a volume is mounted there, and its client answers."""
     try:

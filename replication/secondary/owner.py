@@ -102,20 +102,12 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("inside", "this lies inside the .seamark of another secondary", os.fsdecode(root))
     try:
         if create and not os.path.lexists(root):
-            _make_root(root)
+            mounting.make_root(root)
         return mounting.open_root(root, _DIR)
     except FileNotFoundError:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
         raise AgentError("not-found", "not a directory", os.fsdecode(root)) from None
-
-
-def _make_root(root: bytes) -> None:
-    parent_fd = mounting.open_root(os.path.dirname(root), _DIR)
-    try:
-        os.mkdir(os.path.basename(root), 0o755, dir_fd=parent_fd)
-    finally:
-        os.close(parent_fd)
 
 
 def belongs(root: bytes) -> Dict[str, Any]:
