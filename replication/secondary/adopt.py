@@ -102,6 +102,8 @@ def _bring(agent: Agent, gfids: Gfids, e: Observed, parent: Row, fd: int) -> Non
         if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
             gfids.drop(gfid, _DISPLACED)
         return
+    if there and not gfids.is_within(gfid):
+        return  # another's, of the same volume: what stands here has to do
     if there:
         agent.namespace.displacer.displace((parent.id, name))
     try:

@@ -132,6 +132,21 @@ class Gfids:
             return os.readlink(self._path(row.gfid)) == target
         return kind not in (stat.S_IFCHR, stat.S_IFBLK) or found.st_rdev == row.rdev
 
+    def is_within(self, gfid: bytes) -> bool:
+        """Whether the object that has it stands below our root."""
+        for path in self._paths(gfid):
+            parent, _, last = path.rpartition(b"/")
+            try:
+                fd = self._open_beneath(parent)
+                try:
+                    if gfid_at(fd, last) == gfid:
+                        return True
+                finally:
+                    os.close(fd)
+            except OSError:
+                continue  # only meant by this path, or not there any more
+        return False
+
     def fetch(self, gfid: bytes, dir_fd: int, name: bytes) -> None:
         """Move the object that has it to a name that must be free. Raises FileExistsError, OSError.
 

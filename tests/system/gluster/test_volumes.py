@@ -384,6 +384,22 @@ def test_by_ssh_and_a_key_of_its_own_then_verify_and_failover(pair, server):
         (where / "written after the failover").write_text("new")
 
 
+@pytest.mark.slow
+def test_what_stands_in_a_directory_of_a_volume_is_adopted_though_another_one_has_its_gfids(pair):
+    (pair.primary / "file").write_bytes(b"the same")
+    with pair.run("--once", secondary=f"{pair.address}/a") as run:
+        assert run.wait(300) == 0
+    subprocess.run(["rm", "-r", pair.state], check=True)
+    with pair.seen() as where:
+        (where / "b").mkdir()
+        (where / "b" / "file").write_bytes(b"the same")
+    with pair.run("--once", "--adopt", secondary=f"{pair.address}/b") as run:
+        assert run.wait(300) == 0, run.report()
+    with pair.seen() as where:
+        assert (where / "a" / "file").read_bytes() == (where / "b" / "file").read_bytes() == b"the same"
+        assert not os.listdir(where / "b" / ".seamark" / "displaced")
+
+
 # ---- gsyncd
 
 
