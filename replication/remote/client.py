@@ -136,6 +136,8 @@ class SecondaryClient:
 
     def _resolve(self, reply: Reply) -> None:
         number = reply.header.get("id")
+        if reply.header.get("alive"):
+            return  # it is at what was asked for
         if number is None:
             raise SecondaryError(reply.header.get("error", "protocol"), reply.header.get("message", "?"))
         if (

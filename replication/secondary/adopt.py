@@ -37,7 +37,7 @@ from replication.secondary.observed import (
 from replication.secondary.tree import LostDirectory
 
 _DISPLACED = layout.HIDDEN + b"/" + layout.DISPLACED + b"/"
-_NOBODYS = (layout.HIDDEN, b".trashcan")  # the second is Gluster's own, and cannot be moved
+_TRASH = b".trashcan"  # Gluster's own, and cannot be moved
 
 
 def adopt(
@@ -102,6 +102,8 @@ def _bring(agent: Agent, gfids: Gfids, e: Observed, parent: Row, fd: int) -> Non
         if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
             gfids.drop(gfid, _DISPLACED)
         return
+    if there and not gfids.is_within(gfid):
+        return  # another's, of the same volume: what stands here has to do
     if there:
         agent.namespace.displacer.displace((parent.id, name))
     try:
@@ -160,7 +162,7 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
         with os.scandir(fresh) as found:
             for entry in found:
                 name = os.fsencode(entry.name)
-                if wanted(name) or (parent.id == layout.ROOT_ID and name in _NOBODYS):
+                if wanted(name) or (parent.id == layout.ROOT_ID and _is_nobodys(agent, name)):
                     continue
                 if agent.filters and agent.filters.excludes(
                     agent.tree.path((parent.id, name)), entry.is_dir(follow_symlinks=False)
@@ -177,8 +179,12 @@ def _displace_others(agent: Agent, parent: Row, fd: int, wanted: Callable[[bytes
             agent.namespace.displacer.displace((parent.id, name))
 
 
+def _is_nobodys(agent: Agent, name: bytes) -> bool:
+    return name == layout.HIDDEN or (agent.gfids is not None and name == _TRASH)
+
+
 def _is_link_of_ours(agent: Agent, found: os.stat_result) -> bool:
     """Whether it is one more name of a file that was taken for one of ours already."""
-    if stat.S_ISDIR(found.st_mode) or found.st_nlink < 2:
-        return False
+    if agent.gfids is None or stat.S_ISDIR(found.st_mode) or found.st_nlink < 2:
+        return False  # elsewhere new content comes in a new file: what is displaced keeps the old
     return agent.index.db.execute(sql.BY_INO, (signed(found.st_ino),)).fetchone() is not None

@@ -11,7 +11,7 @@ import itertools
 import os
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
 from replication.secondary import faults, layout
 from replication.secondary.filters import EVERYTHING
@@ -38,6 +38,7 @@ class Agent:
         self.epoch = 0
         self.gated = False  # reached by a key of the session's own, which may do less
         self.under_way = UnderWay()
+        self.says_alive: Callable[[], None] = lambda: None  # for whoever waits for an answer that takes long
         self.view: Any = None  # views.View
         self.read_only = False
         self.leaves_others = (
@@ -53,8 +54,8 @@ class Agent:
         self.staging_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.tree.staging_fd)
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
-        place = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
-        self.gfids = None if place is None else Gfids(place, root_fd)
+        self.volume = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
+        self.gfids = None if self.volume is None else Gfids(self.volume, root_fd)
         index.keeps_inodes = self.gfids is not None
         self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name, self.gfids)
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
@@ -170,6 +171,8 @@ class Agent:
             from replication.secondary import views
 
             views.end(self)
+        if self.gfids is not None and not self.read_only:
+            self.gfids.close(self.staging_fd)  # a mount that ends so leaves nothing to doubt (mounting.py)
         try:
             for name in list_directory(self.staging_fd):
                 os.unlink(name, dir_fd=self.staging_fd)

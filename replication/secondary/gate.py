@@ -19,7 +19,7 @@ import shutil
 import sys
 from typing import List, NoReturn, Optional
 
-from replication.secondary import authorized, layout, untar
+from replication.secondary import authorized, layout, mounting, untar
 from replication.secondary.protocol import VERSION
 
 REFUSED_STATUS = 94
@@ -120,7 +120,7 @@ def _new_directory(root: bytes, path: str) -> int:
     """A descriptor of the directory that a unit's files go to, reached without following links. Raises Refused."""
     fd: Optional[int] = None
     try:
-        fd = os.open(os.path.realpath(root), _DIR)
+        fd = mounting.open_root(root, _DIR)
         for name in (layout.HIDDEN, layout.STAGING, _unit(path).encode(), b"new"):
             inner = os.open(name, _DIR, dir_fd=fd)
             os.close(fd)

@@ -11,15 +11,19 @@ or it was displaced with an old index) it is fetched.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import stat
 import struct
-from typing import Dict, List, Optional
+import time
+from itertools import islice
+from typing import Dict, List, Optional, Set
 from uuid import UUID
 
 from replication.secondary import layout
 from replication.secondary.index import Row
-from replication.secondary.mounting import GFID, Place, subvolumes
+from replication.secondary.mounting import GFID, Place, states, subvolumes
 from replication.secondary.syscalls import rename_new
 
 _NEW = "glusterfs.gfid.newfile"
@@ -27,7 +31,12 @@ _PATH_OF_DIRECTORY = "glusterfs.ancestry.path"
 _PATHS_OF_FILE = "glusterfs.gfidtopath"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATHINFO = "trusted.glusterfs.pathinfo"
-_NAMES = 1000  # tried until one is on each brick
+_NAMES = 50  # for each set of bricks, tried until one is on each
+_JOURNAL_S = 45.0  # file systems write their journals by themselves: XFS every 30 s
+_SET = re.compile(rb"<(?!DISTRIBUTE:)([^>]*)>")
+_BRICK = re.compile(rb"POSIX\((.*)\):([^:]*):")
+_JOINED = 64  # paths of several pieces that are tried
+_AGENTS = b"/".join((layout.HIDDEN, layout.STAGING, b"agent."))
 _RESERVED = 16  # the first are Gluster's own: of the root, of the trash
 
 
@@ -36,22 +45,46 @@ def gfid_at(dir_fd: int, name: bytes) -> bytes:
     return os.getxattr(b"/proc/self/fd/%d/%s" % (dir_fd, name), GFID, follow_symlinks=False)
 
 
+def set_of_bricks(pathinfo: bytes) -> bytes:
+    """Which set an object is on, by trusted.glusterfs.pathinfo. A replica's bricks are in it in the order of their answers.
+
+    Raises OSError when it does not say so.
+    """
+    found = _SET.search(pathinfo)
+    if found is None:
+        raise OSError(errno.EIO, "where a file lies is not said: {!r}".format(pathinfo))
+    brick = _BRICK.match(found[1])
+    return b"%s:%s" % (brick[2], brick[1]) if brick is not None else found[1]
+
+
+def _refuse_of_the_living(path: bytes, dir_fd: int) -> None:
+    """Raises BlockingIOError for what another agent has aside, which may be writing to it."""
+    if path.startswith(_AGENTS):
+        fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
 class Gfids:
     """The gfids of one volume, for a root on it."""
 
     def __init__(self, place: Place, root_fd: int) -> None:
         self._place = place
         self._root_fd = root_fd
+        self._sync_fd, self._sync_place, self._times = -1, (-1, b""), 0
         self._on_each: List[bytes] = []
+        self._wanted = 0
+        self._reached: Set[bytes] = set()
 
     def find(self, gfid: bytes) -> Optional[os.stat_result]:
         """The object of the volume that has it; None when there is none. Raises OSError."""
         try:
             return os.lstat(self._path(gfid))
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ESTALE):
-                return None
-            raise
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+        if not all(states(self._place)):
+            # It may be there: bricks would take another object of the same gfid.
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return None
 
     def make(
         self, dir_fd: int, name: bytes, gfid: bytes, mode: int, rdev: int = 0, target: bytes = b""
@@ -99,9 +132,25 @@ class Gfids:
             return os.readlink(self._path(row.gfid)) == target
         return kind not in (stat.S_IFCHR, stat.S_IFBLK) or found.st_rdev == row.rdev
 
+    def is_within(self, gfid: bytes) -> bool:
+        """Whether the object that has it stands below our root."""
+        for path in self._paths(gfid):
+            parent, _, last = path.rpartition(b"/")
+            try:
+                fd = self._open_beneath(parent)
+                try:
+                    if gfid_at(fd, last) == gfid:
+                        return True
+                finally:
+                    os.close(fd)
+            except OSError:
+                continue  # only meant by this path, or not there any more
+        return False
+
     def fetch(self, gfid: bytes, dir_fd: int, name: bytes) -> None:
         """Move the object that has it to a name that must be free. Raises FileExistsError, OSError.
 
+        BlockingIOError where another agent is making it.
         PermissionError where it is not below our root: whose it is then is not known.
         """
         # What was displaced comes back rather than a name that may be right.
@@ -113,9 +162,10 @@ class Gfids:
                 continue
             try:
                 if gfid_at(fd, last) == gfid:
+                    _refuse_of_the_living(path, fd)
                     rename_new(fd, last, dir_fd, name)
                     return
-            except FileExistsError:
+            except (FileExistsError, BlockingIOError):
                 raise
             except OSError:
                 continue  # it was there, or is only meant by this path
@@ -128,33 +178,61 @@ class Gfids:
         """Have every brick write what was done to names and attributes. Content was synced when it was written. Raises OSError.
 
         A client's syncfs(2) reaches no brick; but a brick's file system writes its journal, in order, when any file on it is
-        synced. So we keep a file on each, in ``dir_fd``.
+        synced. So we keep a file on each, below ``dir_fd``. Where it lies is asked each time: bricks are added, and files move.
         """
-        if not self._on_each:
-            self._on_each = self._one_on_each(dir_fd)
-        for name in self._on_each:
-            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
-            try:
-                os.write(fd, b".")
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        self._reach(dir_fd)
+        if len(self._reached) < self._wanted:
+            time.sleep(_JOURNAL_S)
 
-    def _one_on_each(self, dir_fd: int) -> List[bytes]:
-        """Names whose files lie on all sets of bricks. By its name a file is put on one of them."""
+    def _reach(self, dir_fd: int) -> None:
+        reached = {self._sync_file(name) for name in self._on_each}
+        if not reached or (subvolumes(self._place), reached) != (self._wanted, self._reached):
+            self._reach_all(dir_fd)
+
+    def _reach_all(self, dir_fd: int) -> None:
+        """Have files on all sets of bricks, synced now. By its name a file is put on one of them, of those that take new ones."""
+        self._remove_sync_files()
+        name = b"sync.%d" % self._times
+        self._times += 1
+        os.mkdir(name, 0o700, dir_fd=dir_fd)  # anew: older ones put nothing on bricks that were added
+        self._sync_fd = os.open(name, _DIR, dir_fd=dir_fd)
+        self._sync_place = (dir_fd, name)
         found: Dict[bytes, bytes] = {}
-        wanted = subvolumes(self._place)
-        for number in range(_NAMES):
-            name = b"sync.%d" % number
-            os.close(
-                os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
-            )
-            where = os.getxattr(b"/proc/self/fd/%d/%s" % (dir_fd, name), _PATHINFO).replace(name, b"")
-            if found.setdefault(where, name) != name:
-                os.unlink(name, dir_fd=dir_fd)
-            if len(found) >= wanted:
+        self._wanted = subvolumes(self._place)
+        for number in range(_NAMES * self._wanted):
+            name = b"%d" % number
+            if found.setdefault(self._sync_file(name), name) != name:
+                os.unlink(name, dir_fd=self._sync_fd)
+            if len(found) >= self._wanted:
                 break
-        return list(found.values())
+        self._on_each, self._reached = list(found.values()), set(found)
+
+    def _sync_file(self, name: bytes) -> bytes:
+        """Which set of bricks it lies on. Raises OSError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._sync_fd)
+        try:
+            os.write(fd, b".")
+            os.fsync(fd)
+            return set_of_bricks(os.getxattr(b"/proc/self/fd/%d/%s" % (self._sync_fd, name), _PATHINFO))
+        finally:
+            os.close(fd)
+
+    def close(self, dir_fd: int) -> None:
+        """The last that is done: flush as far as that takes no time, and leave nothing behind."""
+        try:
+            self._reach(dir_fd)
+            self._remove_sync_files()
+        except OSError:
+            pass
+
+    def _remove_sync_files(self) -> None:
+        if self._sync_fd >= 0:
+            for name in self._on_each:
+                os.unlink(name, dir_fd=self._sync_fd)
+            os.close(self._sync_fd)
+            self._sync_fd, self._on_each = -1, []
+            os.rmdir(self._sync_place[1], dir_fd=self._sync_place[0])
 
     def drop(self, gfid: bytes, below: bytes) -> None:
         """Remove those names of a file that begin like this. Raises OSError."""
@@ -178,9 +256,9 @@ class Gfids:
             text = self._attribute(gfid, _PATHS_OF_FILE) or b""
             pieces = text.lstrip(b"/").split(b":/")
             # Names may hold colons too: a path may be several pieces.
-            found = [
-                b":/".join(pieces[a:b]) for a in range(len(pieces)) for b in range(a + 1, len(pieces) + 1)
-            ][:64]
+            whole = range(1, len(pieces) + 1)
+            joined = (b":/".join(pieces[a : a + n]) for n in whole for a in range(len(pieces) - n + 1))
+            found = list(islice(joined, len(pieces) + _JOINED))
         else:
             found = [text.strip(b"/")]
         if not self._place.below:

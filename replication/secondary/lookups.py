@@ -11,7 +11,7 @@ from replication.secondary.agent import Agent
 from replication.secondary.index import Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
-from replication.secondary.owner import boot_id
+from replication.secondary.owner import life_of
 from replication.secondary.protocol import AgentError
 from replication.secondary.syscalls import free_bytes, list_directory, syncfs
 from replication.secondary.tree import LostDirectory
@@ -172,7 +172,7 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
     try:
         syncfs(agent.tree.root_fd)
         if agent.gfids is not None:
-            agent.gfids.flush(agent.tree.hidden_fd)
+            agent.gfids.flush(agent.staging_fd)
     except OSError as error:
         with agent.transaction():
             # The kernel says so once: pages written since the last sync may be lost, and look clean.
@@ -181,7 +181,7 @@ def sync(agent: Agent, _request: Dict[str, Any]) -> Dict[str, Any]:
         raise AgentError("sync-failed", "writing to the disk failed: {}".format(error.strerror)) from None
     agent.index.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return {
-        "boot_id": boot_id(), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
+        "boot_id": life_of(agent.volume), "free_bytes": free_bytes(agent.tree.root_fd), "gen": gen,
         "limbo": agent.index.db.execute(sql.LIMBO_LEFT).fetchone()[0], "since": held.since(agent),
         "held": agent.index.holds(),
     }  # fmt: skip

@@ -5,6 +5,10 @@ path is what a session's key is limited to, what rsync is given, and what is mou
 mount, if there is none, and keeps a share in it: a lock that the kernel lets go of when the agent ends, however it ends. A
 keeper, which is a process of its own, ends the mount when nobody has a share any more, and ends with it.
 
+A brick that loses its power loses names that were not synced, and a client that is killed what it had not sent yet, though the host
+of the agents goes on. So each mount has a life, which ends with such an event; to who replicates it is what a boot is.
+A mount that ended in order, flushed by each of its agents, is followed by one of the same life.
+
 The client is made so that objects are found, and made, by gfid (gfids.py); and it passes by its caches: what it shows is
 what the bricks have.
 """
@@ -33,6 +37,8 @@ _KEEPER_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _CACHES = ("md-cache", "quick-read", "io-cache", "nl-cache", "readdir-ahead", "open-behind")
 _MODE = 0o700
+_PRESENT = b".agent."
+_LOG_BYTES = 8 << 20  # of the client, in memory
 _held = False  # whether this process has a share in a mount
 
 
@@ -82,6 +88,9 @@ class Mount:
                 if not is_mounted(place.mount):
                     self._make()
                 self._device = os.stat(place.mount).st_dev
+                self._life = life(place)
+            self._presence = b"%s%s%d" % (place.mount, _PRESENT, os.getpid())
+            os.close(os.open(self._presence, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise VolumeAway("{}: {}: {}".format(self._name, error.filename, error.strerror)) from None
 
@@ -105,12 +114,21 @@ class Mount:
         finally:
             os.close(told)
 
+    def leave(self) -> None:
+        """Say that all that was done here was flushed."""
+        try:
+            os.unlink(self._presence)
+        except FileNotFoundError:
+            pass
+
     def check(self) -> None:
         """Raises VolumeAway where what is not seen may only be out of reach."""
         try:
             # Another agent may have mounted it anew meanwhile: what is open here is on the client that died.
             if not is_mounted(self.place.mount) or os.stat(self.place.mount).st_dev != self._device:
                 raise VolumeAway("{} does not answer: is it started, and are its bricks?".format(self._name))
+            if life(self.place) != self._life:
+                raise VolumeAway("{}: a part of it was away for a while".format(self._name))
             # What lies on a part that the client has lost looks as if it were not there.
             away = states(self.place).count(False)
         except OSError as error:
@@ -144,6 +162,43 @@ def hold(root: bytes) -> Optional[Mount]:
     """Have the volume of a root at hand, if it is on one. Raises VolumeAway."""
     place = volume_of(root)
     return None if place is None else Mount(place)
+
+
+def life(place: Place) -> str:
+    """Changes when what was written since the last sync may be lost: a part of the volume was away, or a client died. Raises OSError."""
+    with open(place.mount + b".life") as file:
+        return file.read()
+
+
+def _begin_life(mount: bytes) -> None:
+    """Raises OSError."""
+    with open(mount + b".life.new", "w") as file:
+        file.write(os.urandom(8).hex())
+    os.rename(mount + b".life.new", mount + b".life")
+
+
+def open_root(root: bytes, flags: int) -> int:
+    """A root by its path, links in it followed; but within a volume, where others may make some, none is. Raises OSError."""
+    place = volume_of(root)
+    if place is None:
+        return os.open(os.path.realpath(root), flags)
+    fd = os.open(os.path.realpath(place.mount), flags)
+    for part in filter(None, place.below.split(b"/")):
+        try:
+            below = os.open(part, flags, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def make_root(root: bytes) -> None:
+    """The same for one that is not there yet. Raises OSError."""
+    parent_fd = open_root(os.path.dirname(root), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.mkdir(os.path.basename(root), 0o755, dir_fd=parent_fd)
+    finally:
+        os.close(parent_fd)
 
 
 def is_mounted(mount: bytes) -> bool:
@@ -246,6 +301,11 @@ def _keep(place: Place, tell: int) -> None:
         os.mkdir(place.mount, _MODE)
     except FileExistsError:
         pass
+    ended_well = place.mount + b".ended"
+    try:
+        os.unlink(ended_well)
+    except FileNotFoundError:
+        _begin_life(place.mount)
     log = place.mount + b".log"
     with open(log, "wb"):
         pass
@@ -264,19 +324,44 @@ def _keep(place: Place, tell: int) -> None:
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with(os.getpid()),
     )  # fmt: skip
     share = os.open(place.mount + b".share", os.O_RDWR | os.O_CLOEXEC)
+    is_whole = ended_in_order = False
     while client.poll() is None:
         try:
             fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ended_in_order = _is_whole(place) and not _forget_dead(place.mount)
             break
         except BlockingIOError:
-            time.sleep(_KEEPER_S)
+            was_whole, is_whole = is_whole, _is_whole(place)
+            if was_whole and not is_whole:
+                _begin_life(place.mount)
+            if os.stat(log).st_size > _LOG_BYTES:
+                os.truncate(log, 0)
+            time.sleep(_KEEPER_S if is_whole else _STEP_S)
     _unmount(place.mount)
     try:
         client.wait(5)
+        if ended_in_order:
+            os.close(os.open(ended_well, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     except subprocess.TimeoutExpired:
         client.kill()
         client.wait()
     os.write(tell, _last_words(log))
+
+
+def _forget_dead(mount: bytes) -> int:
+    """How many agents have ended without a word. There are no others any more."""
+    above, name = os.path.split(mount)
+    dead = [each for each in os.listdir(above) if each.startswith(name + _PRESENT)]
+    for each in dead:
+        os.unlink(above + b"/" + each)
+    return len(dead)
+
+
+def _is_whole(place: Place) -> bool:
+    try:
+        return all(states(place))
+    except OSError:
+        return False
 
 
 def _die_with(parent: int) -> Callable[[], None]:

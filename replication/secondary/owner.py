@@ -11,7 +11,7 @@ import sqlite3
 import time
 from typing import Any, Dict, Optional, Tuple, Union
 
-from replication.secondary import layout, snapshots, sql
+from replication.secondary import layout, mounting, snapshots, sql
 from replication.secondary.agent import Agent
 from replication.secondary.damage import is_damaged
 from replication.secondary.directories import our_directory
@@ -40,6 +40,11 @@ def boot_id() -> str:
         return "unknown"
 
 
+def life_of(place: Optional[mounting.Place]) -> str:
+    """The boot of this host; of a volume with the life of its mount. What was not synced in another one may be lost. Raises OSError."""
+    return boot_id() if place is None else "{}.{}".format(boot_id(), mounting.life(place))
+
+
 def hello(
     root: bytes, request: Dict[str, Any], before: Union[Agent, Onlooker, None]
 ) -> Tuple[Union[Agent, Onlooker, None], Dict[str, Any]]:
@@ -60,7 +65,7 @@ def hello(
     _check_owner(root_fd, owner, request)
     refuse_loop(root_fd, request.get("lineage"))  # what it is now says more: promoted, or another session's
     answer: Dict[str, Any] = {
-        "protocol": VERSION, "boot_id": boot_id(), "python": platform.python_version(), "uid": os.geteuid(),
+        "protocol": VERSION, "boot_id": life_of(mounting.volume_of(root)), "python": platform.python_version(), "uid": os.geteuid(),
         "free_bytes": free_bytes(root_fd), "rsync": program_version("rsync"), "tar": program_version("tar"),
     }  # fmt: skip
     powers = Powers()
@@ -97,8 +102,8 @@ def open_root(root: bytes, create: bool) -> int:
         raise AgentError("inside", "this lies inside the .seamark of another secondary", os.fsdecode(root))
     try:
         if create and not os.path.lexists(root):
-            os.mkdir(root, 0o755)
-        return os.open(real, _DIR)
+            mounting.make_root(root)
+        return mounting.open_root(root, _DIR)
     except FileNotFoundError:
         raise AgentError("not-found", "there is no such directory", os.fsdecode(root)) from None
     except NotADirectoryError:
@@ -378,9 +383,9 @@ def _take_over(
 
 
 def _after_boot(agent: Agent) -> None:
-    """After a reboot, content that came since the last sync may be gone although the index has it."""
+    """After a reboot, or what is like one to a volume, content that came since the last sync may be gone although the index has it."""
     index = agent.index
-    now = boot_id()
+    now = life_of(agent.volume)
     before = index.meta.get("boot")
     if before not in (None, now):
         index.db.execute(sql.AFTER_POWER_CUT, (index.meta["gen"],))

@@ -87,6 +87,9 @@ OPERATIONS: Dict[str, Operation] = {
 }
 
 
+_ALIVE_S = 1.0
+
+
 class Server:
     """One connection."""
 
@@ -103,6 +106,7 @@ class Server:
         self._ungreeted = UnderWay()
         self._seeding: Optional[seeding.Seeding] = None
         self._level = _LEVELS.index("error")
+        self._said_s = time.monotonic()
 
     def serve(self) -> int:
         """Until the stream ends. Returns the exit code. Ends this process where the volume of the root is away."""
@@ -132,6 +136,8 @@ class Server:
             self._ungreeted.end()
             if self._seeding is not None:
                 self._seeding.close()
+            if self._volume is not None:
+                self._volume.leave()
 
     def _go_on_meanwhile(self) -> None:
         """With what takes long, until somebody asks for something."""
@@ -159,6 +165,16 @@ class Server:
         data = memoryview(frame(header))
         while data:
             data = data[self._writer.write(data) :]
+
+    def _say_alive(self) -> None:
+        """In the middle of a request. That nobody listens any more shows when it is answered."""
+        now = time.monotonic()
+        if now - self._said_s > _ALIVE_S:
+            self._said_s = now
+            try:
+                self._send({"alive": True})
+            except BrokenPipeError:
+                pass
 
     def _answer(self, request: Dict[str, Any], payload: bytes) -> Dict[str, Any]:
         number = request.get("id")
@@ -202,6 +218,8 @@ class Server:
         if op == "hello":
             before, self._agent = self._agent, None
             self._agent, answer = owner.hello(self._root, request, before)
+            if isinstance(self._agent, Agent):
+                self._agent.says_alive = self._say_alive
             self._level = _LEVELS.index(str(request.get("log", "error")))
             self._say("debug", "serves {} under epoch {}".format(os.fsdecode(self._root), request["epoch"]))
             return answer

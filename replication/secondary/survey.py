@@ -58,7 +58,7 @@ def survey(root: bytes, request: Dict[str, Any]) -> Dict[str, Any]:
         return answer
     else:
         answer["root"] = "directory"
-    fd = os.open(os.path.realpath(place), _DIR)
+    fd = mounting.open_root(place, _DIR)
     try:
         found = os.fstatvfs(fd)
         answer.update(

@@ -14,7 +14,7 @@ import fcntl
 import os
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import faults, sql
 from replication.secondary.index import Row, signed
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE = 1 << 20
+_UNSYNCED = 128 << 20
 _BUSY_S = 20.0  # for which another connection may write to the same file
 _STEP_S = 0.05
 _PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
@@ -106,7 +107,7 @@ def _make_right(agent: Agent, file: Staged) -> None:
     try:
         source = _source(file)
         try:
-            replace_content(source, fd)
+            replace_content(source, fd, agent.says_alive)
         finally:
             os.close(source)
         dress_existing(
@@ -194,6 +195,7 @@ def _lock(agent: Agent, gfid: bytes, locks: ExitStack, errors: Errors) -> bool:
                 os.close(fd)
                 errors.append([gfid.hex(), "busy", "another connection is writing to it"])
                 return False
+            agent.says_alive()
             time.sleep(_STEP_S)
         os.close(fd)
 
@@ -214,7 +216,7 @@ def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
     try:
         source = _source(file)
         try:
-            replace_content(source, target)
+            replace_content(source, target, agent.says_alive)
         finally:
             os.close(source)
     finally:
@@ -222,10 +224,10 @@ def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
     return True
 
 
-def replace_content(source: int, target: int) -> None:
+def replace_content(source: int, target: int, says_alive: Callable[[], None]) -> None:
     """Have a file hold what another one does, holes and all, and be on disk. Raises OSError."""
     size = os.fstat(source).st_size
-    at = 0
+    at = synced = 0
     while at < size:
         try:
             begin = os.lseek(source, at, os.SEEK_DATA)
@@ -242,9 +244,13 @@ def replace_content(source: int, target: int) -> None:
                 raise OSError(errno.EIO, "what came has become shorter")
             view = memoryview(piece)
             while view:
+                says_alive()
                 written = os.pwrite(target, view, at)
                 view = view[written:]
                 at += written
+            if at - synced > _UNSYNCED:
+                os.fsync(target)  # or the last one would take as long as all before
+                synced = at
     os.ftruncate(target, size)
     os.fsync(target)
 

@@ -49,6 +49,16 @@ def test_an_answer_that_is_none_ends_the_link_at_once(pipe, said):
         client.close()
 
 
+def test_who_says_that_it_is_alive_has_not_answered_yet(pipe):
+    reader, writer = pipe
+    with open(os.devnull, "wb", buffering=0) as sink:
+        client = SecondaryClient(reader, sink)
+        asked = client.submit("ping")
+        _write(writer, answer(b'{"alive":true}') * 3 + answer(b'{"id":1,"ok":true,"t":1}'))
+        assert asked.result(20).header["t"] == 1
+        client.close()
+
+
 def _write(writer, data):
     data = memoryview(data)
     try:

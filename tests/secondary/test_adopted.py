@@ -28,3 +28,19 @@ def test_a_secondary_whose_owner_was_removed_is_adopted_by_another_session(tmp_p
     assert side.sent == set()
     assert kept(root) == {"more": b"never came to the new primary"}
     assert json.loads((root / ".seamark" / "owner").read_text())["session"] == "t"
+
+
+def test_a_name_of_a_file_that_only_the_secondary_had_keeps_what_it_had(tmp_path):
+    """Its file has a name that the primary knows too, with another content."""
+    here, root = tmp_path / "a", tmp_path / "b"
+    here.mkdir()
+    root.mkdir()
+    (here / "name").write_bytes(b"of the primary")
+    (root / "name").write_bytes(b"of the secondary alone")
+    os.link(root / "name", root / "other name")
+    side = Primary(here)
+    with Far(root, adopt=True) as client:
+        side.crawl(client, rebuilt=True)
+        assert client.check() == []
+    assert (root / "name").read_bytes() == b"of the primary"
+    assert kept(root) == {"other name": b"of the secondary alone"}

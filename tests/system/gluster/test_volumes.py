@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -15,8 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
+from replication.remote.endpoint import SshOptions
+from replication.remote.launch import open_secondary
+from replication.remote.look import client_of
+from replication.remote.target import parse_target
+from replication.secondary import gfids as gfids_of
+from replication.secondary import mounting
 from replication.secondary.mounting import BASE
 from tests.conftest import need
 from tests.judge import assert_same, differences
@@ -158,6 +166,95 @@ def test_objects_have_the_gfids_of_the_primary(pair):
 
 
 @pytest.mark.slow
+def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(place, monkeypatch):
+    monkeypatch.setattr(gfids_of, "_JOURNAL_S", 0.01)
+    node, name = place.node, f"{place.name}-sync"
+    node.volume(name, 4, "replica", "2")
+    mount = mounting.hold(mounting.place_of(node.host, name, b""))
+    try:
+        where = Path(os.fsdecode(mount.place.mount))
+        (where / "x").mkdir()
+        fd = os.open(where / "x", os.O_RDONLY)
+
+        def sets(files):
+            path = mount.place.mount + b"/x/"
+            found = {os.getxattr(path + each, gfids_of._PATHINFO) for each in files}
+            return {re.search(rb"REPLICATE:[^>]*", each)[0] for each in found}
+
+        def reached(gfids):
+            gfids.flush(fd)
+            (directory,) = os.listdir(where / "x")
+            return sets(os.fsencode(f"{directory}/{each}") for each in os.listdir(where / "x" / directory))
+
+        for _ in range(8):  # the two of a replica do not answer in the same order each time
+            gfids = gfids_of.Gfids(mount.place, fd)
+            assert len(reached(gfids)) == 2
+            gfids.close(fd)
+            assert not os.listdir(where / "x")
+        gfids = gfids_of.Gfids(mount.place, fd)
+        assert len(reached(gfids)) == 2
+        node.add_bricks(name, 4, 5)
+        node.wait_for(lambda: len(mounting.states(mount.place)) == 3, "the bricks that were added")
+        assert len(reached(gfids)) == 3
+        gfids.close(fd)
+        os.close(fd)
+    finally:
+        os.close(mount._share)
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+        node.delete(name)
+
+
+@pytest.mark.slow
+def test_what_a_volume_may_have_lost_is_to_its_session_as_after_a_reboot(place, monkeypatch):
+    monkeypatch.setenv("PATH", place.node.environment["PATH"])
+    node, name = place.node, f"{place.name}-life"
+    address = node.volume(name, 2)
+    above = Path(os.fsdecode(BASE)) / node.host
+
+    @contextlib.contextmanager
+    def agent():
+        link = open_secondary(parse_target(address), SshOptions())
+        try:
+            client = client_of(link)
+            client.life = client.hello(session="s", volume="v", epoch=1, create=True)["boot_id"]
+            yield client
+        finally:
+            link.close()
+
+    def until_unmounted():
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+
+    with agent() as client:
+        first = client.life
+        assert client.call("sync").header["boot_id"] == first
+    until_unmounted()
+    with agent() as client:
+        assert client.life == first, "it had ended in order"
+        time.sleep(2)  # the keeper has seen it whole
+        node.kill_brick(name, 0)
+        node.wait_for(
+            lambda: not all(mounting.states(mounting.volume_of(os.fsencode(above / name)))), "its end"
+        )
+        time.sleep(2)
+        node.start_bricks(name, 0)
+        node.wait_for(
+            lambda: all(mounting.states(mounting.volume_of(os.fsencode(above / name)))), "the brick"
+        )
+        with pytest.raises(SeamarkError, match="away"):
+            client.call("sync")
+    with agent() as client:
+        second = client.life
+        assert second != first
+        (here,) = [each for each in above.glob(f"{name}.agent.*") if Path("/proc", each.suffix[1:]).exists()]
+        os.kill(int(here.suffix[1:]), signal.SIGKILL)
+    until_unmounted()
+    with agent() as client:
+        assert client.life != second, "what it did last was not flushed"
+    until_unmounted()
+    node.delete(name)
+
+
+@pytest.mark.slow
 def test_content_of_every_size_and_kind_goes_into_the_object_that_there_is(pair):
     """By each engine, over what was longer, shorter, full of holes, or under two names."""
     root = pair.primary
@@ -285,6 +382,22 @@ def test_by_ssh_and_a_key_of_its_own_then_verify_and_failover(pair, server):
     pair.assert_same_objects()
     with pair.seen() as where:
         (where / "written after the failover").write_text("new")
+
+
+@pytest.mark.slow
+def test_what_stands_in_a_directory_of_a_volume_is_adopted_though_another_one_has_its_gfids(pair):
+    (pair.primary / "file").write_bytes(b"the same")
+    with pair.run("--once", secondary=f"{pair.address}/a") as run:
+        assert run.wait(300) == 0
+    subprocess.run(["rm", "-r", pair.state], check=True)
+    with pair.seen() as where:
+        (where / "b").mkdir()
+        (where / "b" / "file").write_bytes(b"the same")
+    with pair.run("--once", "--adopt", secondary=f"{pair.address}/b") as run:
+        assert run.wait(300) == 0, run.report()
+    with pair.seen() as where:
+        assert (where / "a" / "file").read_bytes() == (where / "b" / "file").read_bytes() == b"the same"
+        assert not os.listdir(where / "b" / ".seamark" / "displaced")
 
 
 # ---- gsyncd
