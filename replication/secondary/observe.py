@@ -246,6 +246,8 @@ class _Work:
         shadows = self.agent.namespace.shadows
         for bare in shadows.of(plan.bare()):
             shadows.lift(bare)
+        for key in plan.astray:
+            self.agent.namespace.displacer.set_aside(key)
         if plan.steps:
             self.agent.announce(plan.journal, [])
             for row, error, key in run(self.agent.namespace, plan.steps):

@@ -60,6 +60,7 @@ class Plan:
         self.parents: Set[int] = set()  # directories whose names change
         self.taken: Dict[Key, Row] = {}  # what each name that comes stands for
         self.kept: List[Tuple[Row, Key]] = []  # files that lose a name, and have others
+        self.astray: List[Key] = []  # names whose inode the index has lost: whatever stands there is nobody's
         self._names: Dict[int, List[Key]] = {}
         self._gone: Dict[int, List[Key]] = {}
         self._come: Dict[int, List[Tuple[Key, Observed]]] = {}
@@ -126,6 +127,9 @@ class Plan:
         if missing:
             for row in self.index.inodes_by_id(missing).values():
                 by_id[row.id] = self.rows[row.gfid] = row
+            for inode in missing:
+                if inode not in by_id:
+                    self.astray += self._gone.pop(inode)
         affected = set(self._gone) | {i for i in self._come if not by_id[i].new}
         if affected:
             self._names = self.index.names(affected)
