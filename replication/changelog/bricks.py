@@ -70,6 +70,9 @@ class Bricks:
         self._file = volume_file(volume)
         self._info_at = self._changed_ns()
         self._rebalance = RebalanceWatch(os.path.dirname(self._file), rebalance)
+        self._rebalanced = (
+            False  # one that has ended is taken care of as soon as a gap is in the changelog of ours
+        )
         self._info = self._covered(volume_info(volume))
         hub.informed(self._info, self._file, self._info_at)
         for number, brick in self._followable():
@@ -170,14 +173,15 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if self.was_rebalanced():
+        if not self._rebalanced and self.was_rebalanced():
             self._hub.gap("recorder")
+            self.rebalance_told()
         try:
             if (changed := self._changed_ns()) == self._info_at:
                 return
             self._info = self._covered(volume_info(self._volume))
-            self._info_at = changed
             self._hub.informed(self._info, self._file, changed)
+            self._info_at = changed
         except (OSError, SeamarkError) as error:
             log.warning("what bricks volume %s has cannot be asked: %s", self._volume, error)
             return
@@ -201,15 +205,31 @@ class Bricks:
                 self._hub.gap("recorder")
 
     def was_rebalanced(self) -> bool:
-        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for."""
-        since_ns = self._rebalance.ended_since()
-        # Here; other nodes have files to move of their own.
-        if since_ns is None or (self._elsewhere() and rebalance_runs(self._volume)):
+        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for.
+
+        It is told again by whoever records next, unless ``covered`` was called.
+        """
+        try:
+            since_ns = self._rebalance.ended_since()
+            # Here; other nodes have files to move of their own.
+            if since_ns is None or (self._elsewhere() and rebalance_runs(self._volume)):
+                return False
+            self._hub.rebalanced(since_ns)
+        except (OSError, SeamarkError) as error:
+            log.warning("volume %s: whether a rebalance has ended is not known: %s", self._volume, error)
             return False
         log.info("volume %s: a rebalance has ended: what it moved is compared", self._volume)
-        self._hub.rebalanced(since_ns)
-        self._rebalance.note()
         return True
+
+    def rebalance_told(self) -> None:
+        """What comes next into the changelog of ours comes after the gap."""
+        self._rebalanced = True
+
+    def covered(self) -> None:
+        """What was told until now, gaps among it, is in the changelog of ours. Raises SeamarkError."""
+        if self._rebalanced:
+            self._rebalance.note()
+            self._rebalanced = False
 
     def _elsewhere(self) -> bool:
         return any(not brick.local for brick in self._info.bricks)
