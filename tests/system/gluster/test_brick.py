@@ -254,13 +254,24 @@ def test_a_brick_is_looked_at_only_while_it_is_all_of_the_volume(both, place, tm
     assert found(place, tmp_path) is None
 
 
-@pytest.mark.parametrize("option", ["features.shard", "features.ctime"])
-def test_where_a_brick_has_not_what_clients_see_it_is_not_looked_at(place, tmp_path, option, monkeypatch):
+def test_where_a_brick_has_not_what_clients_see_it_is_not_looked_at(place, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     place.volume(1)
-    assert found(place, tmp_path) is not None
-    place.node.ask("volume", "set", place.name, option, "off" if option == "features.ctime" else "on")
-    assert found(place, tmp_path) is None
+    for option, usual, others in (
+        ("features.shard", "off", ("on", "true", "Enable", "1")),
+        ("features.ctime", "on", ("off", "disable", "no")),
+    ):
+        for value in others:
+            place.node.ask("volume", "set", place.name, option, value)
+            assert found(place, tmp_path) is None, (option, value)
+        place.node.ask("volume", "set", place.name, option, usual)
+        assert found(place, tmp_path) is not None
+    info = volume_info(place.name)
+    checked = info._replace(
+        options={**info.options, "features.bitrot": "on"}
+    )  # as `gluster volume bitrot` sets it
+    note(tmp_path, checked, volume_file(place.name), 0)
+    assert noted(tmp_path) is None
 
 
 def test_the_root_has_its_usual_gfid(both):
