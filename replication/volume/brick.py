@@ -164,6 +164,7 @@ class BrickVolume(DirectoryVolume):
         except OSError as error:
             if error.errno in _DEEP:
                 return self._open_deep(handle)
+            self._need_current()
             raise VanishedError(handle) from None
         try:
             path = self._path_of(fd)
@@ -175,6 +176,7 @@ class BrickVolume(DirectoryVolume):
                 return self._open_deep(handle)
             raise
         os.close(fd)
+        self._need_current()
         raise VanishedError(handle)
 
     def _open_deep(self, gfid: bytes) -> tuple[int, bytes]:
@@ -204,6 +206,12 @@ class BrickVolume(DirectoryVolume):
         return super().open_file(dir_fd, name, expect, gfid)
 
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
+        found = self._paths_of(gfid)
+        if not found:
+            self._need_current()  # it may have been moved to a new brick
+        return found
+
+    def _paths_of(self, gfid: bytes) -> list[bytes] | None:
         where = self._handle(gfid)
         try:
             os.getxattr(where, _GFID, follow_symlinks=False)

@@ -247,6 +247,8 @@ def test_a_brick_is_looked_at_only_while_it_is_all_of_the_volume(both, place, tm
     for ask in (
         lambda: brick.names(brick.root_fd, is_root=True),
         lambda: brick.observe(brick.root_fd, b"nothing", Change.NONE),
+        lambda: brick.paths_of(os.urandom(16)),
+        lambda: brick.open_dir_by_handle(os.urandom(16)),
     ):
         with pytest.raises(VolumeAway):
             ask()
