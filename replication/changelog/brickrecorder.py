@@ -132,9 +132,9 @@ class BrickRecorder:
             self._on_gap(reason)
 
     def restarted(self, member: Member) -> None:
-        """A brick was ended, perhaps between a change and its record; others of its set have recorded that change as well."""
+        """A brick was ended, perhaps between a change and its record; others of its set may have recorded that change as well."""
         log.info("brick %s was started again", member.brick)
-        if not self.bricks.has_twin(member):
+        if not self.bricks.twins.restarted(member):
             self.gap("brick restarted")
 
     def began(self, member: RemoteMember, *, resumed: bool) -> None:

@@ -16,6 +16,7 @@ from replication.changelog.brickmembers import Hub, LocalMember, Member, RemoteM
 from replication.changelog.brickrebalance import RebalanceWatch
 from replication.changelog.brickstatus import BrickRow, rows
 from replication.changelog.bricktail import Place
+from replication.changelog.bricktwins import Twins
 from replication.changelog.inotify import Inotify
 from replication.changelog.recorder import RecorderUnavailable
 from replication.errors import SeamarkError
@@ -65,6 +66,7 @@ class Bricks:
         self._watched: dict[
             str, tuple[int, int]
         ] = {}  # connections to nodes: descriptors, and which one it is
+        self.twins = Twins(lambda: self.members, self.records)
         self._unseen_since = math.inf  # time.monotonic()
         self._told = ""
         self._file = volume_file(volume)
@@ -173,6 +175,8 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
+        if not self.twins.all_were_there():
+            self._hub.gap("brick restarted")
         if not self._rebalanced and self.was_rebalanced():
             self._hub.gap("recorder")
             self.rebalance_told()
@@ -246,13 +250,6 @@ class Bricks:
         return os.stat(self._file).st_mtime_ns
 
     # ---- whether all is seen
-
-    def has_twin(self, member: Member) -> bool:
-        """Whether another brick of its set records the same changes."""
-        return any(
-            each.number == member.number and each is not member and self.records(each)
-            for each in self.members
-        )
 
     def records(self, member: Member) -> bool:
         """Whether it tells of all that happens to its set."""

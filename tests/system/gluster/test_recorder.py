@@ -122,6 +122,37 @@ def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, age
     assert (None, ROOT_GFID, b"file") in agent()
 
 
+def test_where_all_bricks_of_a_set_ended_together_something_may_be_missing(place, own, tmp_path):
+    """Between the same change and its record. One that ended alone left witnesses."""
+    place.volume(2, "replica", "2", **{"changelog.changelog": "on", "changelog.rollover-time": "2"})
+    config = AgentConfig(root=str(own()), directory=str(tmp_path / "changelog"), gluster=place.name)
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_agent, args=(config, lambda _: None, stop), kwargs={"ready": lambda _: ready.set()}
+    )
+    thread.start()
+
+    def gaps():
+        with ChangelogStore(config.directory) as store:
+            return [info.reason for info in store.segments(0) if info.state is State.GAP]
+
+    try:
+        assert ready.wait(30)
+        assert gaps() == ["started"]
+        (place.primary / "file").write_bytes(b"1")
+        place.node.kill_brick(place.name, 1)
+        place.node.start_bricks(place.name, 1)
+        time.sleep(5)
+        assert gaps() == ["started"]
+        place.node.ask("volume", "stop", place.name, "force")
+        place.node.ask("volume", "start", place.name)
+        place.node.wait_for(lambda: gaps()[1:], "a gap")
+        assert set(gaps()[1:]) == {"brick restarted"}
+    finally:
+        stop.set()
+        thread.join()
+
+
 class Node:
     """The program on a node, asked."""
 
