@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat as stat_bits
 import subprocess
+import threading
 import time
 from contextlib import closing
 
@@ -305,3 +306,34 @@ def test_directories_that_are_made_filled_moved_and_replaced(place):
             time.sleep(draw.choice((0, 0, 0.05, 0.3)))
         run.wait_same(120)
         assert run.stop() == 0
+
+
+def test_what_is_below_a_directory_that_is_renamed_is_found_all_the_time(both):
+    """A brick takes the handle of a directory away while it renames it."""
+    brick, _ = both()
+    top = os.fsencode(brick.mounted.root)
+    os.makedirs(os.path.join(top, b"one", b"below"))
+    with open(os.path.join(top, b"one", b"below", b"file"), "w") as file:
+        file.write("content")
+    directory, file = (
+        os.getxattr(os.path.join(top, b"one", b"below", name), "glusterfs.gfid") for name in (b"", b"file")
+    )
+    ended = threading.Event()
+
+    def rename():
+        names = [os.path.join(top, name) for name in (b"one", b"other")]
+        while not ended.is_set():
+            os.rename(*names)
+            names.reverse()
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert brick.paths_of(file)
+            assert brick.paths_of(directory)
+            os.close(brick.open_dir_by_handle(directory)[0])
+    finally:
+        ended.set()
+        thread.join()
