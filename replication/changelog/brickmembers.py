@@ -102,16 +102,16 @@ class RemoteMember(Member):
 
     def lost(self, why: str) -> None:
         self.followed = self.uneasy = False
-        self.why = why
+        self.why = _shown(why)
         self.retry_at = time.monotonic() + _AGAIN_S
 
     def told(self, said: dict[str, Any], seen_ns: int) -> None:
-        """The answer to a round. Raises ValueError, KeyError, TypeError."""
+        """The answer to a round. Raises ValueError, KeyError, TypeError, OverflowError."""
         place = Place.of_json(said["place"])
         beat_ms = int(said["beat_ms"])
         self._beat_at = time.monotonic() - beat_ms / 1000 if beat_ms >= 0 else -math.inf
         self.recording, self.uneasy = bool(said["recording"]), bool(said["uneasy"])
-        self.why = str(said["unread"])[:300]
+        self.why = _shown(str(said["unread"]))
         # What was not compared yet would be missed by who goes on from there.
         if said["compared"]:
             self.place = place
@@ -119,6 +119,11 @@ class RemoteMember(Member):
 
     def quiet_s(self) -> float:
         return time.monotonic() - self._beat_at if self.followed else math.inf
+
+
+def _shown(text: str) -> str:
+    """What another node says, as it may be shown on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:300])
 
 
 class RemoteNode:
@@ -177,7 +182,7 @@ class RemoteNode:
         try:
             while (whole := not full()) and (got := self.link.next()) is not None:
                 self._heed(*got)
-        except (AgentError, KeyError, TypeError, ValueError) as error:
+        except (AgentError, KeyError, TypeError, ValueError, OverflowError) as error:
             self.link.drop(f"it does not speak as it should: {error}")
         if not self.link.up:
             self._asked.clear()
@@ -190,7 +195,7 @@ class RemoteNode:
         return whole
 
     def _heed(self, said: dict[str, Any], payload: bytes) -> None:
-        """Raises AgentError, KeyError, TypeError, ValueError for what makes no sense."""
+        """Raises AgentError, KeyError, TypeError, ValueError, OverflowError for what makes no sense."""
         if "round" in said:
             self._heed_round(said)
             return
@@ -200,7 +205,7 @@ class RemoteNode:
         if member is None:
             return  # it was removed meanwhile
         if "error" in said:
-            member.lost(str(said["error"])[:300])
+            member.lost(str(said["error"]))
         elif "began" in said:
             member.followed, member.why, member.place = (
                 True,
