@@ -22,6 +22,9 @@ from replication.secondary.protocol import AgentError, frame
 _SILENT_S = 300.0  # who follows asks at least every few seconds
 _STEP_S = 0.03  # of a search, before anything else is looked at
 _MERGE_S = 0.02  # events come in crowds
+_SETTLE_S = (
+    0.025  # what is younger may change again without another ctime (see brickfollow.py), and is told twice
+)
 _KNOWN_S = 2.0  # what glusterd said
 _AT_ONCE = 50_000  # records, before it is told how far they go
 
@@ -43,6 +46,14 @@ class Server:
 
     def serve(self) -> int:
         """Returns an exit status."""
+        try:
+            return self._serve()
+        finally:
+            for path in list(self._followed):
+                self._forget(path)
+            self._inotify.close()
+
+    def _serve(self) -> int:
         heard = time.monotonic()
         while time.monotonic() < heard + _SILENT_S:
             wait_s = 0.0 if self._searches else _SILENT_S / 10
@@ -154,6 +165,7 @@ class Server:
 
     def _flush(self, path: str) -> None:
         if records := self._records.pop(path, None):
+            self._followed[path][0].witness()
             self._tell({"brick": path, "records": len(records)}, encode(records))
 
     def _gap(self, path: str, reason: str) -> None:
@@ -182,6 +194,9 @@ class Server:
                     self._taken = 0
             except OSError as error:
                 unread[path] = error.strerror or str(error)
+        if self._records:
+            time.sleep(_SETTLE_S)
+        for path in list(self._records):
             self._flush(path)
         return unread
 

@@ -39,6 +39,7 @@ class FollowedBrick:
         # kinds, and the ctime of the brick's inode when it was compared; -1: not looked at yet, 0: it may be younger
         self._objects: dict[bytes, tuple[int, int]] = {}
         self._ended: list[dict[bytes, tuple[int, int]]] = []  # the same of files that were read to their end
+        self._unseen: list[tuple[dict[bytes, tuple[int, int]], bytes]] = []  # those not looked at yet
         self._compared_at = 0.0
 
     @property
@@ -53,6 +54,8 @@ class FollowedBrick:
     def _took(self, record: Record) -> None:
         if record.parent is None and record.gfid is not None:
             known, ctime = self._objects.get(record.gfid, (0, -1))
+            if not known:
+                self._unseen.append((self._objects, record.gfid))
             self._objects[record.gfid] = known | int(record.kinds), ctime
         self._take(record)
 
@@ -61,12 +64,25 @@ class FollowedBrick:
             self._ended.append(self._objects)
             self._objects = {}
 
+    def witness(self) -> None:
+        """What was taken is compared with how it is now: to be called before anybody can act on it.
+
+        Whoever looks at it and is done, before it was seen here for the first time, would never be told of a change in between.
+        """
+        now = time.time_ns()
+        for objects, gfid in self._unseen:
+            kinds, before = objects.get(gfid, (0, 0))
+            if before == -1 and (ctime := ctime_of(handle_of(self.path, gfid))) is not None:
+                objects[gfid] = kinds, ctime if now - ctime > _RACY_NS else 0
+        self._unseen.clear()
+
     def compare(self, *, whole: bool) -> bool:
         """Take what changed again unrecorded. False: there is much of it, and it was looked at just now; not so where ``whole``."""
         count = len(self._objects) + sum(map(len, self._ended))
         if count > _EACH_TIME and not whole and time.monotonic() < self._compared_at + _COMPARE_S:
             return False
         self._compared_at = time.monotonic()
+        self._unseen.clear()
         for ended in self._ended:
             self._compare(ended)
         self._ended.clear()

@@ -35,6 +35,7 @@ class RebalanceWatch:
         self._kept = kept
         self._known = _Known(_NONE, False, 0)
         self._looked_ns = 0
+        self._told: tuple[_Known, int] | None = None  # and when that was seen
         try:
             self._known = msgspec.json.decode(kept.read_bytes(), type=_Known)
         except (OSError, msgspec.DecodeError):
@@ -47,20 +48,20 @@ class RebalanceWatch:
         if (now.id, now.runs) == (known.id, known.runs):
             self._looked_ns = at_ns
             return None
-        if known.runs:
-            return known.since_ns
-        if now.id != _NONE and not now.runs:
-            return now.since_ns
+        if known.runs or (now.id != _NONE and not now.runs):
+            since_ns = known.since_ns if known.runs else now.since_ns
+            self._told = msgspec.structs.replace(now, since_ns=since_ns if now.runs else at_ns), at_ns
+            return since_ns
         self._keep(now)
         self._looked_ns = at_ns
         return None
 
     def note(self) -> None:
-        """What was told is taken care of."""
-        at_ns = time.time_ns()
-        now = self._at(at_ns)
-        self._keep(now if not now.runs else msgspec.structs.replace(now, since_ns=self._known.since_ns))
-        self._looked_ns = at_ns
+        """What was told last is taken care of; what came after that is not."""
+        if self._told is not None:
+            known, self._looked_ns = self._told
+            self._told = None
+            self._keep(known)
 
     def close(self) -> None:
         """The next one to be missed begins after this."""

@@ -119,7 +119,9 @@ class BrickRecorder:
         """Go on where the last recorder ended, if all bricks still have what they recorded since."""
         resumed = self.bricks.resume()
         self._beginning = False
-        return not self.bricks.was_rebalanced() and resumed and not self._missed
+        if rebalanced := self.bricks.was_rebalanced():
+            self.bricks.rebalance_told()
+        return resumed and not rebalanced and not self._missed
 
     # ---- what bricks tell
 
@@ -130,9 +132,9 @@ class BrickRecorder:
             self._on_gap(reason)
 
     def restarted(self, member: Member) -> None:
-        """A brick was ended, perhaps between a change and its record; others of its set have recorded that change as well."""
+        """A brick was ended, perhaps between a change and its record; others of its set may have recorded that change as well."""
         log.info("brick %s was started again", member.brick)
-        if not self.bricks.has_twin(member):
+        if not self.bricks.twins.restarted(member):
             self.gap("brick restarted")
 
     def began(self, member: RemoteMember, *, resumed: bool) -> None:
@@ -233,6 +235,7 @@ class BrickRecorder:
         self.bricks.round()
         self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
         self._drop_searches()
+        self._since.cover()
         # What was not compared yet would be missed by who goes on from there.
         places = {
             name: each.place if compared.get(name, True) else self._taken.get(name)
@@ -273,6 +276,8 @@ class BrickRecorder:
 
     def next_segment(self, serial: int) -> None:
         """Everything until the last ``before_close`` is in the changelog of ours."""
+        self._since.settle()
+        self.bricks.covered()
         if self._taken != self._saved:
             said = {name: place.as_json() for name, place in self._taken.items()}
             replace_file(self._kept, msgspec.json.encode(said).decode())

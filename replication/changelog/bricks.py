@@ -16,6 +16,7 @@ from replication.changelog.brickmembers import Hub, LocalMember, Member, RemoteM
 from replication.changelog.brickrebalance import RebalanceWatch
 from replication.changelog.brickstatus import BrickRow, rows
 from replication.changelog.bricktail import Place
+from replication.changelog.bricktwins import Twins
 from replication.changelog.inotify import Inotify
 from replication.changelog.recorder import RecorderUnavailable
 from replication.errors import SeamarkError
@@ -65,11 +66,15 @@ class Bricks:
         self._watched: dict[
             str, tuple[int, int]
         ] = {}  # connections to nodes: descriptors, and which one it is
+        self.twins = Twins(lambda: self.members, self.records)
         self._unseen_since = math.inf  # time.monotonic()
         self._told = ""
         self._file = volume_file(volume)
         self._info_at = self._changed_ns()
         self._rebalance = RebalanceWatch(os.path.dirname(self._file), rebalance)
+        self._rebalanced = (
+            False  # one that has ended is taken care of as soon as a gap is in the changelog of ours
+        )
         self._info = self._covered(volume_info(volume))
         hub.informed(self._info, self._file, self._info_at)
         for number, brick in self._followable():
@@ -170,14 +175,17 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if self.was_rebalanced():
+        if not self.twins.all_were_there():
+            self._hub.gap("brick restarted")
+        if not self._rebalanced and self.was_rebalanced():
             self._hub.gap("recorder")
+            self.rebalance_told()
         try:
             if (changed := self._changed_ns()) == self._info_at:
                 return
             self._info = self._covered(volume_info(self._volume))
-            self._info_at = changed
             self._hub.informed(self._info, self._file, changed)
+            self._info_at = changed
         except (OSError, SeamarkError) as error:
             log.warning("what bricks volume %s has cannot be asked: %s", self._volume, error)
             return
@@ -201,15 +209,31 @@ class Bricks:
                 self._hub.gap("recorder")
 
     def was_rebalanced(self) -> bool:
-        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for."""
-        since_ns = self._rebalance.ended_since()
-        # Here; other nodes have files to move of their own.
-        if since_ns is None or (self._elsewhere() and rebalance_runs(self._volume)):
+        """Whether a rebalance has ended that was not seen to end before; what it may have touched is then searched for.
+
+        It is told again by whoever records next, unless ``covered`` was called.
+        """
+        try:
+            since_ns = self._rebalance.ended_since()
+            # Here; other nodes have files to move of their own.
+            if since_ns is None or (self._elsewhere() and rebalance_runs(self._volume)):
+                return False
+            self._hub.rebalanced(since_ns)
+        except (OSError, SeamarkError) as error:
+            log.warning("volume %s: whether a rebalance has ended is not known: %s", self._volume, error)
             return False
         log.info("volume %s: a rebalance has ended: what it moved is compared", self._volume)
-        self._hub.rebalanced(since_ns)
-        self._rebalance.note()
         return True
+
+    def rebalance_told(self) -> None:
+        """What comes next into the changelog of ours comes after the gap."""
+        self._rebalanced = True
+
+    def covered(self) -> None:
+        """What was told until now, gaps among it, is in the changelog of ours. Raises SeamarkError."""
+        if self._rebalanced:
+            self._rebalance.note()
+            self._rebalanced = False
 
     def _elsewhere(self) -> bool:
         return any(not brick.local for brick in self._info.bricks)
@@ -226,13 +250,6 @@ class Bricks:
         return os.stat(self._file).st_mtime_ns
 
     # ---- whether all is seen
-
-    def has_twin(self, member: Member) -> bool:
-        """Whether another brick of its set records the same changes."""
-        return any(
-            each.number == member.number and each is not member and self.records(each)
-            for each in self.members
-        )
 
     def records(self, member: Member) -> bool:
         """Whether it tells of all that happens to its set."""

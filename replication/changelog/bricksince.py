@@ -29,7 +29,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class SinceScan:
-    """Durable while it is not at its end: ``kept`` holds what is wanted then.
+    """Durable until what it found is: ``kept`` holds what is wanted then.
 
     ``fd`` is readable as long as there is more to do on this node; ``elsewhere`` are bricks that others search, and have
     not searched yet.
@@ -43,13 +43,15 @@ class SinceScan:
         self.wanted: Wanted | None = None
         self._found: Iterator[bytes] | None = None
         self._here = False  # there is more to do on this node
+        self._ended = self._covered = False
         self._began_ns = time.time_ns()
         with contextlib.suppress(OSError, msgspec.DecodeError):
             self._start(msgspec.json.decode(kept.read_bytes(), type=Wanted))
 
     @property
     def pending(self) -> bool:
-        return self.wanted is not None
+        """Whether there is something that was not found yet."""
+        return self.wanted is not None and not self._ended
 
     def begin(self, since_ns: int | None, elsewhere: Iterable[str] = ()) -> None:
         """Look for what changed since then; None: for what no record tells of, since the last search. Raises SeamarkError.
@@ -75,10 +77,11 @@ class SinceScan:
         if not self._here:
             os.eventfd_write(self.fd, 1)
         self.wanted, self._found, self._here, self._began_ns = wanted, None, True, time.time_ns()
+        self._ended = self._covered = False
 
     def some(self, bricks: list[str]) -> list[bytes]:
         """The next gfids of what is on this node, found in a few hundredths of a second. Raises SeamarkError."""
-        if self.wanted is None:
+        if self.wanted is None or self._ended:
             return []
         some = []
         if self._here:
@@ -92,11 +95,22 @@ class SinceScan:
                     return some
             self._here, self._found = False, None
             os.eventfd_read(self.fd)
-        if not self.elsewhere:
+        self._ended = not self.elsewhere
+        return some
+
+    def cover(self) -> None:
+        """All that was found by now is in the open segment."""
+        self._covered = self._ended
+
+    def settle(self) -> None:
+        """What was in the open segment when it was covered is durable: a search that had come to its end by then is forgotten.
+
+        Raises SeamarkError.
+        """
+        if self._covered:
             replace_file(self._searched, str(self._began_ns))
             self._kept.unlink(missing_ok=True)
-            self.wanted = None
-        return some
+            self.wanted, self._ended, self._covered = None, False, False
 
     def close(self) -> None:
         os.close(self.fd)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from replication.gluster.glusterd import VolumeInfo
 
 NAME = "brick.only"
-# What a client shows of these is not what its brick has.
-_OTHERWISE = {"features.shard": "on", "features.cloudsync": "on", "features.ctime": "off"}
+# With these a client shows not what its brick has. (Of a file whose content rotted it shows nothing.)
+_SHOWN_OTHERWISE = ("features.shard", "features.cloudsync", "features.bitrot")
+_OFF = {"off", "no", "false", "disable", "0"}  # source: gf_string2boolean
 _SHARDS = ".shard"  # there are, or were
 
 
@@ -53,13 +54,18 @@ def note(directory: Path, info: VolumeInfo, file: str, file_ns: int) -> None:
     """``file``: see glusterd.volume_file; ``info`` is not older than it was at ``file_ns``. Raises SeamarkError."""
     kept = directory / NAME
     bricks = info.bricks
-    plain = all(info.options.get(name) not in {value, "enable"} for name, value in _OTHERWISE.items())
-    if len(bricks) == 1 and bricks[0].local and info.started and plain:
+    if len(bricks) == 1 and bricks[0].local and info.started and _is_plain(info.options):
         path = bricks[0].path
         if not os.path.lexists(os.path.join(path, _SHARDS)):
             replace_file(kept, msgspec.json.encode(OnlyBrick(path, file, file_ns, info.id)).decode())
             return
     kept.unlink(missing_ok=True)
+
+
+def _is_plain(options: dict[str, str]) -> bool:
+    """Whether clients are shown what the brick has. What is not known to be off is on."""
+    ctime = options.get("features.ctime", "on").lower() not in _OFF
+    return ctime and all(options.get(name, "off").lower() in _OFF for name in _SHOWN_OTHERWISE)
 
 
 def noted(directory: Path) -> OnlyBrick | None:

@@ -12,6 +12,7 @@ import errno
 import os
 import stat as st
 import struct
+import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -36,8 +37,14 @@ _INTERNAL = (
 )  # fmt: skip
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _O_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# A brick takes the handle of a directory away while it renames it: for less than a millisecond, if nobody disturbs it.
+_RENAMED_S, _STEP_S = 2.0, 0.001
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _DEEP = {errno.ELOOP, errno.ENAMETOOLONG}
+
+
+class _OutsideError(VanishedError):
+    """What was opened is not below the root, or not what was meant."""
 
 
 class _OddError(OSError):
@@ -159,6 +166,20 @@ class BrickVolume(DirectoryVolume):
 
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""
+        until = time.monotonic() + _RENAMED_S
+        while True:
+            try:
+                return self._open_by_handle(handle)
+            except _OutsideError:
+                raise
+            except VanishedError:
+                # Its own handle leads nowhere: one above it is being renamed. (If it is itself, that will be recorded.)
+                if not os.path.lexists(self._handle(handle)) or time.monotonic() > until:
+                    self._need_current()
+                    raise
+            time.sleep(_STEP_S)
+
+    def _open_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         try:
             fd = os.open(self._handle(handle), _O_DIR)  # it leads on to that of the parent, and so on
         except OSError as error:
@@ -175,7 +196,7 @@ class BrickVolume(DirectoryVolume):
                 return self._open_deep(handle)
             raise
         os.close(fd)
-        raise VanishedError(handle)
+        raise _OutsideError(handle)
 
     def _open_deep(self, gfid: bytes) -> tuple[int, bytes]:
         fd, path = self._mount.open_dir_by_handle(gfid)
@@ -204,6 +225,19 @@ class BrickVolume(DirectoryVolume):
         return super().open_file(dir_fd, name, expect, gfid)
 
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
+        until = time.monotonic() + _RENAMED_S
+        while True:
+            try:
+                found = self._paths_of(gfid, sure=time.monotonic() > until)
+                break
+            except VanishedError:
+                time.sleep(_STEP_S)
+        if not found:
+            self._need_current()  # it may have been moved to a new brick
+        return found
+
+    def _paths_of(self, gfid: bytes, *, sure: bool) -> list[bytes] | None:
+        """Raises VanishedError, unless ``sure``, where a directory that it has a name in is not there."""
         where = self._handle(gfid)
         try:
             os.getxattr(where, _GFID, follow_symlinks=False)
@@ -225,16 +259,21 @@ class BrickVolume(DirectoryVolume):
             if error.errno in _GONE:
                 return []
             return self._mount.paths_of(gfid)  # renamed between the two
-        return [path for text in texts for path in self._named(text)] if texts else None
+        return [path for text in texts for path in self._named(text, sure=sure)] if texts else None
 
-    def _named(self, text: bytes) -> list[bytes]:
+    def _named(self, text: bytes, *, sure: bool) -> list[bytes]:
         """The path that a name (PARENT'S GFID/NAME) makes; none, where that is not below the root."""
         parent, _, name = text.partition(b"/")
-        with contextlib.suppress(VanishedError, ValueError):
+        try:
             fd, path = self.open_dir_by_handle(UUID(parent.decode("ascii")).bytes)
-            os.close(fd)
-            return [os.path.join(path, name)]
-        return []
+        except (_OutsideError, ValueError):
+            return []
+        except VanishedError:
+            if not sure:
+                raise
+            return []
+        os.close(fd)
+        return [os.path.join(path, name)]
 
     # ---- looking
 

@@ -85,3 +85,16 @@ def test_one_that_was_removed_with_its_brick_says_nothing(watch):
     watch.note()
     watch.is_now(NONE, 0)
     assert watch.ended_since() is None
+
+
+def test_one_that_ended_after_another_was_told_and_before_that_was_noted(watch):
+    watch.is_now(FIRST, 1)
+    watch.ended_since()
+    watch.is_now(FIRST, 3)
+    assert watch.ended_since() is not None
+    told = time.time_ns()
+    watch.is_now(SECOND, 3)
+    watch.note()
+    assert watch.ended_since() < told
+    watch.note()
+    assert watch.ended_since() is None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import struct
 import sys
 import time
 
 import pytest
 
 from replication.bricknode.wire import READY, VERSION, decode, encode
+from replication.changelog.brickmembers import RemoteMember, RemoteNode
 from replication.changelog.record import Kind, Record
 from replication.gluster import node as module
+from replication.gluster.glusterd import Brick
 from replication.gluster.node import NodeLink
 from replication.secondary.protocol import AgentError, frame
 
@@ -107,3 +110,25 @@ def test_records_travel_as_they_are():
         with pytest.raises(AgentError):
             list(decode(encode([Record(Kind.E, gfid, parent, bad)])))
     assert VERSION == 1
+
+
+@pytest.mark.parametrize("beat", ["Infinity", "1" + "0" * 400])
+def test_a_node_that_says_a_number_without_sense_is_given_up(link, beat):
+    place = '["HTIME.1", 0, 0, [], [0, 0]]'
+    told = f'{{"place": {place}, "compared": true, "beat_ms": {beat}, "recording": true, "unread": "", "uneasy": false}}'
+    header = f'{{"round": 1, "bricks": {{"/b": {told}}}}}'.encode()
+    node = RemoteNode("node", [], hub=None)
+    node.add(RemoteMember(Brick("node", "/b", False, False), 0, None))
+    node.link = link("exec sleep 60")
+    node.link.open()
+    node.link.up = True
+    node._asked[1] = 1
+    node.link._frames.add(struct.pack(">II", len(header), 0) + header)
+    node.pump(lambda: False)
+    assert not node.link.up and "does not speak as it should" in node.link.why
+
+
+def test_what_another_node_says_is_no_command_for_a_terminal():
+    member = RemoteMember(Brick("node", "/b", False, False), 0, None)
+    member.lost("\033[31mred\n\007")
+    assert member.why.isprintable()

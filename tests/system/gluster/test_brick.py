@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat as stat_bits
 import subprocess
+import threading
 import time
 from contextlib import closing
 
@@ -247,6 +248,8 @@ def test_a_brick_is_looked_at_only_while_it_is_all_of_the_volume(both, place, tm
     for ask in (
         lambda: brick.names(brick.root_fd, is_root=True),
         lambda: brick.observe(brick.root_fd, b"nothing", Change.NONE),
+        lambda: brick.paths_of(os.urandom(16)),
+        lambda: brick.open_dir_by_handle(os.urandom(16)),
     ):
         with pytest.raises(VolumeAway):
             ask()
@@ -254,13 +257,24 @@ def test_a_brick_is_looked_at_only_while_it_is_all_of_the_volume(both, place, tm
     assert found(place, tmp_path) is None
 
 
-@pytest.mark.parametrize("option", ["features.shard", "features.ctime"])
-def test_where_a_brick_has_not_what_clients_see_it_is_not_looked_at(place, tmp_path, option, monkeypatch):
+def test_where_a_brick_has_not_what_clients_see_it_is_not_looked_at(place, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     place.volume(1)
-    assert found(place, tmp_path) is not None
-    place.node.ask("volume", "set", place.name, option, "off" if option == "features.ctime" else "on")
-    assert found(place, tmp_path) is None
+    for option, usual, others in (
+        ("features.shard", "off", ("on", "true", "Enable", "1")),
+        ("features.ctime", "on", ("off", "disable", "no")),
+    ):
+        for value in others:
+            place.node.ask("volume", "set", place.name, option, value)
+            assert found(place, tmp_path) is None, (option, value)
+        place.node.ask("volume", "set", place.name, option, usual)
+        assert found(place, tmp_path) is not None
+    info = volume_info(place.name)
+    checked = info._replace(
+        options={**info.options, "features.bitrot": "on"}
+    )  # as `gluster volume bitrot` sets it
+    note(tmp_path, checked, volume_file(place.name), 0)
+    assert noted(tmp_path) is None
 
 
 def test_the_root_has_its_usual_gfid(both):
@@ -292,3 +306,34 @@ def test_directories_that_are_made_filled_moved_and_replaced(place):
             time.sleep(draw.choice((0, 0, 0.05, 0.3)))
         run.wait_same(120)
         assert run.stop() == 0
+
+
+def test_what_is_below_a_directory_that_is_renamed_is_found_all_the_time(both):
+    """A brick takes the handle of a directory away while it renames it."""
+    brick, _ = both()
+    top = os.fsencode(brick.mounted.root)
+    os.makedirs(os.path.join(top, b"one", b"below"))
+    with open(os.path.join(top, b"one", b"below", b"file"), "w") as file:
+        file.write("content")
+    directory, file = (
+        os.getxattr(os.path.join(top, b"one", b"below", name), "glusterfs.gfid") for name in (b"", b"file")
+    )
+    ended = threading.Event()
+
+    def rename():
+        names = [os.path.join(top, name) for name in (b"one", b"other")]
+        while not ended.is_set():
+            os.rename(*names)
+            names.reverse()
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert brick.paths_of(file)
+            assert brick.paths_of(directory)
+            os.close(brick.open_dir_by_handle(directory)[0])
+    finally:
+        ended.set()
+        thread.join()

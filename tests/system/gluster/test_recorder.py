@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 
 import pytest
 
 from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
+from replication.bricknode.server import Server
+from replication.bricknode.wire import Frames, decode
 from replication.changelog.index import State
 from replication.changelog.record import Kind
 from replication.changelog.store import ChangelogStore
+from replication.secondary.protocol import frame
 from replication.volume.gluster import GlusterVolume
 from replication.volume.identity import ROOT_GFID
 
@@ -115,3 +120,93 @@ def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, age
         changelogs.with_name("away").rename(changelogs)
     (place.primary / "file").write_bytes(b"1")
     assert (None, ROOT_GFID, b"file") in agent()
+
+
+def test_where_all_bricks_of_a_set_ended_together_something_may_be_missing(place, own, tmp_path):
+    """Between the same change and its record. One that ended alone left witnesses."""
+    place.volume(2, "replica", "2", **{"changelog.changelog": "on", "changelog.rollover-time": "2"})
+    config = AgentConfig(root=str(own()), directory=str(tmp_path / "changelog"), gluster=place.name)
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_agent, args=(config, lambda _: None, stop), kwargs={"ready": lambda _: ready.set()}
+    )
+    thread.start()
+
+    def gaps():
+        with ChangelogStore(config.directory) as store:
+            return [info.reason for info in store.segments(0) if info.state is State.GAP]
+
+    try:
+        assert ready.wait(30)
+        assert gaps() == ["started"]
+        (place.primary / "file").write_bytes(b"1")
+        place.node.kill_brick(place.name, 1)
+        place.node.start_bricks(place.name, 1)
+        time.sleep(5)
+        assert gaps() == ["started"]
+        place.node.ask("volume", "stop", place.name, "force")
+        place.node.ask("volume", "start", place.name)
+        place.node.wait_for(lambda: gaps()[1:], "a gap")
+        assert set(gaps()[1:]) == {"brick restarted"}
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Node:
+    """The program on a node, asked."""
+
+    def __init__(self, volume):
+        self.theirs, self.questions = os.pipe()
+        self.answers, self.out = os.pipe()
+        self.frames = Frames()
+        self.thread = threading.Thread(target=Server(volume, self.theirs, self.out).serve)
+        self.thread.start()
+
+    def ask(self, **request):
+        os.write(self.questions, frame(request))
+
+    def until(self, key):
+        """All records that come before an answer, as (gfid, kinds)."""
+        records = []
+        while True:
+            while (got := self.frames.next()) is None:
+                assert select.select([self.answers], [], [], 60)[0], key
+                self.frames.add(os.read(self.answers, 1 << 16))
+            header, payload = got
+            records += [(record.gfid, record.kinds) for record in decode(payload)]
+            if key in header:
+                return records
+
+    def close(self):
+        os.close(self.questions)
+        self.thread.join()
+        for fd in (self.theirs, self.answers, self.out):
+            os.close(fd)
+
+
+def test_what_is_written_after_a_node_told_of_it_and_before_it_is_asked_again(place, own):
+    """The record that was told may have been heeded by then: there has to be another one."""
+    root = place.volume(1, **{"changelog.changelog": "on", "changelog.rollover-time": "600"})
+    own()
+    node = Node(place.name)
+    try:
+        node.ask(op="follow", brick=str(place.node.brick(place.name, 0)), place=None)
+        node.until("began")
+        with open(root / "file", "wb", buffering=0) as file:
+            gfid = os.getxattr(root / "file", "glusterfs.gfid")
+            file.write(b"1")
+            os.fsync(file.fileno())
+            while (gfid, Kind.D) not in node.until("records"):
+                pass
+            file.write(b"2")
+            os.fsync(file.fileno())
+        node.ask(op="round", n=1, whole=True)
+        assert (gfid, Kind.D) in node.until("round")
+        time.sleep(0.1)  # younger, it may change again without another ctime
+        node.ask(op="round", n=2, whole=True)
+        node.until("round")
+        node.ask(op="round", n=3, whole=True)
+        assert node.until("round") == []
+    finally:
+        node.close()
