@@ -181,8 +181,12 @@ def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int)
         seen = 0
     _look_at_objects(work, observer, segment, nameless)
     # Parents before what is in them: a shorter path first.
-    for parent in sorted(wanted, key=lambda gfid: _depth(segment, gfid)):
-        _look(work, observer, segment, parent, wanted[parent], entered=parent in entered)
+    away = [
+        parent
+        for parent in sorted(wanted, key=lambda gfid: _depth(segment, gfid))
+        if not _look(work, observer, segment, parent, wanted[parent], entered=parent in entered)
+    ]
+    _have_listed(work, observer, away)
     return at + PART_NAMES if seen else None
 
 
@@ -278,17 +282,18 @@ def _look(
     names: dict[bytes, Change],
     *,
     entered: bool,
-) -> None:
+) -> bool:
+    """False: it could not be looked at now, and is to be listed when it is seen."""
     work.alive()
     try:
         fd, path = _open_parent(work, segment, parent)
-    except VanishedError:
-        _have_listed(work, observer, parent)
-        return
-    except OSError as error:
-        observer.fail("entry", segment.dirs[parent].path, error)
-        _have_listed(work, observer, parent)
-        return
+    except (VanishedError, OSError) as error:
+        if isinstance(error, OSError):
+            observer.fail("entry", segment.dirs[parent].path, error)
+        # Where a handle always leads to what it is of, it is gone, or comes from outside when it comes again.
+        away = parent in observer.born or not work.ctx.volume.keeps_handles
+        observer.born.discard(parent)
+        return not away
     try:
         if entered:
             # Its names changed, and so did its own times.
@@ -296,15 +301,15 @@ def _look(
         observer.look(fd, parent, path, names)
     finally:
         os.close(fd)
+    return True
 
 
-def _have_listed(work: Unit, observer: Observer, parent: bytes) -> None:
-    """Names in a directory that was made could not be looked at: when it is seen it has to be listed all the same."""
-    if parent in observer.born:
-        observer.born.discard(parent)
-        observer.flush()  # which may have told of it already
+def _have_listed(work: Unit, observer: Observer, directories: list[bytes]) -> None:
+    """Names in them could not be looked at. They may have been renamed at that very moment, and be there after all."""
+    if directories:
+        observer.flush()  # which may have told of them already
         observer.collect()
-        work.ctx.secondary(work.epoch).client.unlist([parent])
+        work.ctx.secondary(work.epoch).client.unlist(directories)
 
 
 def _open_parent(work: Unit, segment: Together, parent: bytes) -> tuple[int, bytes]:

@@ -57,6 +57,8 @@ class BrickVolume(DirectoryVolume):
     Descriptors of files may be of the brick or of the mount.
     """
 
+    keeps_handles = False
+
     def __init__(self, brick: OnlyBrick, mount: GlusterVolume) -> None:
         """Raises VolumeError."""
         self._brick, self._mount = brick, mount

@@ -66,6 +66,8 @@ class DirectoryVolume:
     keeps_pages = False
     # Whether lseek(2) can be believed where it says that there is a hole.
     tells_holes = True
+    # Whether a directory is found by its handle at every moment, also while it, or one above it, is renamed.
+    keeps_handles = True
 
     def __init__(self, root: bytes, identity: str = "") -> None:
         """``identity``: of the root, as it was before; another directory in its place is refused."""

@@ -61,6 +61,7 @@ class GlusterVolume(DirectoryVolume):
     keeps_pages = True  # a mount that others made does, with the times of the new content
     # Of a file that was moved to another brick, lseek(2) says that it is one hole: it asks what was left behind.
     tells_holes = False
+    keeps_handles = False  # a brick makes it anew
 
     def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
         """``changelog``: where is noted whether one brick is all of the volume, and could be looked at instead."""
