@@ -103,7 +103,7 @@ def tail(data: bytes) -> None:
     taken: list[Record] = []
     gaps: list[str] = []
     with mock.patch.object(BrickTail, "_current_htime", return_value="HTIME.1"):
-        follower = FollowedBrick(str(base), taken.append, gaps.append, lambda: None)
+        follower = FollowedBrick(str(base), taken.append, gaps.append, lambda: None, lambda _: False)
         follower.tail.begin_at_end()
         third = len(data) // 3
         for piece in (data[:third], data[third : 2 * third], data[2 * third :]):

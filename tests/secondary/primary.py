@@ -13,7 +13,7 @@ from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.client import SecondaryClient
 from replication.remote.encoding import encode_listing
 from replication.volume.content import read_observed
-from replication.volume.directory import settled
+from replication.volume.directory import DirectoryVolume, settled
 from replication.volume.identity import ROOT_GFID, identify
 from replication.volume.xattrs import read_xattrs
 
@@ -160,16 +160,18 @@ class Primary:
         """Content of small files that still are as they were observed, to travel with the observations."""
         paths = self.paths()
         found = []
+        volume = DirectoryVolume(self.root)
         for listing in listings:
             if listing.parent not in paths:
                 continue
             fd = os.open(os.path.join(self.root, paths[listing.parent]), os.O_RDONLY | os.O_DIRECTORY)
             for entry in listing.entries:
-                read = read_observed(fd, entry)
+                read = read_observed(volume, fd, entry)
                 if read is not None:
                     self.contents.add(read[0])
                     found.append((entry.inode.gfid.hex(), read[1], read[0]))
             os.close(fd)
+        volume.close()
         return found
 
     def item(self, gfid, path):

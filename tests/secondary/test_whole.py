@@ -41,7 +41,7 @@ def tell(client, entries, content, position=1):
 
 
 def along(volume, entries):
-    return [(e.inode.gfid.hex(), *reversed(read_observed(volume.root_fd, e))) for e in entries]
+    return [(e.inode.gfid.hex(), *reversed(read_observed(volume, volume.root_fd, e))) for e in entries]
 
 
 def test_what_comes_along_is_there_and_not_asked_for(sides):
@@ -105,7 +105,7 @@ def test_only_a_file_as_it_was_observed_is_read(sides):
     os.link(a / "linked", a / "other name")
     entries = look(volume, "changed", "linked", "large", "empty", "sparse")
     (a / "changed").write_bytes(b"2" * 10)
-    assert [read_observed(volume.root_fd, e) for e in entries] == [None] * 5
+    assert [read_observed(volume, volume.root_fd, e) for e in entries] == [None] * 5
 
 
 @pytest.mark.parametrize("fault", ["journal:1", "place:1", "place:2", "commit:2", "committed:2"])
