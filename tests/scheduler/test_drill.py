@@ -138,6 +138,7 @@ def test_a_kept_view_and_one_whose_drill_is_killed(node, copy):  # noqa: F811
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 def test_over_ssh_and_by_a_key_that_opens_no_shell(node, copy, ssh_server):  # noqa: F811
     where = f"{ssh_server.user}@{ssh_server.host}:{copy}"
     words = ("--ssh-port", ssh_server.port, "--identity", ssh_server.identity, "--accept-new-host-key")

@@ -69,6 +69,7 @@ def detector(node):  # noqa: F811
     return json.loads(node.ok("status", "photos", "--json"))["detector"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_role_under_a_supervisor_of_ones_own(node, own):  # noqa: F811
     node.state = node.base / "a state's"  # what is printed is for a shell

@@ -26,7 +26,7 @@ def same_but_for_the_mark(primary, copy):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["btrfs subvolume", "xfs"])
+@pytest.mark.parametrize("kind", ["btrfs subvolume", pytest.param("xfs", marks=pytest.mark.slow)])
 def test_a_checkpoint_that_is_reached_has_a_snapshot(node, kind, tmp_path):  # noqa: F811
     with root_of(kind, tmp_path / "fs") as copy:
         primary = copy.parent / "primary"
@@ -98,7 +98,8 @@ def test_where_there_can_be_none_it_is_said_at_once(node):  # noqa: F811
         assert node.stop() == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_one_that_cannot_be_taken_is_said_until_it_can(node, tmp_path):  # noqa: F811
     with root_of("xfs", tmp_path / "fs") as copy:
         primary = node.base / "primary"

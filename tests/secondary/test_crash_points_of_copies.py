@@ -51,7 +51,7 @@ def view(client):
 
 
 @pytest.mark.parametrize("most", SOME)
-@pytest.mark.parametrize("kind", ["btrfs subvolume", "xfs"])
+@pytest.mark.parametrize("kind", [pytest.param("btrfs subvolume", marks=pytest.mark.slow), "xfs"])
 @pytest.mark.parametrize("scene", [take_one, take_and_remove, view], ids=lambda scene: scene.__name__)
 def test_of_what_was_killed_nothing_is_left(tmp_path, kind, scene, most):
     with root_of(kind, tmp_path / "fs") as root:

@@ -142,7 +142,7 @@ class SeamarkRun:
             (key,) = client.keys("seamark:*:counters")
             return {name.decode(): int(value) for name, value in client.hgetall(key).items()}
 
-    def stop(self, number=signal.SIGTERM, timeout=40):
+    def stop(self, number=signal.SIGTERM, timeout=90):
         """Ask it to end; its exit code. Nothing of it may be left behind."""
         below = self.children()
         if self.process.poll() is None:

@@ -120,7 +120,11 @@ def kept(root):
     return found
 
 
-@pytest.mark.parametrize("pair", [{}, {"push": True}], ids=["own key", "push-pem"], indirect=True)
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param({}, id="own key", marks=pytest.mark.slow), pytest.param({"push": True}, id="push-pem")],
+    indirect=True,
+)
 def test_the_primary_dies_and_comes_back(pair):
     a, b = pair.a, pair.b
     (a.root / "late").write_bytes(b"replicated")

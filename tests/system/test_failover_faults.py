@@ -190,6 +190,7 @@ def test_verbs_that_are_killed_are_run_again(pair):
     assert kept(b.root) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_a_disk_that_is_full_in_the_middle_of_a_failback(tmp_path):
     """The old primary's disk has no room for the index, then none for the files: nothing is lost, and it goes on."""

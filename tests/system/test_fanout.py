@@ -192,6 +192,7 @@ def test_beyond_the_limit_the_one_that_is_behind_scans_and_no_other(fan):
     assert all_of.node.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_slow_one_whose_segments_are_dropped_under_its_hands(fan):
     """Its link takes little: batches are under way when what they are about is dropped. Nothing is passed over."""
     all_of = fan(2, options=("--set", "changelog_limit=1M"))
@@ -232,6 +233,7 @@ def test_the_agent_is_killed(fan, number):
     assert all_of.node.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_process_of_a_session_is_killed_and_the_other_does_not_notice(fan):
     all_of = fan(2)
     agent = all_of.agent()
@@ -263,6 +265,7 @@ def test_a_planned_failover_of_one_while_the_other_goes_on(fan):
     assert all_of.node.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_reboot(fan):
     all_of = fan(2)
     for pid in [all_of.node.process.pid, *_below(all_of.node.process.pid)]:

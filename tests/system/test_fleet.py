@@ -80,6 +80,7 @@ def test_what_cannot_be_identified_goes_back_to_the_primarys_own_node(fleet):
     assert not run.progress()["crawl"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_a_worker_whose_volume_is_not_mounted_rests_and_nothing_waits_for_it(fleet):
     p = fleet.place.primary

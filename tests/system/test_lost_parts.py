@@ -184,7 +184,7 @@ def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F
 @pytest.mark.parametrize(
     "most", [pytest.param(6, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("left", ["nothing", "its file"])
+@pytest.mark.parametrize("left", ["nothing", pytest.param("its file", marks=pytest.mark.slow)])
 def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, left, most):  # noqa: F811
     primary, copy = filled(node, "photos", "--set", "jobs=3")
     stopped(node, "photos")

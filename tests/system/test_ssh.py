@@ -332,7 +332,7 @@ def stop_connections(server):
         os.kill(pid, signal.SIGSTOP)
 
 
-@pytest.mark.parametrize("freeze", [stop_agents, stop_connections])
+@pytest.mark.parametrize("freeze", [stop_agents, pytest.param(stop_connections, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["auto", pytest.param("rsync", marks=pytest.mark.slow)])
 def test_a_far_side_that_freezes_is_replaced(own, freeze, method):
     """In the middle of work, at any point, a transaction too; nobody thaws it."""
