@@ -61,6 +61,7 @@ def test_a_session_lives_by_its_own_key(node, ssh_server, pair, method):  # noqa
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 def test_renewed_kept_and_removed_by_hand(node, ssh_server, pair):  # noqa: F811
     _, _, words = pair
     node.ok(*words)

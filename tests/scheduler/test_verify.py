@@ -138,6 +138,7 @@ def test_what_somebody_did_on_the_secondary_is_found_and_repaired(node, detector
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_session_that_does_not_run_is_compared_all_the_same(node):  # noqa: F811
     primary, copy = node.session("photos")

@@ -130,6 +130,7 @@ def test_what_replication_changes_is_recorded_and_sent_on(chain):
     assert not set(ours) & set(theirs)
 
 
+@pytest.mark.slow
 def test_a_comparison_of_the_middle_while_it_is_being_written(chain):
     """Its hybrid crawls meet files that are half there, and what is in staging and limbo; agents are killed."""
     seed = random.randrange(1 << 30)

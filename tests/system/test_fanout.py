@@ -169,6 +169,7 @@ def test_one_that_is_stopped_costs_the_others_nothing_and_loses_nothing(fan):
     assert all_of.node.stop() == 0
 
 
+@pytest.mark.slow
 def test_beyond_the_limit_the_one_that_is_behind_scans_and_no_other(fan):
     all_of = fan(3, options=("--set", "changelog_limit=1M"))
     all_of.stop("b2")
@@ -247,6 +248,7 @@ def test_the_process_of_a_session_is_killed_and_the_other_does_not_notice(fan):
     assert all_of.node.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_planned_failover_of_one_while_the_other_goes_on(fan):
     """The agent does not end with the session: what it has recorded last is asked for."""
     all_of = fan(2)

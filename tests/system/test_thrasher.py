@@ -45,7 +45,7 @@ def ends_well(seed, seconds, tmp_path):
     assert not result.wrong, (result.wrong, result.kept)
 
 
-@pytest.mark.parametrize("seed", [8, pytest.param(22, marks=pytest.mark.slow), 34])
+@pytest.mark.parametrize("seed", [8, *(pytest.param(each, marks=pytest.mark.slow) for each in (22, 34))])
 def test_a_seed(seed, tmp_path):
     ends_well(seed, 3, tmp_path)
 

@@ -236,6 +236,7 @@ def keys_of(home):
     return lines, sorted(home.glob(".local/share/seamark/*"))
 
 
+@pytest.mark.slow
 def test_the_key_of_nodes_can_follow_bricks_and_nothing_else(place):
     pool = place.pool
     place.volume([0, 1])
