@@ -186,6 +186,7 @@ def test_the_gate_runs_no_check_and_keeps_what_is_to_be_kept(copy, tmp_path):
     assert (copy / ".seamark" / "snapshots" / snapshot["name"] / "root").is_dir()
 
 
+@pytest.mark.slow
 def test_by_itself(node, copy):  # noqa: F811
     """At the times of drill.at; one that fails is a reason not to be healthy, until one passes."""
     asked = copy.parent / "asked"

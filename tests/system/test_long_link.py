@@ -37,6 +37,7 @@ def far(place, tmp_path):
         link.down()
 
 
+@pytest.mark.slow
 def test_trees_that_come_and_go_and_come_back(place, far):
     """What comes from outside is sent before anybody asked for it, also where the secondary has it already."""
     target, options, prefix = far

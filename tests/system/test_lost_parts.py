@@ -161,6 +161,7 @@ def test_what_a_secondary_says_at_a_recovery_runs_nothing_here(node):  # noqa: F
     assert str(evil) not in SessionDir(node.state, "photos").named_config.read_text()
 
 
+@pytest.mark.slow
 def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F811
     """All its inodes are others: it is told, and compared by path."""
     primary, copy = filled(node)
@@ -217,6 +218,7 @@ def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, lef
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_session_with_a_key_of_its_own_is_recovered_over_ssh_with_a_new_one(node, ssh_server):  # noqa: F811
     primary, copy = node.base / "photos", node.base / "copy"
     primary.mkdir()
@@ -284,6 +286,7 @@ def redis_of(directory):
     return [int(pid) for pid in found.stdout.split()]
 
 
+@pytest.mark.slow
 def test_redis_and_all_that_it_held_is_lost(node):  # noqa: F811
     primary, copy = filled(node)
     directory = node.state / "monitor" / "redis"

@@ -210,6 +210,7 @@ def test_of_a_large_file_only_the_change_travels(far):
 # ---- a link that breaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     ["auto", pytest.param("rsync", marks=pytest.mark.slow), pytest.param("tar", marks=pytest.mark.slow)],

@@ -117,6 +117,7 @@ def nodes(tmp_path, redis_server):
     made.close()
 
 
+@pytest.mark.slow
 def test_a_node_takes_over_when_the_other_dies_and_a_stale_one_waits(nodes):
     many_small_files(nodes.primary, 200, 5)
     a = nodes.start("a")
