@@ -145,6 +145,8 @@ class Agent:
         elif not still:
             self._tell(self._store.gap("agent down", self._complete_ns))
         else:
+            if self.config.gluster:  # what its bricks recorded meanwhile is still to be read
+                self._complete_ns = last.end_ns
             self._recorder.next_segment(self._store.open_number())
         self._tick_at = time.monotonic() + _FIRST_TICK_S
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from replication.changelog.store import boot_id
+from replication.secondary.boot import boot_id
 
 if TYPE_CHECKING:
     import redis

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from replication.changelog.store import boot_id
+from replication.secondary.boot import boot_id
 from replication.session import node_name
 from replication.session_file import drop_asides
 from scheduler.health import Reason

@@ -143,7 +143,7 @@ class Server:
             local, error = {}, problem.message
         found = {}
         for path, brick in local.items():
-            follower = FollowedBrick(path, lambda _: None, lambda _: None, lambda: None, lambda _: False)
+            follower = FollowedBrick(path, lambda _: None, lambda _: None, lambda _: None, lambda _: False)
             beat_ms = -1
             try:
                 follower.tail.begin_at_end()
@@ -176,9 +176,10 @@ class Server:
         """What other nodes have is not known here."""
         return self._distributed
 
-    def _restarted(self, path: str) -> None:
+    def _restarted(self, path: str, since_ns: int | None) -> None:
         self._flush(path)
-        self._tell({"brick": path, "restarted": True})
+        ago_ns = None if since_ns is None else time.time_ns() - since_ns
+        self._tell({"brick": path, "restarted": True, "ago_ns": ago_ns})
 
     def _poll(self) -> dict[str, str]:
         """Tell what is recorded by now; of each brick why it cannot be read, if it cannot."""

@@ -14,7 +14,8 @@ Answers, in the order in which things happened:
     {"brick": PATH, "error": TEXT}                              it is not followed: why
     {"brick": PATH, "records": COUNT} + the records
     {"brick": PATH, "place": PLACE}                             all before it is told: where there is much to tell
-    {"brick": PATH, "gap": REASON}, {"brick": PATH, "restarted": true}
+    {"brick": PATH, "gap": REASON}
+    {"brick": PATH, "restarted": true, "ago_ns": NS or null}    see BrickTail's on_restart
     {"round": N, "bricks": {PATH: {"place", "compared", "beat_ms", "recording", "unread", "uneasy"}}}
     {"brick": PATH, "records": COUNT, "search": N}, {"brick": PATH, "searched": N}
     {"bricks": {PATH: {"recording", "beat_ms", "arbiter"}}, "version": VERSION, "error": TEXT or ""}

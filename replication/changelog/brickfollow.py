@@ -29,7 +29,7 @@ class FollowedBrick:
         path: str,
         take: Callable[[Record], None],
         on_gap: Callable[[str], None],
-        on_restart: Callable[[], None],
+        on_restart: Callable[[int | None], None],
         moved: Callable[[bytes], bool],
     ) -> None:
         self.path = path

@@ -30,7 +30,7 @@ class Hub(Protocol):
 
     def gap(self, reason: str) -> None: ...
 
-    def restarted(self, member: Member) -> None: ...
+    def restarted(self, member: Member, since_ns: int | None) -> None: ...
 
     def began(self, member: RemoteMember, *, resumed: bool) -> None: ...
 
@@ -222,7 +222,8 @@ class RemoteNode:
         elif "gap" in said:
             self._hub.gap(said["gap"] if said["gap"] in _REASONS else "recorder")
         elif "restarted" in said:
-            self._hub.restarted(member)
+            ago_ns = said["ago_ns"]
+            self._hub.restarted(member, None if ago_ns is None else time.time_ns() - int(ago_ns))
         elif said.get("searched") == member.search:
             self._hub.searched(member)
 

@@ -23,6 +23,7 @@ from replication.changelog.bricks import Bricks, Nodes
 from replication.changelog.bricksince import SinceScan
 from replication.changelog.brickstatus import BrickStatus
 from replication.changelog.bricktail import Place
+from replication.changelog.bricktwins import Missing
 from replication.changelog.gather import Gather, Node
 from replication.changelog.memory import RootState
 from replication.changelog.record import Kind, Record
@@ -35,6 +36,9 @@ from replication.session_file import replace_file
 from replication.volume.identity import ROOT_GFID
 
 log = logging.getLogger(__name__)
+
+# A change is recorded when it is done: so much later, if the disk is slow. Both times are of one clock.
+_UNDER_WAY_NS = 60 * 10**9
 
 E, M, D, B = int(Kind.E), int(Kind.M), int(Kind.D), int(Kind.B)
 
@@ -131,11 +135,19 @@ class BrickRecorder:
         else:
             self._on_gap(reason)
 
-    def restarted(self, member: Member) -> None:
+    def restarted(self, member: Member, since_ns: int | None) -> None:
         """A brick was ended, perhaps between a change and its record; others of its set may have recorded that change as well."""
         log.info("brick %s was started again", member.brick)
-        if not self.bricks.twins.restarted(member):
+        if (missing := self.bricks.twins.restarted(member, since_ns)) is not None:
+            self.missing(missing)
+
+    def missing(self, missing: Missing) -> None:
+        """What was under way when a brick was killed changed its inodes, and those of the directories in which names did: it is searched for."""
+        if missing.since_ns is None:
             self.gap("brick restarted")
+        else:
+            log.info("what it may not have recorded is searched for, by the ctimes of the bricks' inodes")
+            self.look_since(missing.since_ns - _UNDER_WAY_NS)
 
     def began(self, member: RemoteMember, *, resumed: bool) -> None:
         log.info("brick %s is followed from %s", member.brick, "where it was" if resumed else "now on")

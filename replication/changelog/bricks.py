@@ -16,7 +16,7 @@ from replication.changelog.brickmembers import Hub, LocalMember, Member, RemoteM
 from replication.changelog.brickrebalance import RebalanceWatch
 from replication.changelog.brickstatus import BrickRow, rows
 from replication.changelog.bricktail import Place
-from replication.changelog.bricktwins import Twins
+from replication.changelog.bricktwins import Missing, Twins
 from replication.changelog.inotify import Inotify
 from replication.changelog.recorder import RecorderUnavailable
 from replication.errors import SeamarkError
@@ -38,6 +38,8 @@ Nodes = Callable[[str], list[str]]  # what starts the program on a node
 
 
 class Listener(Hub, Protocol):
+    def missing(self, missing: Missing) -> None: ...
+
     def forgotten(self, name: str) -> None: ...
 
     def rebalanced(self, since_ns: int) -> None: ...
@@ -175,8 +177,8 @@ class Bricks:
         if time.monotonic() < self._looked_at + _INFO_S:
             return
         self._looked_at = time.monotonic()
-        if not self.twins.all_were_there():
-            self._hub.gap("brick restarted")
+        if (missing := self.twins.missing()) is not None:
+            self._hub.missing(missing)
         if not self._rebalanced and self.was_rebalanced():
             self._hub.gap("recorder")
             self.rebalance_told()

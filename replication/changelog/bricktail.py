@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from replication.changelog.glusterlog import Encoding, read_header, records_so_far
 from replication.changelog.record import Record, SegmentDamaged, SegmentTorn
+from replication.secondary.boot import boot_id
 from replication.secondary.handles import stat_at
 
 _CHUNK = 1 << 20
@@ -29,6 +30,7 @@ class Place(NamedTuple):
     """How far a brick was followed: all files up to the second ``floor`` (and those ``done``), and one that is open still.
 
     That one is read again from its beginning by who goes on: what it records once was perhaps written again since.
+    ``boot``: of the node, while it was followed.
     """
 
     htime: str
@@ -36,20 +38,22 @@ class Place(NamedTuple):
     floor: int
     done: tuple[tuple[int, int], ...]  # (second, inode number)
     open: tuple[int, int]  # inode number, birth time
+    boot: str
 
     def as_json(self) -> list[Any]:
-        return [self.htime, self.htime_at, self.floor, [list(each) for each in self.done], list(self.open)]
+        done = [list(each) for each in self.done]
+        return [self.htime, self.htime_at, self.floor, done, list(self.open), self.boot]
 
     @classmethod
     def of_json(cls, said: Any) -> Place:
         """Raises ValueError, whatever ``said`` is."""
         try:
             htime, *numbers = said
-            htime_at, floor, done, (ino, birth) = numbers
+            htime_at, floor, done, (ino, birth), boot = numbers
             pairs = [(int(second), int(inode)) for second, inode in done]
-            if not isinstance(htime, str) or "/" in htime or "\0" in htime:
+            if not isinstance(htime, str) or "/" in htime or "\0" in htime or not isinstance(boot, str):
                 raise ValueError("not a name")
-            return cls(htime, int(htime_at), int(floor), tuple(pairs), (int(ino), int(birth)))
+            return cls(htime, int(htime_at), int(floor), tuple(pairs), (int(ino), int(birth)), boot)
         except (TypeError, ValueError, OverflowError):
             raise ValueError("that is no place in a changelog") from None
 
@@ -63,11 +67,16 @@ class _Closed(NamedTuple):
 class BrickTail:
     """``on_gap(reason)`` is called at the very place where something may be missing (index.REASONS).
 
+    ``on_restart(since_ns)``: the brick was ended at some time after that one, by its own clock, and may not have recorded what it
+    was just doing. None: its node was ended with it, and what it did before that may be undone, at any time.
+
     Nothing is believed to be at its end before the file that follows it is there. Raises OSError where the brick's
     directory cannot be read.
     """
 
-    def __init__(self, brick: str, on_gap: Callable[[str], None], on_restart: Callable[[], None]) -> None:
+    def __init__(
+        self, brick: str, on_gap: Callable[[str], None], on_restart: Callable[[int | None], None]
+    ) -> None:
         self.brick = brick
         self.directory = os.path.join(brick, ".glusterfs", "changelogs")
         self._on_gap = on_gap
@@ -83,6 +92,8 @@ class BrickTail:
         self._floor = 0
         self._done: set[tuple[int, int]] = set()
         self._listed: dict[int, int] = {}  # seconds that HTIME has, and how often
+        self._boot = boot_id()
+        self._same_boot = True  # as when the file was written that is read
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -105,6 +116,7 @@ class BrickTail:
         if self._current_htime() != place.htime or self._size_of_htime() < place.htime_at:
             return False
         self._htime, self._htime_at = place.htime, place.htime_at
+        self._same_boot = place.boot == self._boot
         self._floor, self._done = place.floor, set(place.done)
         self._listed = {place.floor: 1}
         if place.open == (0, 0):
@@ -120,7 +132,8 @@ class BrickTail:
 
     def place(self) -> Place:
         return Place(
-            self._htime, self._htime_at, self._floor, tuple(sorted(self._done)), self._identity if self._fd >= 0 else (0, 0)
+            self._htime, self._htime_at, self._floor, tuple(sorted(self._done)), self._identity if self._fd >= 0 else (0, 0),
+            self._boot if self._same_boot else "",
         )  # fmt: skip
 
     # ---- reading
@@ -216,9 +229,10 @@ class BrickTail:
         if second:
             self._done.add((second, self._identity[0]))
             if second not in self._listed:
-                self._on_restart()
+                self._on_restart(os.fstat(self._fd).st_mtime_ns if self._same_boot else None)
         self.close()
         if not self._new():
+            self._same_boot = True
             self._floor = max([self._floor, *(each for each, _ in self._done)])
             self._done = {each for each in self._done if each[0] == self._floor}
             self._listed = {each: times for each, times in self._listed.items() if each >= self._floor}

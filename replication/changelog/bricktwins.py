@@ -6,13 +6,26 @@ power, all of them may have ended between the same change and its record. That a
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from replication.changelog.brickmembers import Member
 
 _TOGETHER_S = 600.0  # between restarts of which the second may have ended before the first was there again
+
+
+class Missing(NamedTuple):
+    """Something that was done since then may not be recorded, by the bricks' clock; None: nobody knows since when."""
+
+    since_ns: int | None
+
+    def and_of(self, other: Missing) -> Missing:
+        if self.since_ns is None or other.since_ns is None:
+            return Missing(None)
+        return Missing(min(self.since_ns, other.since_ns))
 
 
 class Twins:
@@ -21,33 +34,39 @@ class Twins:
     def __init__(self, members: Callable[[], Iterable[Member]], records: Callable[[Member], bool]) -> None:
         self._members, self._records = members, records
         self._restarted: dict[str, float] = {}  # when that was told
-        self._waiting: dict[
-            str, tuple[Member, float]
-        ] = {}  # which nobody is known to have been a witness of yet
+        # Of which nobody is known to have been a witness yet, and when that was told.
+        self._waiting: dict[str, tuple[Member, float, Missing]] = {}
 
-    def restarted(self, member: Member) -> bool:
-        """``member`` was started again: False where something may be missing."""
+    def restarted(self, member: Member, since_ns: int | None) -> Missing | None:
+        """``member`` was started again, having ended after ``since_ns``: what may be missing; None: nothing is."""
         if member.brick.arbiter:
-            return True  # nothing happens to it alone
+            return None  # nothing happens to it alone
         now = time.monotonic()
         self._restarted[str(member.brick)] = now
-        if not self._witnesses(member, now):
-            self._forget(member.number)
-            return False
-        self._waiting[str(member.brick)] = member, now
-        return True
+        self._waiting[str(member.brick)] = member, now, self._missing(member, Missing(since_ns))
+        return None if self._witnesses(member, now) else self._missed(member.number)
 
-    def all_were_there(self) -> bool:
-        """To be asked now and then: False where something may be missing after all."""
+    def missing(self) -> Missing | None:
+        """To be asked now and then: what may be missing after all; None: nothing is."""
         now = time.monotonic()
-        for name, (member, since) in list(self._waiting.items()):
+        for name, (member, since, _) in list(self._waiting.items()):
             witnesses = self._witnesses(member, since)
             if not witnesses:
-                self._forget(member.number)
-                return False
+                return self._missed(member.number)
             if any(each.quiet_s() < now - since for each in witnesses):
                 del self._waiting[name]
-        return True
+        return None
+
+    def _missing(self, member: Member, missing: Missing) -> Missing:
+        """The same, and what was in doubt of the member before."""
+        known = self._waiting.get(str(member.brick))
+        return missing if known is None else missing.and_of(known[2])
+
+    def _missed(self, number: int) -> Missing:
+        """All that is in doubt of a set, which is said herewith."""
+        of_it = {name: each for name, each in self._waiting.items() if each[0].number == number}
+        self._waiting = {name: each for name, each in self._waiting.items() if name not in of_it}
+        return functools.reduce(Missing.and_of, (missing for _, _, missing in of_it.values()))
 
     def _witnesses(self, member: Member, since: float) -> list[Member]:
         return [
@@ -58,6 +77,3 @@ class Twins:
             and self._restarted.get(str(each.brick), -math.inf) < since - _TOGETHER_S
             and self._records(each)
         ]
-
-    def _forget(self, number: int) -> None:
-        self._waiting = {name: each for name, each in self._waiting.items() if each[0].number != number}

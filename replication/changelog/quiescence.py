@@ -20,7 +20,7 @@ import os
 import struct
 from pathlib import Path
 
-from replication.changelog.store import boot_id
+from replication.secondary.boot import boot_id
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _BTRFS_IOC_GET_SUBVOL_INFO = 0x81F8943C

@@ -20,6 +20,7 @@ from replication.changelog.reader import read_segment
 from replication.changelog.record import Segment, SegmentDamaged, SegmentHeader
 from replication.changelog.segment import Place, SegmentWriter, recover
 from replication.private import private_dir
+from replication.secondary.boot import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -382,11 +383,6 @@ class ChangelogStore:
             os.fsync(file.fileno())
         aside.rename(path)
         self._clean = clean
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _header_of(info: SegmentInfo) -> SegmentHeader:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replication.errors import NotFoundError, SeamarkError, UsageError
-from replication.secondary.owner import boot_id, write_owner
+from replication.secondary.boot import boot_id
+from replication.secondary.owner import write_owner
 from replication.volume.stime import marked_ns
 
 _DRIFT_NS = 2 * 10**9

@@ -31,7 +31,7 @@ _MAIN = 'import runpy\nrunpy.run_module("{}", run_name="__main__", alter_sys=Tru
 _BRICKNODE = (
     "changelog/__init__", "changelog/brickctimes", "changelog/brickfollow", "changelog/bricktail", "changelog/glusterlog",
     "changelog/inotify", "changelog/record", "errors", "gluster/__init__", "gluster/glusterd", "secondary/__init__",
-    "secondary/authorized", "secondary/handles", "secondary/protocol",
+    "secondary/authorized", "secondary/boot", "secondary/handles", "secondary/protocol",
 )  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 OLDEST_PYTHON = (3, 9)

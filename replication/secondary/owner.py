@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from replication.secondary import layout, mounting, snapshots, sql
 from replication.secondary.agent import Agent
+from replication.secondary.boot import boot_id
 from replication.secondary.damage import is_damaged
 from replication.secondary.directories import our_directory
 from replication.secondary.filters import Filters
@@ -29,15 +30,6 @@ from replication.secondary.trial import probe, program_version
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES = (layout.LIMBO, layout.STAGING, layout.DISPLACED, layout.TEMPORARY)
-
-
-def boot_id() -> str:
-    """Changes when the machine boots: what was not synced then may be lost."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
 
 
 def life_of(place: Optional[mounting.Place]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from replication.secondary import layout, owner, snapshots, sql
 from replication.secondary.agent import Agent
+from replication.secondary.boot import boot_id
 from replication.secondary.completion import SHOWN, complete, path_of
 from replication.secondary.goback import go_back, is_moving
 from replication.secondary.index import Index
@@ -64,7 +65,7 @@ def promotion(root: bytes, request: Dict[str, Any], *, gated: bool) -> Work:
                 )
             promoted = {
                 "term": term, "at_ns": time.time_ns(), "by": str(request.get("by", ""))[:200], "done": False,
-                "since_ns": _now_here(root_fd), "boot": owner.boot_id(),
+                "since_ns": _now_here(root_fd), "boot": boot_id(),
                 "uptime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             }  # fmt: skip
         promoted = _with_snapshot(root_fd, promoted, request.get("to"))

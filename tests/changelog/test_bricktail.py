@@ -71,6 +71,7 @@ class Brick:
 
     def restart(self):
         """What it was writing gets a name, but no place in HTIME."""
+        self.written_ns = (self.changelogs / "CHANGELOG").stat().st_mtime_ns
         self.roll(3, listed=False)
 
     def switch_off(self):
@@ -83,14 +84,15 @@ def record(number):
 
 class Follower:
     def __init__(self, brick, place=None):
-        self.seen, self.gaps, self.restarts = [], [], 0
-        self.tail = BrickTail(str(brick.path), self.gaps.append, self._restarted)
+        self.seen, self.gaps, self.ended = [], [], []
+        self.tail = BrickTail(str(brick.path), self.gaps.append, self.ended.append)
         self.resumed = place is not None and self.tail.resume(place)
         if not self.resumed:
             self.tail.begin_at_end()
 
-    def _restarted(self):
-        self.restarts += 1
+    @property
+    def restarts(self):
+        return len(self.ended)
 
     def poll(self):
         assert self.tail.poll(
@@ -273,3 +275,24 @@ def test_who_goes_on_hears_of_a_restart_meanwhile(brick):
     again = Follower(brick, place)
     assert again.poll() == [1, 2, 3]
     assert again.restarts == 1
+    assert again.ended == [brick.written_ns]
+
+
+def test_after_another_boot_of_its_node_nobody_knows_since_when(brick):
+    """What was not on its disk is undone then, however old it is; but not what happens from now on."""
+    follower = Follower(brick)
+    brick.write(1)
+    follower.poll()
+    place = follower.tail.place()
+    brick.write(2)
+    brick.restart()
+    again = Follower(brick, place._replace(boot="another"))
+    assert again.resumed and again.tail.place().boot == ""
+    again.poll()
+    assert again.ended == [None]
+    brick.roll()
+    again.poll()
+    brick.write(3)
+    brick.restart()
+    again.poll()
+    assert again.ended == [None, brick.written_ns]

@@ -6,7 +6,7 @@ import pytest
 
 from replication.changelog import bricktwins
 from replication.changelog.brickmembers import Member
-from replication.changelog.bricktwins import Twins
+from replication.changelog.bricktwins import Missing, Twins
 from replication.gluster.glusterd import Brick
 
 
@@ -46,39 +46,55 @@ def twins(bricks, clock):
 
 def test_one_whose_twin_was_there(twins, bricks, clock):
     a, b, _ = bricks
-    assert twins.restarted(a) and twins.all_were_there()
+    assert twins.restarted(a, 1) is None
+    assert twins.missing() is None
     clock.now += 20
     b.quiet = 5.0
-    assert twins.all_were_there()
+    assert twins.missing() is None
     b.records = False  # later: it saw all there was to see
-    assert twins.all_were_there()
+    assert twins.missing() is None
 
 
 def test_one_without_a_twin(twins, bricks):
     a, b, c = bricks
-    assert not twins.restarted(c)
+    assert twins.restarted(c, 7) == Missing(7)
     b.records = False
-    assert not twins.restarted(a)
+    assert twins.restarted(a, None) == Missing(None)
 
 
 def test_twins_that_ended_together(twins, bricks, clock):
-    a, b, _ = bricks
-    assert twins.restarted(a)
+    a, b, c = bricks
+    assert twins.restarted(a, 5) is None
     clock.now += 1
     b.quiet = 0.5
-    assert not twins.restarted(b)
-    assert twins.all_were_there()  # it was said
+    assert twins.restarted(b, 9) == Missing(5)  # what a did not record nobody did
+    assert twins.missing() is None  # it was said
+    assert twins.restarted(c, 11) == Missing(11)
     clock.now += 1000
-    assert twins.restarted(a)
+    assert twins.restarted(a, 20) is None
+
+
+def test_of_one_that_was_killed_twice_the_first_counts(twins, bricks, clock):
+    a, b, _ = bricks
+    assert twins.restarted(a, 5) is None
+    assert twins.restarted(a, 8) is None
+    b.records = False
+    assert twins.missing() == Missing(5)
+
+
+def test_where_one_of_them_cannot_say_since_when(twins, bricks):
+    a, b, _ = bricks
+    assert twins.restarted(a, None) is None
+    assert twins.restarted(b, 9) == Missing(None)
 
 
 def test_a_twin_that_had_ended_before(twins, bricks, clock):
     """It shows only when it was silent for a while."""
     a, b, _ = bricks
-    assert twins.restarted(a)
+    assert twins.restarted(a, 3) is None
     clock.now += 30
     b.quiet = 40.0
-    assert twins.all_were_there()
+    assert twins.missing() is None
     b.records = False
-    assert not twins.all_were_there()
-    assert twins.all_were_there()
+    assert twins.missing() == Missing(3)
+    assert twins.missing() is None

@@ -114,7 +114,7 @@ def test_records_travel_as_they_are():
 
 @pytest.mark.parametrize("beat", ["Infinity", "1" + "0" * 400])
 def test_a_node_that_says_a_number_without_sense_is_given_up(link, beat):
-    place = '["HTIME.1", 0, 0, [], [0, 0]]'
+    place = '["HTIME.1", 0, 0, [], [0, 0], "boot"]'
     told = f'{{"place": {place}, "compared": true, "beat_ms": {beat}, "recording": true, "unread": "", "uneasy": false}}'
     header = f'{{"round": 1, "bricks": {{"/b": {told}}}}}'.encode()
     node = RemoteNode("node", [], hub=None)

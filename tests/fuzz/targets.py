@@ -140,7 +140,7 @@ class _Heard:
     def gap(self, reason: str) -> None:
         assert reason in ("damaged", "changelog off", "recorder")
 
-    def restarted(self, member) -> None:
+    def restarted(self, member, since_ns) -> None:
         pass
 
     def began(self, member, *, resumed: bool) -> None:
@@ -305,7 +305,7 @@ def _changelogs() -> list[bytes]:
 
 
 def _told() -> list[bytes]:
-    place = ["HTIME.1", 9, 1, [[1, 2]], [3, 4]]
+    place = ["HTIME.1", 9, 1, [[1, 2]], [3, 4], "boot"]
     records = wire.encode(
         [Record(Kind.E, b"g" * 16, b"p" * 16, b"name", True), Record(Kind.D, b"g" * 16, None, None)]
     )
@@ -313,7 +313,7 @@ def _told() -> list[bytes]:
     return [
         frame({"brick": "/b", "began": True, "place": place}) + frame({"brick": "/b", "records": 2}, records),
         frame({"round": 1, "bricks": {"/b": state}}), frame({"brick": "/b", "gap": "damaged"}) + frame({"brick": "/b", "place": place}), records,
-        frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "restarted": True}) + frame({"brick": "/b", "searched": 0}),
+        frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "restarted": True, "ago_ns": 5}) + frame({"brick": "/b", "searched": 0}),
     ]  # fmt: skip
 
 

@@ -254,6 +254,21 @@ MUTATIONS = (
         ("tests/changelog/test_bricktail.py",),
     ),
     Mutation(
+        "what a brick was doing when it was killed is not searched for", 1, "replication/changelog/brickrecorder.py",
+        "            self.look_since(missing.since_ns - _UNDER_WAY_NS)\n", "            pass\n",
+        ("tests/system/gluster/test_recorder.py", "-k", "ended_together"),
+    ),
+    Mutation(
+        "what a reboot may have undone on a brick is not", 1, "replication/changelog/bricktail.py",
+        "place.boot == self._boot", "True",
+        ("tests/changelog/test_bricktail.py",),
+    ),
+    Mutation(
+        "what bricks recorded while nobody listened is complete before it was read", 1, "replication/agent.py",
+        "                self._complete_ns = last.end_ns\n", "                pass\n",
+        ("tests/system/gluster/test_recorder.py", "-k", "meanwhile"),
+    ),
+    Mutation(
         "a node that cannot be asked is taken to have told all", 1, "replication/changelog/bricks.py",
         "            if silent := [each for each in mine if each.why]:\n", "            if silent := []:\n",
         ("tests/system/gluster/test_nodes.py", "--slow", "-k", "holds_the_mark"),

@@ -12,6 +12,7 @@ import pytest
 from replication.agent import AgentConfig, AgentRefused, agent_call, run_agent
 from replication.bricknode.server import Server
 from replication.bricknode.wire import Frames, decode
+from replication.changelog import bricktail
 from replication.changelog.index import State
 from replication.changelog.record import Kind
 from replication.changelog.store import ChangelogStore
@@ -122,35 +123,106 @@ def test_while_a_brick_records_nothing_nothing_is_said_to_be_complete(place, age
     assert (None, ROOT_GFID, b"file") in agent()
 
 
-def test_where_all_bricks_of_a_set_ended_together_something_may_be_missing(place, own, tmp_path):
-    """Between the same change and its record. One that ended alone left witnesses."""
-    place.volume(2, "replica", "2", **{"changelog.changelog": "on", "changelog.rollover-time": "2"})
-    config = AgentConfig(root=str(own()), directory=str(tmp_path / "changelog"), gluster=place.name)
-    stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(
-        target=run_agent, args=(config, lambda _: None, stop), kwargs={"ready": lambda _: ready.set()}
-    )
-    thread.start()
+class Recorded:
+    """A volume that is recorded, and what is in the changelog of ours."""
 
-    def gaps():
-        with ChangelogStore(config.directory) as store:
+    def __init__(self, name, root, directory, **options):
+        self._config = AgentConfig(root=str(root), directory=str(directory), gluster=name, **options)
+        self._stop, ready = threading.Event(), threading.Event()
+        self._thread = threading.Thread(
+            target=run_agent,
+            args=(self._config, lambda _: None, self._stop),
+            kwargs={"ready": lambda _: ready.set()},
+        )
+        self._thread.start()
+        assert ready.wait(30)
+
+    def gaps(self):
+        with ChangelogStore(self._config.directory) as store:
             return [info.reason for info in store.segments(0) if info.state is State.GAP]
 
+    def segments(self):
+        with ChangelogStore(self._config.directory) as store:
+            return [info for info in store.segments(0) if info.state is State.DATA]
+
+    def barrier(self):
+        agent_call(self._config.directory, "barrier")
+
+    def objects(self):
+        """gfids of those that are to be looked at, or listed."""
+        with ChangelogStore(self._config.directory) as store:
+            found = [info for info in store.segments(0) if info.state is State.DATA]
+            return {record.gfid for info in found for record in store.read(info.number)}
+
+    def end(self):
+        self._stop.set()
+        self._thread.join()
+
+
+def test_what_was_recorded_meanwhile_is_complete_only_when_all_of_it_was_read(
+    place, own, tmp_path, monkeypatch
+):
+    """Else the mark would pass what is in later segments."""
+    root = place.volume(1, **{"changelog.changelog": "on"})
+    mount = own()
+    recorded = Recorded(place.name, mount, tmp_path / "changelog")
+    (root / "before").write_bytes(b"1")
+    recorded.barrier()
+    recorded.end()
+    known = len(recorded.segments())
+    for number in range(20):
+        (root / f"file{number}").write_bytes(b"1")
+    began_ns = time.time_ns()
+    monkeypatch.setattr(bricktail, "_CHUNK", 512)
+    recorded = Recorded(place.name, mount, tmp_path / "changelog", max_records=4)
     try:
-        assert ready.wait(30)
-        assert gaps() == ["started"]
-        (place.primary / "file").write_bytes(b"1")
+        recorded.barrier()
+        found = recorded.segments()[known:]
+        assert recorded.gaps() == ["started"] and len(found) > 3
+        assert all(info.end_ns < began_ns for info in found[:-1])
+    finally:
+        recorded.end()
+
+
+def killed_in_the_middle(node, name, *bricks):
+    """Bricks that were killed after they did something, and before they recorded that: what they did is done here."""
+    for number in bricks:
+        node.kill_brick(name, number)
+    for number in bricks:
+        path = node.brick(name, number)
+        (path / "changed").write_bytes(b"other")
+        (path / "many" / "removed").unlink()
+        (path / "old").rename(path / "new")
+
+
+def test_where_all_bricks_of_a_set_ended_together_what_is_missing_is_searched_for(place, own, tmp_path):
+    """What they did between a change and its record. One that ended alone left witnesses."""
+    root = place.volume(2, "replica", "2", **{"changelog.changelog": "on", "changelog.rollover-time": "2"})
+    for name in ("changed", "many/removed", "many/file", "old", "untouched"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"1234")
+    gfids = {name: os.getxattr(root / name, "glusterfs.gfid") for name in os.listdir(root)}
+    for number in range(2):  # long ago
+        changelogs = place.node.brick(place.name, number) / ".glusterfs" / "changelogs"
+        place.node.wait_for(lambda: not has_records(changelogs), "the changelogs to be closed")  # noqa: B023
+    recorded = Recorded(place.name, own(), tmp_path / "changelog")
+    try:
+        assert recorded.gaps() == ["started"]
+        (root / "file").write_bytes(b"1")
         place.node.kill_brick(place.name, 1)
         place.node.start_bricks(place.name, 1)
         time.sleep(5)
-        assert gaps() == ["started"]
-        place.node.ask("volume", "stop", place.name, "force")
-        place.node.ask("volume", "start", place.name)
-        place.node.wait_for(lambda: gaps()[1:], "a gap")
-        assert set(gaps()[1:]) == {"brick restarted"}
+        killed_in_the_middle(place.node, place.name, 0, 1)
+        place.node.start_bricks(place.name, 0, 1)
+        wanted = {gfids["changed"], gfids["many"], ROOT_GFID}
+        place.node.wait_for(lambda: recorded.objects() >= wanted, "what was not recorded")
+        assert recorded.gaps() == ["started"]
     finally:
-        stop.set()
-        thread.join()
+        recorded.end()
+
+
+def has_records(changelogs):
+    return (changelogs / "CHANGELOG").stat().st_size > 60
 
 
 class Node:
