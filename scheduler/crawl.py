@@ -178,28 +178,32 @@ class Crawler:
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
         manifest["final"] = not (more or more_bare)
         after = f"{brick.crawl}:{standing.opened}:"
-        units, says = data_units(lacking, self.ctx, after)
-        units |= undressed([(item.gfid, item.path) for item in bare], after)
+        units, says = data_units(self._items(lacking), self.ctx, after)
+        units |= undressed(bare, after)
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
-    def _lacking(self, *, undressed: bool = False) -> tuple[list[FileItem], bool]:
-        """Files whose content the secondary still lacks (``undressed``: nothing but metadata), and whether there are more.
+    def _lacking(self, *, undressed: bool = False) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """(gfid, path) of files whose content the secondary still lacks (``undressed``: nothing but metadata), and whether there are more.
 
-        They moved while they were looked at, or the ledger was lost: found by the names that the
-        secondary has for them. One that is not called so here any more is among them all the same: until its
-        new name has come there, or its end, it is a failure, or the mark would pass it. What failed for a reason is
-        on the failure list, and not tried here.
+        They moved while they were looked at, or the ledger was lost: found by the names that the secondary has for them.
+        What failed for a reason is on the failure list, and not tried here.
         """
         failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
         client = self.ctx.secondary(self.epoch).client
-        items: list[FileItem] = []
+        found: list[tuple[bytes, bytes]] = []
         after = None
-        while len(items) < _DIRTY_MOST:
+        while len(found) < _DIRTY_MOST:
             page, after = client.dirty(after, _DIRTY_PAGE, undressed=undressed)
-            items += [wanted_at(self.ctx.volume, *each) for each in page if each[0].hex() not in failing]
+            found += [each for each in page if each[0].hex() not in failing]
             if after is None:
-                return items, False
-        return items, True
+                return found, False
+        return found, True
+
+    def _items(self, lacking: list[tuple[bytes, bytes]]) -> list[FileItem]:
+        """One that is not called so here any more is among them all the same: until its new name has come there, or its end, it
+        is a failure, or the mark would pass it.
+        """
+        return [wanted_at(self.ctx.volume, gfid, path) for gfid, path in lacking]
 
     def _send_root(self) -> None:
         """The root's own attributes: no directory lists it."""
@@ -273,7 +277,7 @@ class Crawler:
         if look and (forgotten := self._lacking()[0]):
             # Nobody is at it, and no record will come for it: a unit was lost together with its worker.
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
-            send_again(self.ctx, self.epoch, forgotten)
+            send_again(self.ctx, self.epoch, self._items(forgotten))
             return
         if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and self._list_again():
             return

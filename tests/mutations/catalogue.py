@@ -48,8 +48,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a crawl ends without what is called otherwise by now", 1, "scheduler/crawl.py",
-        "[wanted_at(self.ctx.volume, *each) for each in page if each[0].hex() not in failing]",
-        "[i for each in page if each[0].hex() not in failing and (i := wanted_at(self.ctx.volume, *each)).ino]",
+        "[wanted_at(self.ctx.volume, gfid, path) for gfid, path in lacking]",
+        "[i for gfid, path in lacking if (i := wanted_at(self.ctx.volume, gfid, path)).ino]",
         ("tests/system/test_lost_ledger.py",),
     ),
     Mutation(
