@@ -110,6 +110,7 @@ class BrickTail:
         self._floor = closed[-1].second if closed else 0
         self._done = {(each.second, each.ino) for each in closed if each.second == self._floor}
         self._listed = {self._floor: 1}
+        self._same_boot = True
 
     def resume(self, place: Place) -> bool:
         """Go on from there; False where what was recorded since is not all there. Raises OSError."""
