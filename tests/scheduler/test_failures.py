@@ -109,7 +109,7 @@ def test_what_was_skipped_and_comes_through_is_skipped_no_more(node):  # noqa: F
     (primary / "closed" / "a").write_text("22")
     (primary / "closed").touch()
     node.wait_for_file(copy / "closed" / "a", "22")
-    node.wait_for(lambda: report(node)["skipped"] == 0, "the end of the skip")
+    node.wait_for(lambda: report(node)["skipped"] == 0, "the end of the skip", 200)
     assert {row["ended"] for row in rows(node, "list", "--skipped")} == {"replicated"}
     assert_same(primary, copy)
 
