@@ -39,7 +39,7 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             for row in rows:
                 faults.point("purge")
                 if row.is_dir and rule is not None and not _may_go(agent, row, rule):
-                    done += _set_aside(agent, row)
+                    done += _displace_whole(agent, row)
                     continue
                 done += _remove_directory(agent, row, _AT_ONCE - done) if row.is_dir else _remove(agent, row)
                 if done >= _AT_ONCE:
@@ -100,7 +100,7 @@ def _may_go(agent: Agent, row: Row, rule: held.Rule) -> bool:
     return True
 
 
-def _set_aside(agent: Agent, row: Row) -> int:
+def _displace_whole(agent: Agent, row: Row) -> int:
     """A directory that may not be removed goes to displaced, whole, under the path that it had."""
     found = agent.index.db.execute(sql.REMOVED, (row.id,)).fetchone()
     path = found[0] if found is not None else b".seamark/limbo/" + limbo_name(row)
