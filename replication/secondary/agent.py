@@ -99,6 +99,7 @@ class Agent:
                 if check_epoch and self.index.meta.get("epoch", 0) != self.epoch:
                     raise AgentError("stale-epoch", "a newer epoch has taken over this secondary")
                 yield
+                self.namespace.forget_lost()
                 self.tree.settle()
                 faults.point("commit")
                 self.index.commit()
@@ -158,11 +159,10 @@ class Agent:
         faults.point("journal")
 
     def _parent_gfids(self, ids: Set[int]) -> Dict[int, str]:
-        rows = self.tree.rows
-        missing = [i for i in ids if i not in rows]
-        if missing:
-            rows.update(self.index.inodes_by_id(missing))
-        return {i: rows[i].gfid.hex() for i in ids if i in rows}
+        # What is looked up is not kept: rows that a plan finds in tree.rows are those that it saves.
+        rows = self.index.inodes_by_id(i for i in ids if i not in self.tree.rows)
+        rows.update((i, self.tree.rows[i]) for i in ids if i in self.tree.rows)
+        return {i: row.gfid.hex() for i, row in rows.items()}
 
     def close(self) -> None:
         """Leave nothing of this process behind."""

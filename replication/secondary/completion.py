@@ -81,7 +81,7 @@ def path_of(index: Index, key: Key) -> str:
 def _put_back(agent: Agent, counts: Dict[str, int]) -> bool:
     """Some of what is in limbo; False: nothing is left there."""
     with agent.transaction():
-        rows = [Row(*t) for t in agent.index.db.execute(sql.IN_LIMBO, (1 << 62, _AT_ONCE))]
+        rows = limbo.waiting(agent, 1 << 62, _AT_ONCE)
         for row in rows:
             _one_back(agent, row.id, counts)
         if not rows:
@@ -129,7 +129,7 @@ def _back(agent: Agent, row: Row) -> bool:
             row.limbo, row.changed = None, True
             index.save([row], [(key[0], key[1], row.id)], [])
             if before is not None and before != row.id:
-                index.db.execute(sql.DROP_PENDING_NAMELESS, (before,))
+                index.drop(index.inodes_by_id([before]).values())  # no object of it stands here
             agent.namespace.shadows.forget([key])
             if row.is_dir:
                 tree.forget(row.id)
@@ -156,8 +156,7 @@ def _forget(agent: Agent, row: Row) -> None:
     if row.is_dir:
         agent.tree.forget(row.id)
         agent.tree.touched.pop(row.id, None)
-        agent.index.forget_below(row.id)
-    agent.index.drop((row.id,))
+    agent.index.drop([row])
 
 
 def _make_shadows_files(agent: Agent) -> Iterator[int]:

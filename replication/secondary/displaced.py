@@ -20,13 +20,6 @@ class Displacer:
         """Move whatever stands at a name aside. Raises OSError."""
         self.displace_from(self._tree.changing(key[0]), key[1], self._tree.path(key))
 
-    def set_aside(self, key: Key) -> None:
-        """The same, if anything stands there."""
-        try:
-            self.displace(key)
-        except FileNotFoundError:
-            pass
-
     def displace_from(self, dir_fd: int, name: bytes, path: bytes) -> None:
         """The same, for a name in any directory of the root. ``path`` is where it will be found."""
         tree = self._tree

@@ -7,37 +7,35 @@ it is as if somebody else had put it there.
 from __future__ import annotations
 
 import stat
-from typing import Collection, Dict
+from typing import Dict, List, Tuple
 
 from replication.secondary import sql
 from replication.secondary.agent import Agent
+from replication.secondary.index import Key
 
 
-def forget(agent: Agent, parent: int, gone: Dict[bytes, int], observed: Collection[int]) -> Dict[bytes, int]:
-    """Of names that a complete listing of ``parent`` does not have: those that are really gone.
-
-    The others are left out by the filters, and forgotten; but for inodes that were ``observed`` under another name,
-    which move there. Within a transaction.
-    """
+def left_out(agent: Agent, parent: int, gone: Dict[bytes, int]) -> List[Tuple[Key, int]]:
+    """Of names that a complete listing of ``parent`` does not have: those that the filters leave out, and what each stands for."""
     if not agent.filters:
-        return gone
+        return []
     rows = agent.index.inodes_by_id(gone.values())
-    kept = {}
-    for name, inode in gone.items():
-        is_dir = inode in rows and stat.S_ISDIR(rows[inode].mode)
-        if inode in observed or not agent.filters.excludes(agent.tree.path((parent, name)), is_dir):
-            kept[name] = inode
+    return [
+        ((parent, name), inode)
+        for name, inode in gone.items()
+        if agent.filters.excludes(
+            agent.tree.path((parent, name)), inode in rows and stat.S_ISDIR(rows[inode].mode)
+        )
+    ]
+
+
+def forget(agent: Agent, names: List[Tuple[Key, int]]) -> None:
+    """Names that are left out, once all that moves elsewhere by the same request has done so. Within a transaction."""
+    rows = agent.index.inodes_by_id(inode for _, inode in names)
+    for key, inode in names:
+        if agent.index.entry(*key) != inode:
             continue
-        _forget(agent, parent, name, inode, is_dir)
-    return kept
-
-
-def _forget(agent: Agent, parent: int, name: bytes, inode: int, is_dir: bool) -> None:
-    db = agent.index.db
-    agent.namespace.shadows.forget([(parent, name)])
-    db.execute(sql.DROP_ENTRY, (parent, name))
-    if is_dir:
-        agent.index.forget_below(inode)
+        agent.namespace.shadows.forget([key])
+        agent.index.db.execute(sql.DROP_ENTRY, key)
         agent.tree.forget(inode)
-    db.execute(sql.DROP_NAMELESS, (inode,))
-    agent.index.reset_digests([parent])
+        agent.index.drop([rows[inode]] if inode in rows else [])
+    agent.index.reset_digests({key[0] for key, _ in names})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from replication.secondary import sql
 from replication.secondary.layout import ROOT_GFID, ROOT_ID
@@ -268,17 +268,30 @@ class Index:
     def reset_digests(self, directories: Iterable[int]) -> None:
         self.db.executemany(sql.RESET_DIGEST, [(d,) for d in directories])
 
-    def drop(self, ids: Iterable[int]) -> None:
-        self.db.executemany(sql.DROP_INODE, [(i,) for i in ids])
+    def drop(self, rows: Iterable[Row]) -> None:
+        """Drop inodes, and of directories all that is below them. What has a name stays."""
+        for row in rows:
+            if row.is_dir and not self.names_of(row.id):
+                self.forget_below(row.id)
+            self.db.execute(sql.DROP_NAMELESS, (row.id,))
 
-    def forget_below(self, directory: int) -> None:
-        """Drop all rows below a directory whose object is lost; inodes with names elsewhere stay."""
-        below = [d for (d,) in self.db.execute(sql.DIRECTORIES_BELOW, (directory,))]
-        for d in below:
-            children = self.db.execute(sql.CHILDREN, (d,)).fetchall()
-            self.db.execute(sql.DROP_ENTRIES_OF, (d,))
-            self.db.execute(sql.DROP_SHADOWS_OF, (d,))
-            self.db.executemany(sql.DROP_NAMELESS, children)
+    def forget_below(self, directory: int, but: Container[Key] = ()) -> None:
+        """Drop all below a directory whose object is lost; inodes with names elsewhere stay. Not while a plan adds names that are not saved.
+
+        ``but``: names that it has again by now.
+        """
+        children = self.db.execute(sql.ENTRIES_OF, (directory, -1)).fetchall()
+        gone = [(name, inode) for name, inode in children if (directory, name) not in but]
+        self.db.executemany(sql.DROP_ENTRY, [(directory, name) for name, _ in gone])
+        self.db.execute(sql.DROP_SHADOWS_OF, (directory,))
+        lost = [inode for _, inode in gone]
+        for below in self.directories_among(lost):
+            for d in self.db.execute(sql.DIRECTORIES_BELOW, (below,)).fetchall():
+                children = self.db.execute(sql.CHILDREN, d).fetchall()
+                self.db.execute(sql.DROP_ENTRIES_OF, d)
+                self.db.execute(sql.DROP_SHADOWS_OF, d)
+                self.db.executemany(sql.DROP_NAMELESS, children)
+        self.db.executemany(sql.DROP_NAMELESS, [(inode,) for inode in lost])
 
 
 def root_row(found: os.stat_result) -> Row:

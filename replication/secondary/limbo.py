@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from replication.secondary import faults, held, sql
 from replication.secondary.agent import Agent
@@ -34,12 +34,12 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     removed = 0
     while True:
         with agent.transaction():
-            rows = [Row(*t) for t in agent.index.db.execute(sql.IN_LIMBO, (upto, _AT_ONCE))]
+            rows = waiting(agent, upto, _AT_ONCE)
             done = 0
             for row in rows:
                 faults.point("purge")
                 if row.is_dir and rule is not None and not _may_go(agent, row, rule):
-                    done += _set_aside(agent, row)
+                    done += _displace_whole(agent, row)
                     continue
                 done += _remove_directory(agent, row, _AT_ONCE - done) if row.is_dir else _remove(agent, row)
                 if done >= _AT_ONCE:
@@ -54,6 +54,17 @@ def purge(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
                 "removed": removed, "left": left, "since": held.since(agent), "held": agent.index.holds(),
                 "question": held.question(agent, rule, upto),
             }  # fmt: skip
+
+
+def waiting(agent: Agent, upto: int, most: int) -> List[Row]:
+    """What is in limbo with a stamp of at most ``upto``. Within a transaction."""
+    rows = [Row(*t) for t in agent.index.db.execute(sql.IN_LIMBO, (upto, most))]
+    named = agent.index.names(row.id for row in rows)
+    for row in rows:
+        if row.id in named:  # an index of an older version may say both: its name counts
+            row.limbo, row.changed = None, True
+    agent.index.save(rows, [], [])
+    return [row for row in rows if row.limbo is not None] or (waiting(agent, upto, most) if rows else [])
 
 
 def _go_on_with_held(agent: Agent, rule: Optional[held.Rule], upto: int) -> bool:
@@ -89,15 +100,15 @@ def _may_go(agent: Agent, row: Row, rule: held.Rule) -> bool:
     return True
 
 
-def _set_aside(agent: Agent, row: Row) -> int:
+def _displace_whole(agent: Agent, row: Row) -> int:
     """A directory that may not be removed goes to displaced, whole, under the path that it had."""
     found = agent.index.db.execute(sql.REMOVED, (row.id,)).fetchone()
     path = found[0] if found is not None else b".seamark/limbo/" + limbo_name(row)
-    agent.namespace.displacer.displace_from(agent.tree.limbo_fd, limbo_name(row), path)
+    if agent.namespace.in_limbo(row):
+        agent.namespace.displacer.displace_from(agent.tree.limbo_fd, limbo_name(row), path)
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)
-    agent.index.forget_below(row.id)
-    agent.index.drop((row.id,))
+    agent.index.drop([row])
     agent.index.db.execute(sql.BACK_BY_INODE, (row.id,))
     return 1
 
@@ -111,7 +122,7 @@ def _remove(agent: Agent, row: Row) -> int:
             agent.namespace.displacer.displace_from(fd, name, b".seamark/limbo/" + name)
     except FileNotFoundError:
         pass
-    agent.index.drop((row.id,))
+    agent.index.drop([row])
     return 1
 
 
@@ -125,41 +136,35 @@ def _remove_directory(agent: Agent, row: Row, budget: int) -> int:
         pass  # removed, by us before we were killed, or by somebody else
     entries = index.entries_of(row.id, max(budget, 1))
     rows = index.inodes_by_id(entries.values())
-    names = index.names(entries.values())
-    left = {inode: len(keys) for inode, keys in names.items()}
+    for child in rows.values():
+        if child.is_dir:
+            child.limbo, child.changed = row.limbo, True
+    going = ((rows[i], [(row.id, name)]) for name, i in entries.items() if i in rows)
+    agent.announce([(child, keys) for child, keys in going if child.ino], [])
     for name, inode in entries.items():
-        child = rows.get(inode)
-        left[inode] -= 1
         faults.point("purge")
-        if child is not None and child.ino:
-            _take_out(agent, child, (row.id, name), fd)
-        elif fd is not None:
-            agent.namespace.shadows.lift((row.id, name))
-        if child is not None and not left[inode] and not (child.is_dir and child.limbo is not None):
-            index.drop((inode,))
-        elif child is not None and child.is_dir:
-            child.limbo = row.limbo
-            child.changed = True
+        _take_out(agent, rows.get(inode), (row.id, name), fd)
         index.db.execute(sql.DROP_ENTRY, (row.id, name))
     index.save(rows.values(), [], [])
+    index.drop(child for child in rows.values() if not (child.is_dir and child.ino))
     if len(entries) < max(budget, 1):
         _finish_directory(agent, row, fd)
     return len(entries) + 1
 
 
-def _take_out(agent: Agent, child: Row, key: Key, fd: Optional[int]) -> None:
-    """A file's name is removed; a directory comes to limbo, if it did not before we were killed."""
+def _take_out(agent: Agent, child: Optional[Row], key: Key, fd: Optional[int]) -> None:
+    """A file's name is removed; a directory comes to limbo, and has no object any more if it is lost."""
     namespace = agent.namespace
-    if not child.is_dir:
+    if child is None or not child.ino:
+        if fd is not None:
+            namespace.shadows.lift(key)
+    elif not child.is_dir:
         if fd is not None and namespace.is_ours(child, key):
             os.unlink(key[1], dir_fd=fd)
-    elif namespace.in_limbo(child):
-        child.limbo = 0
-    elif fd is not None and namespace.is_ours(child, key):
-        child.limbo = 0
+    elif fd is not None:
         namespace.to_limbo(child, key)
     else:
-        agent.index.forget_below(child.id)
+        namespace.lose(child)
 
 
 def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
@@ -171,8 +176,7 @@ def _finish_directory(agent: Agent, row: Row, fd: Optional[int]) -> None:
         os.rmdir(limbo_name(row), dir_fd=agent.tree.limbo_fd)
     agent.tree.forget(row.id)
     agent.tree.touched.pop(row.id, None)
-    agent.index.db.execute(sql.DROP_SHADOWS_OF, (row.id,))
-    agent.index.drop((row.id,))
+    agent.index.drop([row])
 
 
 def heal(agent: Agent, inode: int) -> None:
@@ -200,7 +204,7 @@ def _heal(agent: Agent, inode: int) -> None:
         return
     namespace.lose(row)
     if key is None:
-        index.drop((inode,))
+        index.drop([row])
         return
     agent.announce([(row, [key])], [])
     namespace.create(row, key, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any, Callable, Dict, List, Optional
+from typing import Callable, Container, Dict, List, Optional
 
 from replication.secondary import faults
 from replication.secondary.displaced import Displacer
@@ -47,14 +47,16 @@ class Namespace:
         self._fresh = fresh
         self._gfids = gfids
         self.counts: Dict[str, int] = {}
+        self._lost: List[int] = []
         self.begin()
 
     def begin(self) -> None:
         self.counts = dict.fromkeys(("created", "renamed", "linked", "removed", "limbo"), 0)
-        self.displacer.count = 0
+        self.displacer.count = self.astray = 0
+        self._lost = []  # directories whose object is lost, and whose names are still in the index
 
     def all_counts(self) -> Dict[str, int]:
-        return dict(self.counts, displaced=self.displacer.count)
+        return dict(self.counts, displaced=self.displacer.count, astray=self.astray)
 
     def standing(self, key: Key) -> Optional[os.stat_result]:
         """What really stands at a name. Raises LostDirectory, OSError."""
@@ -72,6 +74,12 @@ class Namespace:
             return True
         self.displacer.displace(key)
         return False
+
+    def displace_astray(self, key: Key) -> None:
+        """Whatever stands at a name whose inode the index has lost, which must not be: it is counted."""
+        self.astray += 1
+        if self.standing(key) is not None:
+            self.displacer.displace(key)
 
     # ---- taking away
 
@@ -111,10 +119,19 @@ class Namespace:
         if row.is_file:
             row.dirty = 1
         elif row.is_dir:
-            self.tree.index.forget_below(row.id)
+            self._lost.append(row.id)
             self.tree.forget(row.id)
             row.listed = 0
             row.digest = None
+
+    def forget_lost(self, but: Container[Key] = ()) -> None:
+        """The index forgets what was in lost directories, when nobody is about to add names of that: not before a plan is saved.
+
+        ``but``: names that were added since.
+        """
+        lost, self._lost = self._lost, []
+        for directory in lost:
+            self.tree.index.forget_below(directory, but)
 
     def forsake(self, row: Row) -> None:
         """A file that has lost its names here comes with new content, and its object is wanted no more."""
@@ -339,49 +356,3 @@ class Step:
         self.source = source
         self.target = target
         self.stay = stay
-
-
-def run(namespace: Namespace, steps: List[Step]) -> List[Any]:
-    """Carry out a plan, in order. Returns [row, code, message, path] of objects that could not be made.
-
-    Raises OSError for whatever concerns more than one object.
-    """
-    errors: List[Any] = []
-    for step in steps:
-        row = step.row
-        faults.point("step")
-        if step.kind == "unlink":
-            namespace.unlink(row, step.key)
-        elif step.kind == "leave":
-            namespace.leave(row, step.key)
-        elif step.kind == "limbo":
-            if row.ino:
-                namespace.to_limbo(row, step.key, step.stay)
-        elif step.kind == "forsake":
-            namespace.forsake(row)
-        elif step.kind == "create":
-            _create(namespace, step, errors)
-        elif not row.ino:
-            # Lost on the way here: what can be made is made again, content is asked for.
-            if not row.is_file:
-                _create(namespace, step, errors)
-        elif step.kind == "place":
-            if not namespace.place(row, step.source, step.key, step.stay) and not row.is_file:
-                _create(namespace, step, errors)
-        elif not namespace.link(row, step.source or step.key, step.key) and not row.is_file:
-            _create(namespace, step, errors)
-    return errors
-
-
-def _create(namespace: Namespace, step: Step, errors: List[Any]) -> None:
-    try:
-        namespace.create(step.row, step.key, step.target)
-    except OSError as error:
-        if step.row.is_dir or error.errno not in (
-            errno.EPERM,
-            errno.EACCES,
-            errno.EINVAL,
-            errno.ENAMETOOLONG,
-        ):
-            raise
-        errors.append((step.row, error, step.key))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from replication.secondary import adopt, excluded, held, parts, sql
 from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
-from replication.secondary.along import Content, place_new
+from replication.secondary.along import Content
+from replication.secondary.carrying import Carrier
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import apply_at, dress_directory
-from replication.secondary.namespace import run
+from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import (
     ATIME,
     CHANGE,
@@ -52,7 +53,7 @@ def observe(agent: Agent, request: Dict[str, Any], content: Content) -> Dict[str
 
 def take_away(agent: Agent, names: held.Gone, stamp: int) -> None:
     """Remove names whose removal was held. Within a transaction."""
-    work = _Work(agent, stamp, {})
+    work = Carrier(agent, stamp, {})
     plan = Plan(work.index, work.rows, work.by_id)
     for key, inode in names:
         plan.absent(key, inode)
@@ -73,61 +74,35 @@ def _apply(
         return work.answer()
 
 
-class _Work:
+class _Work(Carrier):
     """One request under way."""
 
-    def __init__(
-        self, agent: Agent, limbo_until: int, content: Content, rule: Optional[held.Rule] = None
-    ) -> None:
-        self.agent = agent
-        self._absent = held.Absences(agent, rule)
-        self.index = agent.index
-        self.limbo_until = limbo_until
-        self._content = content
-        self.placed: Set[bytes] = set()  # what has its content by now
-        self.rows: Dict[bytes, Row] = {}
-        self.by_id: Dict[int, Row] = agent.tree.rows
-        self.observed: Dict[bytes, Tuple[Observed, Row, Optional[Key]]] = {}
+    def __init__(self, agent: Agent, limbo_until: int, content: Content, rule: Optional[held.Rule]) -> None:
+        super().__init__(agent, limbo_until, content, rule)
         self.need: Dict[bytes, str] = {}
         self.meta: List[str] = []
-        self.list: Dict[str, None] = {g.hex(): None for g in agent.healed}
-        self.unknown: List[str] = []
-        self.errors: List[List[Any]] = []
-        self.stale: Set[int] = set()  # directories whose digest is out of date
-        self.ticket = 0
-        self._ids = 0
+        self._ids: Iterator[int] = iter(())
         self._unseen: List[Tuple[Row, Listing]] = []
+        self._left_out: List[Tuple[Key, int]] = []
         self._born: Set[bytes] = set()  # directories unknown until now that need not be listed
-        self._kept: List[List[str]] = []
-
-    def _ticket(self) -> int:
-        """The number of this look: content that was read for an earlier one is out of date (receiver.place)."""
-        if not self.ticket:
-            self.ticket = int(self.index.meta.get("ticket") or 1) + 1
-            self.index.set_meta("ticket", self.ticket)
-        return self.ticket
 
     # ---- taking in
 
     def apply(self, listings: List[Listing]) -> None:
         plan = Plan(self.index, self.rows, self.by_id)
         self._load(listings)
-        ordered, self.unknown = parts.parents_first(listings, self.rows)
+        ordered, unknown = parts.parents_first(listings, self.rows)
+        self.unknown += unknown
         for listing in ordered:
             self._take(plan, listing)
-        self._absent.sort_out(plan, self.limbo_until)
-        self.carry_out(plan)
+        self._end_plan(plan)
         for row, listing in self._unseen:
-            self._remove_unseen(row, listing)
+            if row.gfid in self.rows:
+                self._remove_unseen(row, listing)
         for g, (e, row, key) in self.observed.items():
             if g not in self.placed:
                 self._state(g, e, row, key)
         self.finish()
-
-    def finish(self) -> None:
-        """What was changed meanwhile is saved."""
-        self._save([], [])
-        self.index.reset_digests(self.stale)
 
     def _load(self, listings: List[Listing]) -> None:
         gfids = {e[GFID] for listing in listings for e in listing.entries}
@@ -137,7 +112,8 @@ class _Work:
         for row in self.rows.values():
             self.by_id[row.id] = row
         amount = len(gfids) - len(self.rows)
-        self._ids = self.index.take_ids(amount) if amount > 0 else 0
+        first = self.index.take_ids(amount) if amount > 0 else 0
+        self._ids = iter(range(first, first + amount))
 
     def _take(self, plan: Plan, listing: Listing) -> None:
         parent = self.rows[listing.parent]
@@ -152,7 +128,7 @@ class _Work:
             key = (pid, name)
             g = e[GFID]
             if g is None:
-                self._absent.add(plan, key, known.get(name))
+                self.absent.add(plan, key, known.get(name))
                 continue
             row = rows.get(g)
             if row is None:
@@ -161,7 +137,7 @@ class _Work:
                 raise AgentError("protocol", "an inode changed its type", name.decode("utf-8", "replace"))
             observed[g] = (e, row, key)
             present(key, known.get(name), row, e)
-        if self._absent.holds:
+        if self.absent.holds:
             held.present(self.agent, [(pid, e[NAME]) for e in listing.entries if e[GFID] is not None])
         for e in listing.own:
             observed[listing.parent] = (e, parent, None)
@@ -169,25 +145,38 @@ class _Work:
             if all_known:
                 listed = {e[NAME] for e in listing.entries}
                 gone = {name: current for name, current in known.items() if name not in listed}
-                for name, current in self._really_gone(pid, gone).items():
-                    self._absent.add(plan, (pid, name), current)
+                self._gone(plan, pid, gone)
                 self._listed(parent)
             else:
                 self._unseen.append((parent, listing))
 
-    def _really_gone(self, parent: int, names: Dict[bytes, int]) -> Dict[bytes, int]:
-        """Without those that the filters leave out."""
-        observed = {row.id for _, row, _ in self.observed.values()} if self.agent.filters else ()
-        return excluded.forget(self.agent, parent, names, observed)
+    def _gone(self, plan: Plan, parent: int, names: Dict[bytes, int]) -> None:
+        """A complete listing does not have these: they are absent, or left out by the filters."""
+        left_out = excluded.left_out(self.agent, parent, names)
+        self._left_out += left_out
+        for (_, name), _ in left_out:
+            del names[name]
+        for name, current in names.items():
+            self.absent.add(plan, (parent, name), current)
+
+    def _end_plan(self, plan: Plan) -> List[bytes]:
+        """All was taken in: carry it out. Gives the names that are held."""
+        # What is left out is forgotten, but for inodes that were observed under another name, which move there.
+        left_out, self._left_out = self._left_out, []
+        observed = {row.id for _, row, _ in self.observed.values()} if left_out else ()
+        for key, inode in left_out:
+            if inode in observed:
+                self.absent.add(plan, key, inode)
+        stay = self.absent.sort_out(plan, self.limbo_until)
+        self.carry_out(plan)
+        excluded.forget(self.agent, [each for each in left_out if each[1] not in observed])
+        return stay
 
     def _new(self, e: Observed) -> Row:
-        if not self._ids:
-            self._ids = self.index.take_ids(1)
-        row = new_row(self._ids, e)
-        self._ids += 1
+        row = new_row(next(self._ids, 0) or self.index.take_ids(1), e)
         row.gen = self.index.meta.get("gen", 0)
         if row.dirty:
-            row.dirty = self._ticket()
+            row.dirty = self.ticket()
         self.rows[row.gfid] = row
         self.by_id[row.id] = row
         if e[CHANGE] == CHANGE_EMPTY and not self.agent.rebuilding:
@@ -219,11 +208,9 @@ class _Work:
                 break
             before = set(self.rows)
             plan = Plan(self.index, self.rows, self.by_id)
-            for name, current in self._really_gone(parent.id, self.index.entries(parent.id, names)).items():
-                self._absent.add(plan, (parent.id, name), current)
-            stay = self._absent.sort_out(plan, self.limbo_until)
+            self._gone(plan, parent.id, self.index.entries(parent.id, names))
+            stay = self._end_plan(plan)
             self.index.db.executemany(sql.ADD_SEEN, [(parent.id, name) for name in stay])
-            self.carry_out(plan)
             for gfid in [g for g in self.rows if g not in before]:
                 self.by_id.pop(self.rows.pop(gfid).id, None)
         if self.agent.rebuilding:
@@ -235,67 +222,6 @@ class _Work:
         if not row.listed:
             row.listed = 1
             row.changed = True
-
-    # ---- carrying out
-
-    def carry_out(self, plan: Plan) -> None:
-        """Do what a plan says, in the tree and in the index."""
-        plan.make(self.limbo_until)
-        self._kept += plan.kept_names()
-        self._absent.note(plan)
-        shadows = self.agent.namespace.shadows
-        for bare in shadows.of(plan.bare()):
-            shadows.lift(bare)
-        for key in plan.astray:
-            self.agent.namespace.displacer.set_aside(key)
-        if plan.steps:
-            self.agent.announce(plan.journal, [])
-            for row, error, key in run(self.agent.namespace, plan.steps):
-                path = self.agent.tree.path(key).decode("utf-8", "surrogateescape")
-                message = "cannot make it here: {}".format(error.strerror)
-                self.errors.append([row.gfid.hex(), code_of(error), message, path])
-        if self._content and not self.agent.rebuilding:
-            content, self._content = self._content, {}
-            self.placed = place_new(self.agent, plan, content, self._ticket())
-        self._save(plan.add, plan.drop)
-        self.index.db.executemany(sql.SAVE_DEPARTED, plan.departed)
-        shadows.forget(key for key, row in plan.taken.items() if row.ino)
-        self.stale |= plan.parents
-        if plan.dropped or plan.steps:
-            self._drop_rows(plan)
-        for row in plan.from_limbo:
-            if row.is_dir and row.ino:
-                self._unlist_below(row)
-        for inode in plan.relist:
-            self._relist(inode)
-
-    def _drop_rows(self, plan: Plan) -> None:
-        """Inodes without name and object: a file that never had data, or whose object was taken away."""
-        gone = list(plan.dropped)
-        gone += [s.row for s in plan.steps if s.kind == "limbo" and not s.row.ino and s.row.limbo is not None]
-        for row in gone:
-            self.rows.pop(row.gfid, None)
-            self.by_id.pop(row.id, None)
-            self.observed.pop(row.gfid, None)
-        self.index.drop(row.id for row in gone)
-
-    def _unlist_below(self, row: Row) -> None:
-        self.index.db.execute(sql.UNLIST_BELOW, (row.id,))
-        for (inode,) in self.index.db.execute(sql.DIRECTORIES_BELOW, (row.id,)):
-            known = self.by_id.get(inode)
-            if known is not None:
-                known.listed = 0
-
-    def _relist(self, inode: int) -> None:
-        row = self.agent.tree.row(inode)
-        if row is not None:
-            self.index.db.execute(sql.UNLIST, (row.gfid,))
-            row.listed = 0
-            self.list[row.gfid.hex()] = None
-
-    def _save(self, add: List[Tuple[int, bytes, int]], drop: List[Key]) -> None:
-        self.index.save(self.rows.values(), add, drop)
-        self._absent.dropped(drop)
 
     # ---- the state of each inode
 
@@ -313,8 +239,8 @@ class _Work:
             if how is not None:
                 if not row.dirty:
                     self._stale_parents(row, key)
-                if row.dirty != self._ticket():
-                    row.dirty = self._ticket()
+                if row.dirty != self.ticket():
+                    row.dirty = self.ticket()
                     row.changed = True
                 self.need[g] = how
                 if how == "new":
@@ -368,17 +294,24 @@ class _Work:
             tree.touched.setdefault(row.id, mode_too)
             return
         assert key is not None
-        if not namespace.is_ours(row, key):
+        # It may have moved while it was looked at, and not have the name here at which it was seen last.
+        names = [key] if self.index.entry(*key) == row.id else self.index.names_of(row.id)
+        if not names and namespace.in_limbo(row):
+            apply_at(tree.limbo_fd, limbo_name(row), row, row, self.agent.powers, None, times)
+        elif not names:
+            namespace.lose(row)
+            self.index.drop([self.rows.pop(row.gfid)])
+        elif namespace.is_ours(row, names[0]):
+            apply_at(tree.fd(names[0][0]), names[0][1], row, row, self.agent.powers, None, times)
+        else:
             namespace.lose(row)
             if row.is_file:
                 self.need[row.gfid] = "new"
-            return
-        apply_at(tree.fd(key[0]), key[1], row, row, self.agent.powers, None, times)
 
     def answer(self) -> Dict[str, Any]:
         return {
             "need": [[g.hex(), how] for g, how in self.need.items()],
-            "ticket": self.ticket,
+            "ticket": self.said_ticket(),
             "meta": self.meta,
             "list": list(self.list),
             "unknown": self.unknown,
@@ -386,5 +319,5 @@ class _Work:
             "rebuilding": self.agent.rebuilding,
             "counts": self.agent.namespace.all_counts(),
             "placed": self.placed,
-            "kept": self._kept,
+            "kept": self.kept,
         }

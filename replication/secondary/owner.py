@@ -260,7 +260,7 @@ def _open_index(
     if other_volume and not request.get("adopt"):
         raise AgentError("owned", "this is a copy of another volume; adopt it to go on with this one")
     if other_volume or _size(hidden_fd, layout.DAMAGED) >= 0 or (owner is not None and not there):
-        set_aside(hidden_fd)
+        retire_index(hidden_fd)
         there = False
     rebuild = owner is not None or bool(request.get("adopt"))
     try:
@@ -268,12 +268,12 @@ def _open_index(
     except sqlite3.DatabaseError as error:
         if not is_damaged(error, hidden_fd) or not there:
             raise
-        set_aside(hidden_fd)
+        retire_index(hidden_fd)
         index = _create(path, root, True, hidden_fd, error.mark if isinstance(error, Copied) else None)
     if owner is None and index.db.execute(sql.ANY_OBJECT).fetchone() is not None:
         # Whose objects it speaks of nobody knows: what is in it would be removed as ours.
         index.close()
-        set_aside(hidden_fd)
+        retire_index(hidden_fd)
         index = _create(path, root, True, hidden_fd)
     return index
 
@@ -310,7 +310,7 @@ def _size(dir_fd: int, name: bytes) -> int:
         return -1
 
 
-def set_aside(hidden_fd: int) -> None:
+def retire_index(hidden_fd: int) -> None:
     """A damaged index is kept for whoever wants to know; the limbo it described becomes displaced."""
     stamp = b".%d" % time.time_ns()
     for suffix in (b"", b"-wal", b"-shm"):

@@ -88,6 +88,18 @@ class Plan:
             self.wanted[key] = e
             self.current[key] = current
 
+    def adrift(self) -> List[Row]:
+        """New inodes for which no name is left, as it was another's when it was looked at again; directories with all that was seen in them."""
+        found: Dict[bytes, Row] = {}
+        while True:
+            named = {e[GFID] for e in self.wanted.values() if e is not None}.union(found)
+            rows = {g: row for g, row in self.rows.items() if row.new and g not in named}
+            if not rows:
+                return list(found.values())
+            found.update(rows)
+            ids = {row.id for row in rows.values()}
+            self.wanted = {key: e for key, e in self.wanted.items() if key[0] not in ids}
+
     # ---- planning
 
     def make(self, limbo_until: int) -> None:
@@ -241,6 +253,8 @@ class Plan:
             if row.is_file and (keep or come):
                 self.kept += [(row, k) for k in gone]
             if not row.ino:
+                if come and row.limbo is not None:
+                    row.limbo, row.changed = None, True
                 if come and not (row.is_file and not row.new):
                     attaches[inode] = self._made(row, come)
                 elif not keep and not come:

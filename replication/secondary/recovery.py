@@ -92,7 +92,7 @@ def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> boo
     if in_limbo and keys:
         index.db.execute(sql.SAVE_DEPARTED, (row.id, *keys[0]))
     if not in_limbo and not named:
-        _forget(agent, row)
+        index.drop([row])
         return False
     row.pctime = 0
     row.changed = True
@@ -156,12 +156,6 @@ def _made(
     return None
 
 
-def _forget(agent: Agent, row: Row) -> None:
-    if row.is_dir:
-        agent.index.forget_below(row.id)
-    agent.index.drop((row.id,))
-
-
 def _content(agent: Agent, gfid: bytes, ino: int) -> None:
     """A file was to get new content under all its names: some may have it."""
     row = agent.index.inode(gfid)
@@ -182,8 +176,8 @@ def _content(agent: Agent, gfid: bytes, ino: int) -> None:
         if key not in here:
             try:
                 _link(agent, have[0], key)
-            except OSError:
-                continue
+            except (OSError, LostDirectory):
+                continue  # whoever looks there next mends it
         agent.index.reset_digests([key[0]])
     row.ino = ino
     row.dirty = 1

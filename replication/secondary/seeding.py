@@ -178,7 +178,7 @@ class Seeding:
     def _write_index(self) -> None:
         """In the place of one that there may be, of an earlier life."""
         hidden_fd = owner.our_directories(self._root_fd)
-        owner.set_aside(hidden_fd)
+        owner.retire_index(hidden_fd)
         aside = b"index.seeded"
         try:
             os.unlink(aside, dir_fd=hidden_fd)

@@ -146,6 +146,14 @@ class Server:
             self._agent.under_way.go_on_until(self._inbox.has_come)
 
     def _note(self, op: Any, answer: Dict[str, Any], took: float) -> None:
+        astray = answer.get("counts", {}).get("astray")
+        if astray:
+            self._say(
+                "warning",
+                "the index had lost what stands at {} names: it was displaced, and comes again".format(
+                    astray
+                ),
+            )
         if not answer["ok"]:
             level = "warning" if answer["error"] in _UNFORESEEN else "debug"
             self._say(level, "{}: {} [{}]".format(op, answer["message"], answer["error"]))

@@ -99,7 +99,6 @@ FORGET_SEEN = "DELETE FROM seen WHERE parent = ?"
 SAVE_INODE = "INSERT INTO inode(" + COLUMNS + ") VALUES(" + ",".join("?" * 18) + ")"
 UPDATE_INODE = """UPDATE inode SET mode=?, uid=?, gid=?, size=?, mtime=?, atime=?, rdev=?, ino=?, dirty=?, pino=?,
     pctime=?, listed=?, digest=?, limbo=?, gen=?, got=? WHERE id=?"""
-DROP_INODE = "DELETE FROM inode WHERE id = ?"
 SAVE_ENTRY = "INSERT OR REPLACE INTO entry(parent, name, inode) VALUES(?, ?, ?)"
 DROP_ENTRY = "DELETE FROM entry WHERE parent = ? AND name = ?"
 RESET_DIGEST = "UPDATE inode SET digest = NULL WHERE id = ? AND digest IS NOT NULL"

@@ -245,8 +245,6 @@ def _mend(agent: Agent, path: bytes, anew: bool) -> None:
         namespace.displacer.displace(key)
     namespace.shadows.forget([key])
     index.db.execute(sql.DROP_ENTRY, key)
-    if row.is_dir:
-        index.forget_below(row.id)
-        agent.tree.forget(row.id)
-    index.db.execute(sql.DROP_NAMELESS, (row.id,))
+    index.drop([row])
+    agent.tree.forget(row.id)
     agent.tree.rows.pop(row.id, None)

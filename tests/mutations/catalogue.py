@@ -173,6 +173,21 @@ MUTATIONS = (
         "if observer.findings.doubted and not ctx.place.witnesses_content():", "if False:",
         ("tests/system/test_other_names.py",),
     ),
+    Mutation(
+        "names that are on their way are forgotten with the directory that they leave", 5, "replication/secondary/namespace.py",
+        "            self._lost.append(row.id)\n", "            self.tree.index.forget_below(row.id)\n",
+        ("tests/secondary/test_index.py",),
+    ),
+    Mutation(
+        "what was seen at two names is taken for the one that was seen last", 5, "replication/secondary/observe.py",
+        "[key] if self.index.entry(*key) == row.id else self.index.names_of(row.id)", "[key]",
+        ("tests/secondary/test_index.py",),
+    ),
+    Mutation(
+        "a purge that is killed leaves names of what it has removed", 5, "replication/secondary/limbo.py",
+        "    agent.announce([(child, keys) for child, keys in going if child.ino], [])\n", "",
+        ("tests/secondary/test_index.py",),
+    ),
     # ---- 6: nothing that is not ours is deleted
     Mutation(
         "what is in the way is removed", 6, "replication/secondary/displaced.py",
