@@ -23,6 +23,8 @@ from tasks.carry import carrying, counts
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery import Task
 
     from replication.observer import Findings
@@ -193,6 +195,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int)
 def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects: dict[bytes, Kind]) -> None:
     """Records that name no name: directories by their hint, the rest by the names that the index has."""
     files = {}
+    dressed = set()
     for gfid, kinds in objects.items():
         hint = segment.dirs.get(gfid)
         change = Change.DATA if kinds & Kind.D else Change.NONE
@@ -200,16 +203,21 @@ def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects:
             observer.findings.meta.append((gfid, hint.path if hint else b""))
         elif not _look_by_gfid(work, observer, gfid, change, attributes=bool(kinds & Kind.M)):
             files[gfid] = change
-    _look_at_names(work, observer, files)
+            dressed |= {gfid} if kinds & Kind.M else set()
+    _look_at_names(work, observer, files, dressed)
 
 
-def _look_at_names(work: Unit, observer: Observer, files: dict[bytes, Change]) -> None:
-    """Observe files by all names that the index has for them."""
+def _look_at_names(
+    work: Unit, observer: Observer, files: dict[bytes, Change], dressed: Collection[bytes] = ()
+) -> None:
+    """Observe files by all names that the index has for them. ``dressed``: those whose attributes changed, see _look_by_gfid."""
     if not files:
         return
     volume = work.ctx.volume
     known = work.ctx.secondary(work.epoch).client.names(files)
     for gfid, paths in known.items():
+        # Where it is by now, whoever reads them finds out.
+        observer.findings.meta += [(gfid, path) for path in paths[:1] if gfid in dressed]
         for path in paths:
             directory, name = os.path.split(path)
             try:

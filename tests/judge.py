@@ -9,7 +9,12 @@ import subprocess
 RSYNC = ("rsync", "-naHAXSi", "--delete", "--checksum", "--numeric-ids")
 _MTREE_KEYS = "type,mode,uid,gid,size,link,time,nlink,sha256,device"
 _VANISHED = 24  # rsync(1): partial transfer due to vanished source files
-_NOT_OURS = ("--exclude=/.seamark",)
+_NOT_OURS = (
+    "--exclude=/.seamark",
+    "--filter=-x system.*",  # as ever, but for whoever gives a filter of his own (ACLs are compared all the same)
+    # Gluster's own, of hard links that waited to be moved: each mount shows them for good. The secondary has none.
+    "--filter=-xs trusted.glusterfs.*",
+)
 
 
 def rsync_differences(primary, secondary, *options) -> list[str]:

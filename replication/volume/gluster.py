@@ -43,6 +43,10 @@ _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _NAMES_AT_ONCE = 8
+# Gluster's own attributes. The ones that a brick keeps; a mount shows where a file that is being moved goes.
+INTERNAL = (
+    "trusted.gfid", "trusted.glusterfs.", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.",
+)  # fmt: skip
 OWN_NAMES = (
     RESERVED,
     b".trashcan",
@@ -61,6 +65,7 @@ class GlusterVolume(DirectoryVolume):
     keeps_pages = True  # a mount that others made does, with the times of the new content
     # Of a file that was moved to another brick, lseek(2) says that it is one hole: it asks what was left behind.
     tells_holes = False
+    hides_xattrs = True
     keeps_handles = False  # a brick makes it anew
 
     def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
@@ -112,6 +117,16 @@ class GlusterVolume(DirectoryVolume):
             if inode_number(int.from_bytes(gfid[8:], "big")) == stat.ino:
                 break  # else it was replaced between the two, or is the root of a mount
         return gfid, stat
+
+    def xattrs(self, target: int | bytes) -> dict[str, str]:
+        found = super().xattrs(target)
+        return {name: value for name, value in found.items() if not name.startswith(INTERNAL)}
+
+    def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
+        try:
+            return stat_at(dir_fd, name)
+        except FileNotFoundError:
+            return self.identify(dir_fd, name)[1]
 
     def check_in_place(self) -> None:
         """The mount may have been made anew: then the new one is used. Raises VolumeAway."""
