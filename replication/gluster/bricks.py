@@ -20,6 +20,9 @@ _LINKTO = "trusted.glusterfs.dht.linkto"
 _ROOT = UUID(int=1).bytes
 _LINKTO_MODE = st.S_IFREG | st.S_ISVTX  # of what only says which brick has the file
 _Has = Callable[[bytes], bool]
+# What moves has come to another brick before it leaves the one that it was on. Who looks at one after the other may be too
+# early at the first and too late at the second, but not again.
+_LOOKS = 2
 
 
 class LocalBricks:
@@ -63,7 +66,7 @@ class LocalBricks:
     def names(self, directory: bytes) -> set[bytes]:
         """All names that a directory (its gfid) has on any of them. Raises OSError."""
         found: set[bytes] = set()
-        for brick in self._all():
+        for brick in self._all() * _LOOKS:
             found |= _names(brick, directory)
         return found
 
@@ -87,7 +90,7 @@ class LocalBricks:
         return [brick for each in self.sets() for brick in each]
 
     def _any_set(self, has: _Has) -> bool:
-        return any(each and all(map(has, each)) for each in self.sets())
+        return any(each and all(map(has, each)) for each in self.sets() * _LOOKS)
 
 
 def _handle(brick: bytes, gfid: bytes) -> bytes:
