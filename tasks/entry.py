@@ -297,7 +297,8 @@ def _look(
         fd, path = _open_parent(work, segment, parent)
     except (VanishedError, OSError) as error:
         if isinstance(error, OSError):
-            observer.fail("entry", segment.dirs[parent].path, error)
+            for at in _believed_at(work, segment, parent):
+                observer.fail("entry", at, error)
         # Where a handle always leads to what it is of, it is gone, or comes from outside when it comes again.
         away = parent in observer.born or not work.ctx.volume.keeps_handles
         observer.born.discard(parent)
@@ -310,6 +311,14 @@ def _look(
     finally:
         os.close(fd)
     return True
+
+
+def _believed_at(work: Unit, segment: Together, directory: bytes) -> list[bytes]:
+    """Where a directory was; none, where neither the record nor the index knows: then it is listed when its name is seen."""
+    path = segment.dirs[directory].path
+    if path or directory == ROOT_GFID:
+        return [path]
+    return work.ctx.secondary(work.epoch).client.names([directory]).get(directory, [])
 
 
 def _have_listed(work: Unit, observer: Observer, directories: list[bytes]) -> None:
@@ -334,6 +343,10 @@ def _open_parent(work: Unit, segment: Together, parent: bytes) -> tuple[int, byt
             return volume.open_dir_by_handle(hint.handle)
         except PermissionError:
             pass
+        except OSError as error:
+            if volume.keeps_handles:
+                raise
+            volume.check_answers(error)  # else it may be found by its name all the same
     client = work.ctx.secondary(work.epoch).client
     for path in client.names([parent]).get(parent, []):
         try:

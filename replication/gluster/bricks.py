@@ -15,6 +15,9 @@ import stat as st
 from collections.abc import Callable
 from uuid import UUID
 
+# Of a directory in the root that holds, under their gfids, objects that were taken from their names while a brick was healed, for
+# good perhaps. No client may look into it.
+TAKEN = b".glusterfs-anonymous-inode-"
 _GRAPH = b".meta/graphs/active"
 _LINKTO = "trusted.glusterfs.dht.linkto"
 _ROOT = UUID(int=1).bytes

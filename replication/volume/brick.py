@@ -16,9 +16,10 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from replication.gluster.bricks import TAKEN
 from replication.secondary.handles import inode_number
 from replication.volume.directory import DirectoryVolume, VanishedError
-from replication.volume.gluster import INTERNAL, OWN_NAMES, GlusterVolume, VolumeAway
+from replication.volume.gluster import INTERNAL, GlusterVolume, VolumeAway, is_own
 from replication.volume.handle import Stat, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID
 from replication.volume.xattrs import read_xattrs
@@ -273,7 +274,7 @@ class BrickVolume(DirectoryVolume):
                 raise
             return []
         os.close(fd)
-        return [os.path.join(path, name)]
+        return [] if path.startswith(TAKEN) else [os.path.join(path, name)]
 
     # ---- looking
 
@@ -285,8 +286,9 @@ class BrickVolume(DirectoryVolume):
         found = super().names(dir_fd, is_root=is_root)
         self._need_current()
         if is_root:
-            own = {*OWN_NAMES, _HANDLES} if self.root == self._top else OWN_NAMES
-            found = [name for name in found if name not in own]
+            found = [
+                name for name in found if not (is_own(name) or (name == _HANDLES and self.root == self._top))
+            ]
         return found
 
     def _brief(self, dir_fd: int, name: bytes) -> tuple[int, int, bytes | None] | None:

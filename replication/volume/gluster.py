@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from replication.errors import SeamarkError
-from replication.gluster.bricks import LocalBricks
+from replication.gluster.bricks import TAKEN, LocalBricks
 from replication.gluster.mount import GFID
 from replication.gluster.single import noted
 from replication.secondary.handles import inode_number
@@ -47,10 +47,15 @@ _NAMES_AT_ONCE = 8
 INTERNAL = (
     "trusted.gfid", "trusted.glusterfs.", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.",
 )  # fmt: skip
-OWN_NAMES = (
+_OWN_NAMES = (
     RESERVED,
     b".trashcan",
 )  # the second is Gluster's, of each volume by itself, and cannot be removed
+
+
+def is_own(name: bytes) -> bool:
+    """Whether a name in the root is ours or Gluster's own."""
+    return name in _OWN_NAMES or name.startswith(TAKEN)
 
 
 class VolumeAway(SeamarkError):
@@ -197,32 +202,30 @@ class GlusterVolume(DirectoryVolume):
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""
         for _ in range(_HIDDEN_LOOKS):
-            try:
-                paths = self.paths_of(handle)
-            except OSError as error:
-                raise VolumeAway(
-                    f"a directory cannot be found while a part of the volume is away: {error.strerror}"
-                ) from None
+            paths = self.paths_of(handle)
             if not paths:
                 raise VanishedError(handle)
             with contextlib.suppress(VanishedError):
                 return self.open_dir(paths[0], handle), paths[0]
             time.sleep(_HIDDEN_S)
-        raise VolumeAway(f"directory {UUID(bytes=handle)}: {_HIDDEN}")
+        raise OSError(errno.ESTALE, _HIDDEN)
 
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
         """Where an object is now, relative to the root; of a file perhaps more than there are. None: that is not known.
 
-        Raises OSError, VolumeAway.
+        Raises OSError, VolumeAway. (ENOTCONN for a directory that only a few bricks of its set have: until they are healed; or
+        for good, where it was taken from its names in one that was.)
         """
         for _ in range(_HIDDEN_LOOKS):
             found = self._paths_of(gfid)
-            if found is None:
-                return None
+            shown = [path for path in found or () if not path.lstrip(b"/").startswith(TAKEN)]
+            if found is None or len(shown) < len(found):
+                # A brick that is healed has taken it from its names; others may have it there still.
+                return [path for each in shown for path in self._in_root(each)] or None
             if found or not self._moves() or not self._bricks.have_object(gfid):
                 return [path for each in found for path in self._in_root(each)]
             time.sleep(_HIDDEN_S)
-        raise VolumeAway(f"{UUID(bytes=gfid)}: {_HIDDEN}")
+        raise OSError(errno.ESTALE, _HIDDEN)
 
     def _paths_of(self, gfid: bytes) -> list[bytes] | None:
         # A directory is never looked up by its gfid where that can be helped: when bricks come or go in that moment, the
@@ -274,7 +277,7 @@ class GlusterVolume(DirectoryVolume):
             if not all(self._bricks.sets()):  # where not every set has one here: nothing moves twice
                 found.update(self._listed(dir_fd))
         self._need_all()
-        return sorted(name for name in found if not (is_root and name in OWN_NAMES))
+        return sorted(name for name in found if not (is_root and is_own(name)))
 
     def _listed(self, dir_fd: int) -> Iterator[bytes]:
         looked = time.monotonic()
