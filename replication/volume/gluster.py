@@ -238,7 +238,11 @@ class GlusterVolume(DirectoryVolume):
             if text is not None:
                 return [text]
             text = self._attribute(where, _PATHS_OF_FILE)
-            return None if text is None else list(_possible(text))
+            paths = None if text is None else list(_possible(text))
+            if paths is not None and len(paths) > 1:
+                # A brick ends a shorter name with what is left of a longer one that it has read before.
+                return self._bricks.links(gfid) or paths
+            return paths
         except OSError as error:
             if error.errno in _NO_SUCH:
                 return [] if os.path.isdir(os.path.join(self._mount, _BY_GFID)) else None

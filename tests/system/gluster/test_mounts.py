@@ -105,3 +105,19 @@ def test_an_attribute_that_changes_behind_its_ctime_is_a_change(place, own):
     assert volume.changed_since(before) == {b"file"}
     assert volume.changed_since([(b"file", stat.ino, stat.ctime_ns, None)]) == set()
     volume.close()
+
+
+def test_the_names_of_a_hard_link_are_found(place, own):
+    """Asked for all of them, a brick mixes them up where they are not of one length."""
+    users = place.volume(2)
+    (users / "folder" / "deeper").mkdir(parents=True)
+    volume = GlusterVolume(os.fsencode(own()))
+    for number in range(20):
+        names = {f"{'a' * (1 + number)}", f"folder/{'b' * (40 - number)}:x", f"folder/deeper/{number}"}
+        first, *others = sorted(names)
+        (users / first).write_bytes(b"1")
+        for name in others:
+            os.link(users / first, users / name)
+        gfid = os.getxattr(users / first, "glusterfs.gfid")
+        assert set(volume.paths_of(gfid)) == set(map(os.fsencode, names))
+    volume.close()
