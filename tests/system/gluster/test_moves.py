@@ -49,7 +49,9 @@ class Worked:
                 self.run.wait_same(_PATIENCE_S, self.judge)
                 self.run.wait_for(lambda: self.run.status.get("phase") == "idle", "rest", _PATIENCE_S)
             judge.assert_kept()
-            assert self.run.status["failures"] == 0, self.run.report()
+            self.run.wait_for(
+                lambda: self.run.status.get("failures") == 0, "failures to be mended", _PATIENCE_S
+            )
             print(
                 f"{judge.looked} looks at {judge.marks} marks; {[dict(load.errors) for load in self.loads]}"
             )
