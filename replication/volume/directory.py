@@ -261,11 +261,16 @@ class DirectoryVolume:
         )  # fmt: skip
         if not st.S_ISLNK(s.mode):
             return Entry(name, inode, None, change)
+        target = self._target(dir_fd, name)
+        return Entry(name, None) if target is None else Entry(name, inode, target, change)
+
+    def _target(self, dir_fd: int, name: bytes) -> bytes | None:
+        """Of what was a symlink just now; None: it is none any more. Raises OSError."""
         try:
-            return Entry(name, inode, os.readlink(name, dir_fd=dir_fd), change)
+            return os.readlink(name, dir_fd=dir_fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINVAL):
-                return Entry(name, None)
+                return None
             raise
 
     def observe_each(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat as st
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,20 @@ class GlusterVolume(DirectoryVolume):
             except FileNotFoundError:
                 if not name or not self._moves() or not self._bricks.have(self.identify_fd(dir_fd)[0], name):
                     raise
+            time.sleep(_HIDDEN_S)
+        raise OSError(errno.ESTALE, _HIDDEN)
+
+    def _target(self, dir_fd: int, name: bytes) -> bytes | None:
+        """While it moves, what a client reads may be the file that only says where it will be."""
+        for _ in range(_HIDDEN_LOOKS):
+            target = super()._target(dir_fd, name)
+            if target is not None or not self._moves():
+                return target
+            try:
+                if not st.S_ISLNK(self.identify(dir_fd, name)[1].mode):
+                    return None
+            except FileNotFoundError:
+                return None
             time.sleep(_HIDDEN_S)
         raise OSError(errno.ESTALE, _HIDDEN)
 
