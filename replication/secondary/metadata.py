@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Optional, Tuple
 from replication.secondary.index import Row, is_object_of
 from replication.secondary.protocol import AgentError
 
-_OURS = ("user.seamark.", "trusted.seamark.")
-_GLUSTERS = "trusted.glusterfs."  # a mount of a volume shows some, of files that are to be moved, and has them left alone
+# Ours, and Gluster's: a mount of a volume shows some of them, on hard links that are to be moved, and nobody may change them.
+_NEVER = ("user.seamark.", "trusted.seamark.", "trusted.glusterfs.")
 _ACCESS_ACL = "system.posix_acl_access"
 _EXACT = ("security.capability", _ACCESS_ACL, "system.posix_acl_default")
 _NONE = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -72,7 +72,7 @@ def replicated(name: str, powers: Powers) -> bool:
 
 def is_replicated(name: str, trusted: bool) -> bool:
     """The same; ``trusted``: whether attributes of the namespace trusted can be set on the secondary."""
-    if name.startswith(_OURS):
+    if name.startswith(_NEVER):
         return False
     return name.startswith("user.") or name in _EXACT or (trusted and name.startswith("trusted."))
 
@@ -145,8 +145,6 @@ def _pardoned(error: OSError, name: str, powers: Powers) -> bool:
     """What cannot be had here as a whole is said once, in hello, not for each file."""
     if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP):
         return not powers.xattr
-    if error.errno == errno.EPERM and name.startswith(_GLUSTERS):
-        return True
     return error.errno == errno.EPERM and not powers.chown and not name.startswith("user.")
 
 

@@ -19,7 +19,7 @@ from uuid import UUID
 from replication.gluster.bricks import TAKEN
 from replication.secondary.handles import inode_number
 from replication.volume.directory import DirectoryVolume, VanishedError
-from replication.volume.gluster import INTERNAL, GlusterVolume, VolumeAway, is_own
+from replication.volume.gluster import GlusterVolume, VolumeAway, is_own
 from replication.volume.handle import Stat, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID
 from replication.volume.xattrs import read_xattrs
@@ -33,6 +33,7 @@ _MDATA = struct.Struct(">BQQQQQQQ")  # version, flags; ctime, mtime, atime, each
 _VERSION = 1
 _NAME = "trusted.gfid2path."
 _HANDLES = b".glusterfs"
+_INTERNAL = ("trusted.gfid", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.")
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _O_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # A brick takes the handle of a directory away while it renames it: for less than a millisecond, if nobody disturbs it.
@@ -103,7 +104,7 @@ class BrickVolume(DirectoryVolume):
 
     def xattrs(self, target: int | bytes) -> dict[str, str]:
         found = read_xattrs(target)
-        return {name: value for name, value in found.items() if not name.startswith(INTERNAL)}
+        return {name: value for name, value in found.items() if not name.startswith(_INTERNAL)}
 
     def _read(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
         """Raises _OddError, OSError."""

@@ -44,10 +44,6 @@ _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _NAMES_AT_ONCE = 8
-# Gluster's own attributes. The ones that a brick keeps; a mount shows where a file that is being moved goes.
-INTERNAL = (
-    "trusted.gfid", "trusted.glusterfs.", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.",
-)  # fmt: skip
 _OWN_NAMES = (
     RESERVED,
     b".trashcan",
@@ -137,10 +133,6 @@ class GlusterVolume(DirectoryVolume):
             if inode_number(int.from_bytes(gfid[8:], "big")) == stat.ino:
                 break  # else it was replaced between the two, or is the root of a mount
         return gfid, stat
-
-    def xattrs(self, target: int | bytes) -> dict[str, str]:
-        found = super().xattrs(target)
-        return {name: value for name, value in found.items() if not name.startswith(INTERNAL)}
 
     def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
         try:
