@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from replication.volume.directory import DirectoryVolume
 
 _ROWS = 500
-GFID, INO, CTIME = 0, 7, 6  # where in a row
+GFID, INO, CTIME, XATTRS = 0, 7, 6, 8  # where in a row
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
 
 

@@ -197,20 +197,21 @@ def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) ->
     """What changed between being read and being placed: bring its metadata up to date.
 
     A metadata step of a later segment may have run meanwhile, and what was read before it was placed
-    after it. (Content has the number of the look that wanted it for that; and a change of it is recorded.)
+    after it. (Content has the number of the look that wanted it for that; and a change of it is recorded. So it is with
+    attributes that change without a ctime; but what is compared again has no number.)
     """
     items_of = {item.gfid: item for item in items}
-    sent = {r.gfid: r.ctime_ns for r in results if r.ctime_ns}
+    sent = {r.gfid: r._replace(xattrs=None) for r in results if r.ctime_ns}
     for _ in range(_LOOKS):
         moved = work.ctx.volume.changed_since(
-            [(items_of[gfid].path, items_of[gfid].ino, ctime_ns) for gfid, ctime_ns in sent.items()]
+            [(items_of[gfid].path, items_of[gfid].ino, r.ctime_ns, r.xattrs) for gfid, r in sent.items()]
         )
         again = [item for item in items if item.path in moved and item.gfid in sent]
         if not again:
             return
         work.alive()
         again = [item._replace(ino=0, ctime_ns=0, ticket=0) for item in again]
-        sent = {r.gfid: r.ctime_ns for r in _sender(work).recheck(again) if r.ctime_ns}
+        sent = {r.gfid: r for r in _sender(work).recheck(again) if r.ctime_ns}
 
 
 def _sender(work: Unit, *, rsync_next: bool = False) -> StreamSender:

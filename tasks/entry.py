@@ -23,6 +23,8 @@ from tasks.carry import carrying, counts
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery import Task
 
     from replication.observer import Findings
@@ -193,6 +195,7 @@ def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int)
 def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects: dict[bytes, Kind]) -> None:
     """Records that name no name: directories by their hint, the rest by the names that the index has."""
     files = {}
+    dressed = set()
     for gfid, kinds in objects.items():
         hint = segment.dirs.get(gfid)
         change = Change.DATA if kinds & Kind.D else Change.NONE
@@ -200,16 +203,21 @@ def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects:
             observer.findings.meta.append((gfid, hint.path if hint else b""))
         elif not _look_by_gfid(work, observer, gfid, change, attributes=bool(kinds & Kind.M)):
             files[gfid] = change
-    _look_at_names(work, observer, files)
+            dressed |= {gfid} if kinds & Kind.M else set()
+    _look_at_names(work, observer, files, dressed)
 
 
-def _look_at_names(work: Unit, observer: Observer, files: dict[bytes, Change]) -> None:
-    """Observe files by all names that the index has for them."""
+def _look_at_names(
+    work: Unit, observer: Observer, files: dict[bytes, Change], dressed: Collection[bytes] = ()
+) -> None:
+    """Observe files by all names that the index has for them. ``dressed``: those whose attributes changed, see _look_by_gfid."""
     if not files:
         return
     volume = work.ctx.volume
     known = work.ctx.secondary(work.epoch).client.names(files)
     for gfid, paths in known.items():
+        # Where it is by now, whoever reads them finds out.
+        observer.findings.meta += [(gfid, path) for path in paths[:1] if gfid in dressed]
         for path in paths:
             directory, name = os.path.split(path)
             try:
@@ -289,7 +297,8 @@ def _look(
         fd, path = _open_parent(work, segment, parent)
     except (VanishedError, OSError) as error:
         if isinstance(error, OSError):
-            observer.fail("entry", segment.dirs[parent].path, error)
+            for at in _believed_at(work, segment, parent):
+                observer.fail("entry", at, error)
         # Where a handle always leads to what it is of, it is gone, or comes from outside when it comes again.
         away = parent in observer.born or not work.ctx.volume.keeps_handles
         observer.born.discard(parent)
@@ -302,6 +311,14 @@ def _look(
     finally:
         os.close(fd)
     return True
+
+
+def _believed_at(work: Unit, segment: Together, directory: bytes) -> list[bytes]:
+    """Where a directory was; none, where neither the record nor the index knows: then it is listed when its name is seen."""
+    path = segment.dirs[directory].path
+    if path or directory == ROOT_GFID:
+        return [path]
+    return work.ctx.secondary(work.epoch).client.names([directory]).get(directory, [])
 
 
 def _have_listed(work: Unit, observer: Observer, directories: list[bytes]) -> None:
@@ -326,6 +343,10 @@ def _open_parent(work: Unit, segment: Together, parent: bytes) -> tuple[int, byt
             return volume.open_dir_by_handle(hint.handle)
         except PermissionError:
             pass
+        except OSError as error:
+            if volume.keeps_handles:
+                raise
+            volume.check_answers(error)  # else it may be found by its name all the same
     client = work.ctx.secondary(work.epoch).client
     for path in client.names([parent]).get(parent, []):
         try:

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replication.attributes import CTIME, GFID, INO, attribute_rows
+from replication.attributes import CTIME, GFID, INO, XATTRS, attribute_rows
 from replication.failures import Failure
 from replication.frontier import decode_dirs
 from replication.transfer.item import FileItem, decode_items, encode_items
@@ -74,12 +74,12 @@ def _resolved(ctx: Context, meta: list[tuple[bytes, bytes]], dressed: Dressed) -
 class Dressed(NamedTuple):
     """What became of the attributes of some objects, which are (gfid, path).
 
-    ``missed``: not at their paths, though the secondary has them. ``sent``: (gfid, path, inode number, ctime in ns).
+    ``missed``: not at their paths, though the secondary has them. ``sent``: (gfid, path, inode number, ctime in ns, attributes).
     """
 
     failures: list[Failure]
     missed: list[tuple[bytes, bytes]]
-    sent: list[tuple[bytes, bytes, int, int]]
+    sent: list[tuple[bytes, bytes, int, int, dict[str, str]]]
 
 
 def send_metadata(work: Unit, objects: list[tuple[bytes, bytes]]) -> Dressed:
@@ -99,7 +99,7 @@ def send_metadata_now(
     """The same, for a caller that is no unit of entries."""
     failures: list[Failure] = []
     gone: list[tuple[bytes, bytes]] = []
-    sent: list[tuple[bytes, bytes, int, int]] = []
+    sent: list[tuple[bytes, bytes, int, int, dict[str, str]]] = []
     futures = []
     client = ctx.secondary(epoch).client
     paths = {gfid.hex(): path for gfid, path in objects}
@@ -109,7 +109,10 @@ def send_metadata_now(
         gone += found.gone
         if found.rows:
             futures.append(client.submit("metadata", items=found.rows, position=position))
-            sent += [(bytes.fromhex(row[GFID]), paths[row[GFID]], row[INO], row[CTIME]) for row in found.rows]
+            sent += [
+                (bytes.fromhex(row[GFID]), paths[row[GFID]], row[INO], row[CTIME], row[XATTRS])
+                for row in found.rows
+            ]
     for future in futures:
         for gfid, code, message in future.result().header["errors"]:
             if code != "not-found":
@@ -131,7 +134,7 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
         # (A ctime of 0 may hide another change; that it is looked at twice is enough.)
         settled = [row[1:] for row in found.sent if row[3] or not turn]
         changed = work.ctx.volume.changed_since(settled)
-        objects = [(gfid, path) for gfid, path, _, _ in found.sent if path in changed]
+        objects = [(gfid, path) for gfid, path, *_ in found.sent if path in changed]
         if not objects and not found.missed:
             return failures
         if found.missed and turn:

@@ -48,7 +48,8 @@ class RebalanceWatch:
         if (now.id, now.runs) == (known.id, known.runs):
             self._looked_ns = at_ns
             return None
-        if known.runs or (now.id != _NONE and not now.runs):
+        # (One that is noted no more went with the brick that it emptied; so did another, that nobody saw in between.)
+        if known.runs or not now.runs:
             since_ns = known.since_ns if known.runs else now.since_ns
             self._told = msgspec.structs.replace(now, since_ns=since_ns if now.runs else at_ns), at_ns
             return since_ns

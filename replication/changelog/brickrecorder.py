@@ -30,6 +30,7 @@ from replication.changelog.record import Kind, Record
 from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.errors import SeamarkError
 from replication.gluster import single
+from replication.gluster.bricks import TAKEN
 from replication.gluster.glusterd import VolumeInfo
 from replication.gluster.mount import GFID
 from replication.session_file import replace_file
@@ -178,7 +179,7 @@ class BrickRecorder:
         if self._is_above(record.parent):
             return
         node = self._node(record.parent)
-        if node.gfid == ROOT_GFID and record.name == OWN:
+        if node.gfid == ROOT_GFID and (record.name == OWN or record.name.startswith(TAKEN)):
             return
         self._gather.add(node, record.name, E)
         if record.first:

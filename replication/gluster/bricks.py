@@ -12,14 +12,21 @@ import contextlib
 import errno
 import os
 import stat as st
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
+# Of a directory in the root that holds, under their gfids, objects that were taken from their names while a brick was healed, for
+# good perhaps. No client may look into it.
+TAKEN = b".glusterfs-anonymous-inode-"
 _GRAPH = b".meta/graphs/active"
+_LINK = "trusted.gfid2path."
 _LINKTO = "trusted.glusterfs.dht.linkto"
 _ROOT = UUID(int=1).bytes
 _LINKTO_MODE = st.S_IFREG | st.S_ISVTX  # of what only says which brick has the file
 _Has = Callable[[bytes], bool]
+# What moves has come to another brick before it leaves the one that it was on. Who looks at one after the other may be too
+# early at the first and too late at the second, but not again.
+_LOOKS = 2
 
 
 class LocalBricks:
@@ -63,7 +70,7 @@ class LocalBricks:
     def names(self, directory: bytes) -> set[bytes]:
         """All names that a directory (its gfid) has on any of them. Raises OSError."""
         found: set[bytes] = set()
-        for brick in self._all():
+        for brick in self._all() * _LOOKS:
             found |= _names(brick, directory)
         return found
 
@@ -83,11 +90,19 @@ class LocalBricks:
                     return _path(each[0], gfid)
         return None
 
+    def links(self, gfid: bytes) -> list[bytes]:
+        """All names that a file has on any of them, from the volume's root on, but for those of what was put aside (TAKEN)."""
+        found: set[bytes] = set()
+        for brick in self._all():
+            with contextlib.suppress(OSError, ValueError):
+                found.update(_links(brick, gfid))
+        return sorted(path for path in found if not path.startswith(TAKEN))
+
     def _all(self) -> list[bytes]:
         return [brick for each in self.sets() for brick in each]
 
     def _any_set(self, has: _Has) -> bool:
-        return any(each and all(map(has, each)) for each in self.sets())
+        return any(each and all(map(has, each)) for each in self.sets() * _LOOKS)
 
 
 def _handle(brick: bytes, gfid: bytes) -> bytes:
@@ -122,6 +137,16 @@ def _path(brick: bytes, directory: bytes) -> bytes:
         names.append(name)
         directory = UUID(os.path.basename(above).decode()).bytes
     return b"/".join(reversed(names))
+
+
+def _links(brick: bytes, gfid: bytes) -> Iterator[bytes]:
+    """The paths in the brick that a file's attributes name: each is PARENT'S GFID/NAME. Raises OSError, ValueError."""
+    handle = _handle(brick, gfid)
+    for attribute in os.listxattr(handle, follow_symlinks=False):
+        if attribute.startswith(_LINK):
+            value = os.getxattr(handle, attribute, follow_symlinks=False)
+            parent, _, name = value.partition(b"/")
+            yield os.path.join(_path(brick, UUID(parent.decode("ascii")).bytes), name)
 
 
 def _is_directory(handle: bytes) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Dict, List, Optional, Tuple
 from replication.secondary.index import Row, is_object_of
 from replication.secondary.protocol import AgentError
 
-_OURS = ("user.seamark.", "trusted.seamark.")
+# Ours, and Gluster's: a mount of a volume shows some of them, on hard links that are to be moved, and nobody may change them.
+_NEVER = ("user.seamark.", "trusted.seamark.", "trusted.glusterfs.")
 _ACCESS_ACL = "system.posix_acl_access"
 _EXACT = ("security.capability", _ACCESS_ACL, "system.posix_acl_default")
 _NONE = (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -71,7 +72,7 @@ def replicated(name: str, powers: Powers) -> bool:
 
 def is_replicated(name: str, trusted: bool) -> bool:
     """The same; ``trusted``: whether attributes of the namespace trusted can be set on the secondary."""
-    if name.startswith(_OURS):
+    if name.startswith(_NEVER):
         return False
     return name.startswith("user.") or name in _EXACT or (trusted and name.startswith("trusted."))
 

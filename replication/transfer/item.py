@@ -44,6 +44,7 @@ class ItemResult(NamedTuple):
     message: str = ""
     bytes_sent: int = 0
     ctime_ns: int = 0  # of what was sent, as it was read; 0: not known
+    xattrs: dict[str, str] | None = None  # the same
 
 
 def encode_items(items: list[FileItem]) -> bytes:

@@ -51,11 +51,12 @@ def meta_row(
 
 
 class _Sent(NamedTuple):
-    """``still``: it did not change while it was read. ``size``: bytes; ``ctime_ns``: as it was read."""
+    """``still``: it did not change while it was read. ``size``: bytes; ``ctime_ns``, ``xattrs``: as it was read."""
 
     still: bool
     size: int
     ctime_ns: int
+    xattrs: dict[str, str]
 
 
 class StreamSender:
@@ -165,7 +166,7 @@ class StreamSender:
         )
         self._rows.append(row)
         self._blobs.append(content)
-        self._sent[row[0]] = _Sent(still, len(content), after.ctime_ns)
+        self._sent[row[0]] = _Sent(still, len(content), after.ctime_ns, xattrs)
         self._bytes += len(content)
         if self._bytes >= _FRAME_BYTES or len(self._rows) >= _FRAME_FILES:
             self._flush()
@@ -258,7 +259,7 @@ class StreamSender:
         )
         errors = self._client.call("file_end", gfid=row[0], item=row, digest=None).header["errors"]
         failed = (errors[0][1], errors[0][2]) if errors else None
-        self._results.append(_result(row[0], failed, _Sent(still, sent, after.ctime_ns)))
+        self._results.append(_result(row[0], failed, _Sent(still, sent, after.ctime_ns, xattrs)))
         self._progress(1, 0)
 
     # ---- comparing
@@ -301,7 +302,7 @@ class StreamSender:
             )
             rows.append([row[0], after.size, digest, row])
             amount += after.size
-            asked[row[0]] = (item, _Sent(still, 0, after.ctime_ns))
+            asked[row[0]] = (item, _Sent(still, 0, after.ctime_ns, xattrs))
             self._progress(0, 0)
             if len(rows) >= _FRAME_FILES or amount >= _COMPARE_BYTES:
                 ask()
@@ -313,7 +314,9 @@ class StreamSender:
 def _result(gfid: str, failed: tuple[str, str] | None, was: _Sent) -> ItemResult:
     if failed is None:
         status: Literal["ok", "changed"] = "ok" if was.still else "changed"
-        return ItemResult(bytes.fromhex(gfid), status, bytes_sent=was.size, ctime_ns=was.ctime_ns)
+        return ItemResult(
+            bytes.fromhex(gfid), status, bytes_sent=was.size, ctime_ns=was.ctime_ns, xattrs=was.xattrs
+        )
     if failed[0] == "not-found":
         return ItemResult(bytes.fromhex(gfid), "vanished")
     return ItemResult(bytes.fromhex(gfid), "error", failed[0], failed[1])

@@ -16,9 +16,10 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from replication.gluster.bricks import TAKEN
 from replication.secondary.handles import inode_number
 from replication.volume.directory import DirectoryVolume, VanishedError
-from replication.volume.gluster import OWN_NAMES, GlusterVolume, VolumeAway
+from replication.volume.gluster import GlusterVolume, VolumeAway, is_own
 from replication.volume.handle import Stat, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID
 from replication.volume.xattrs import read_xattrs
@@ -32,9 +33,7 @@ _MDATA = struct.Struct(">BQQQQQQQ")  # version, flags; ctime, mtime, atime, each
 _VERSION = 1
 _NAME = "trusted.gfid2path."
 _HANDLES = b".glusterfs"
-_INTERNAL = (
-    "trusted.gfid", "trusted.glusterfs.", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.",
-)  # fmt: skip
+_INTERNAL = ("trusted.gfid", "trusted.pgfid.", "trusted.afr.", "trusted.ec.", "trusted.bit-rot.")
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _O_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # A brick takes the handle of a directory away while it renames it: for less than a millisecond, if nobody disturbs it.
@@ -57,6 +56,7 @@ class BrickVolume(DirectoryVolume):
     Descriptors of files may be of the brick or of the mount.
     """
 
+    hides_xattrs = True
     keeps_handles = False
 
     def __init__(self, brick: OnlyBrick, mount: GlusterVolume) -> None:
@@ -275,7 +275,7 @@ class BrickVolume(DirectoryVolume):
                 raise
             return []
         os.close(fd)
-        return [os.path.join(path, name)]
+        return [] if path.startswith(TAKEN) else [os.path.join(path, name)]
 
     # ---- looking
 
@@ -287,8 +287,9 @@ class BrickVolume(DirectoryVolume):
         found = super().names(dir_fd, is_root=is_root)
         self._need_current()
         if is_root:
-            own = {*OWN_NAMES, _HANDLES} if self.root == self._top else OWN_NAMES
-            found = [name for name in found if name not in own]
+            found = [
+                name for name in found if not (is_own(name) or (name == _HANDLES and self.root == self._top))
+            ]
         return found
 
     def _brief(self, dir_fd: int, name: bytes) -> tuple[int, int, bytes | None] | None:

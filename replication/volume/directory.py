@@ -66,6 +66,8 @@ class DirectoryVolume:
     keeps_pages = False
     # Whether lseek(2) can be believed where it says that there is a hole.
     tells_holes = True
+    # Whether extended attributes may change, and the ctime stays as it is.
+    hides_xattrs = False
     # Whether a directory is found by its handle at every moment, also while it, or one above it, is renamed.
     keeps_handles = True
 
@@ -259,11 +261,16 @@ class DirectoryVolume:
         )  # fmt: skip
         if not st.S_ISLNK(s.mode):
             return Entry(name, inode, None, change)
+        target = self._target(dir_fd, name)
+        return Entry(name, None) if target is None else Entry(name, inode, target, change)
+
+    def _target(self, dir_fd: int, name: bytes) -> bytes | None:
+        """Of what was a symlink just now; None: it is none any more. Raises OSError."""
         try:
-            return Entry(name, inode, os.readlink(name, dir_fd=dir_fd), change)
+            return os.readlink(name, dir_fd=dir_fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINVAL):
-                return Entry(name, None)
+                return None
             raise
 
     def observe_each(
@@ -286,8 +293,8 @@ class DirectoryVolume:
     def _confirm_absence(self) -> None:
         """A name was not found. Raises OSError where that does not mean that there is none."""
 
-    def changed_since(self, files: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
-        """Which of these files, (path, inode number, ctime_ns), changed since they had that ctime.
+    def changed_since(self, files: Iterable[tuple[bytes, int, int, dict[str, str] | None]]) -> set[bytes]:
+        """Which of these files, (path, inode number, ctime_ns, attributes if known), changed since they had that ctime, and those.
 
         Those that moved or vanished are left out: that is recorded, and theirs is another story.
         """
@@ -299,16 +306,24 @@ class DirectoryVolume:
             except OSError:
                 continue
             try:
-                for path, ino, ctime_ns in members:
+                for path, ino, ctime_ns, xattrs in members:
                     try:
                         now = self.stat(dir_fd, os.path.basename(path))
+                        is_changed = now.ctime_ns != ctime_ns or (
+                            self.hides_xattrs
+                            and xattrs is not None
+                            and self._xattrs_at(dir_fd, path) != xattrs
+                        )
                     except OSError:
                         continue
-                    if now.ctime_ns != ctime_ns and ino in (0, now.ino):
+                    if is_changed and ino in (0, now.ino):
                         changed.add(path)
             finally:
                 os.close(dir_fd)
         return changed
+
+    def _xattrs_at(self, dir_fd: int, path: bytes) -> dict[str, str]:
+        return self.xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, os.path.basename(path)))
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
         """The names in a directory, sorted by bytes; at the root without our own. Raises OSError."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat as st
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from replication.errors import SeamarkError
-from replication.gluster.bricks import LocalBricks
+from replication.gluster.bricks import TAKEN, LocalBricks
 from replication.gluster.mount import GFID
 from replication.gluster.single import noted
 from replication.secondary.handles import inode_number
@@ -43,10 +44,15 @@ _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _NAMES_AT_ONCE = 8
-OWN_NAMES = (
+_OWN_NAMES = (
     RESERVED,
     b".trashcan",
 )  # the second is Gluster's, of each volume by itself, and cannot be removed
+
+
+def is_own(name: bytes) -> bool:
+    """Whether a name in the root is ours or Gluster's own."""
+    return name in _OWN_NAMES or name.startswith(TAKEN)
 
 
 class VolumeAway(SeamarkError):
@@ -61,6 +67,7 @@ class GlusterVolume(DirectoryVolume):
     keeps_pages = True  # a mount that others made does, with the times of the new content
     # Of a file that was moved to another brick, lseek(2) says that it is one hole: it asks what was left behind.
     tells_holes = False
+    hides_xattrs = True
     keeps_handles = False  # a brick makes it anew
 
     def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
@@ -100,6 +107,20 @@ class GlusterVolume(DirectoryVolume):
             time.sleep(_HIDDEN_S)
         raise OSError(errno.ESTALE, _HIDDEN)
 
+    def _target(self, dir_fd: int, name: bytes) -> bytes | None:
+        """While it moves, what a client reads may be the file that only says where it will be."""
+        for _ in range(_HIDDEN_LOOKS):
+            target = super()._target(dir_fd, name)
+            if target is not None or not self._moves():
+                return target
+            try:
+                if not st.S_ISLNK(self.identify(dir_fd, name)[1].mode):
+                    return None
+            except FileNotFoundError:
+                return None
+            time.sleep(_HIDDEN_S)
+        raise OSError(errno.ESTALE, _HIDDEN)
+
     def _moves(self) -> bool:
         """Whether there is more than one set of bricks, so that files may move from one to another."""
         return len(self._bricks.sets()) > 1
@@ -112,6 +133,12 @@ class GlusterVolume(DirectoryVolume):
             if inode_number(int.from_bytes(gfid[8:], "big")) == stat.ino:
                 break  # else it was replaced between the two, or is the root of a mount
         return gfid, stat
+
+    def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
+        try:
+            return stat_at(dir_fd, name)
+        except FileNotFoundError:
+            return self.identify(dir_fd, name)[1]
 
     def check_in_place(self) -> None:
         """The mount may have been made anew: then the new one is used. Raises VolumeAway."""
@@ -182,32 +209,30 @@ class GlusterVolume(DirectoryVolume):
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""
         for _ in range(_HIDDEN_LOOKS):
-            try:
-                paths = self.paths_of(handle)
-            except OSError as error:
-                raise VolumeAway(
-                    f"a directory cannot be found while a part of the volume is away: {error.strerror}"
-                ) from None
+            paths = self.paths_of(handle)
             if not paths:
                 raise VanishedError(handle)
             with contextlib.suppress(VanishedError):
                 return self.open_dir(paths[0], handle), paths[0]
             time.sleep(_HIDDEN_S)
-        raise VolumeAway(f"directory {UUID(bytes=handle)}: {_HIDDEN}")
+        raise OSError(errno.ESTALE, _HIDDEN)
 
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
         """Where an object is now, relative to the root; of a file perhaps more than there are. None: that is not known.
 
-        Raises OSError, VolumeAway.
+        Raises OSError, VolumeAway. (ENOTCONN for a directory that only a few bricks of its set have: until they are healed; or
+        for good, where it was taken from its names in one that was.)
         """
         for _ in range(_HIDDEN_LOOKS):
             found = self._paths_of(gfid)
-            if found is None:
-                return None
+            shown = [path for path in found or () if not path.lstrip(b"/").startswith(TAKEN)]
+            if found is None or len(shown) < len(found):
+                # A brick that is healed has taken it from its names; others may have it there still.
+                return [path for each in shown for path in self._in_root(each)] or None
             if found or not self._moves() or not self._bricks.have_object(gfid):
                 return [path for each in found for path in self._in_root(each)]
             time.sleep(_HIDDEN_S)
-        raise VolumeAway(f"{UUID(bytes=gfid)}: {_HIDDEN}")
+        raise OSError(errno.ESTALE, _HIDDEN)
 
     def _paths_of(self, gfid: bytes) -> list[bytes] | None:
         # A directory is never looked up by its gfid where that can be helped: when bricks come or go in that moment, the
@@ -220,7 +245,11 @@ class GlusterVolume(DirectoryVolume):
             if text is not None:
                 return [text]
             text = self._attribute(where, _PATHS_OF_FILE)
-            return None if text is None else list(_possible(text))
+            paths = None if text is None else list(_possible(text))
+            if paths is not None and len(paths) > 1:
+                # A brick ends a shorter name with what is left of a longer one that it has read before.
+                return self._bricks.links(gfid) or paths
+            return paths
         except OSError as error:
             if error.errno in _NO_SUCH:
                 return [] if os.path.isdir(os.path.join(self._mount, _BY_GFID)) else None
@@ -259,7 +288,7 @@ class GlusterVolume(DirectoryVolume):
             if not all(self._bricks.sets()):  # where not every set has one here: nothing moves twice
                 found.update(self._listed(dir_fd))
         self._need_all()
-        return sorted(name for name in found if not (is_root and name in OWN_NAMES))
+        return sorted(name for name in found if not (is_root and is_own(name)))
 
     def _listed(self, dir_fd: int) -> Iterator[bytes]:
         looked = time.monotonic()

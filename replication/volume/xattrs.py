@@ -6,15 +6,15 @@ import errno
 import os
 from base64 import b64encode
 
-_OURS = ("user.seamark.", "trusted.seamark.")
+_NEVER = ("user.seamark.", "trusted.seamark.", "trusted.glusterfs.")  # see secondary/metadata.py
 _KEPT = ("user.", "trusted.")
 _KEPT_EXACTLY = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
 _NONE = {errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def replicated(name: str) -> bool:
-    """Whether an attribute of this name is replicated: user.*, trusted.*, capabilities and ACLs, never our own."""
-    return (name.startswith(_KEPT) and not name.startswith(_OURS)) or name in _KEPT_EXACTLY
+    """Whether an attribute of this name is replicated: user.*, trusted.*, capabilities and ACLs, never our own, or Gluster's."""
+    return (name.startswith(_KEPT) and not name.startswith(_NEVER)) or name in _KEPT_EXACTLY
 
 
 def read_xattrs(target: int | bytes) -> dict[str, str]:

@@ -79,11 +79,17 @@ def test_one_that_ended_while_nobody_looked(watch):
     assert watch.again().ended_since() >= before
 
 
-def test_one_that_was_removed_with_its_brick_says_nothing(watch):
+def test_one_that_went_with_its_brick_before_anybody_saw_it(watch):
+    """Where a brick is removed as soon as it is empty, nothing is left that says that another one ended."""
     watch.is_now(FIRST, 3)
     watch.ended_since()
     watch.note()
+    before = time.time_ns()
+    assert watch.ended_since() is None
+    watch.is_now(SECOND, 3)
     watch.is_now(NONE, 0)
+    assert before <= watch.ended_since() < time.time_ns()
+    watch.note()
     assert watch.ended_since() is None
 
 

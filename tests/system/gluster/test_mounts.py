@@ -8,6 +8,7 @@ import time
 import pytest
 
 from replication.observation import Change
+from replication.secondary.metadata import Powers, set_xattrs
 from replication.volume.directory import VanishedError
 from replication.volume.gluster import GlusterVolume
 from replication.volume.mounted import MountedVolume
@@ -70,3 +71,53 @@ def test_content_that_is_read_elsewhere_is_of_the_state_that_was_observed(place,
     assert read
     home.close()
     elsewhere.close()
+
+
+def test_attributes_of_glusters_own_are_not_replicated(place, own):
+    """While a hard link waits to be moved to another brick, each mount shows where that is."""
+    users = place.volume(2)
+    (users / "file").write_bytes(b"1")
+    os.setxattr(users / "file", "trusted.somebody", b"1")
+    (brick,) = [path for path in place.node.disk.glob(f"{place.name}/brick*/file") if path.stat().st_size]
+    os.setxattr(brick, "trusted.glusterfs.dht.linkto", f"{place.name}-client-0\0".encode())
+    volume = GlusterVolume(os.fsencode(own()))
+    path = os.path.join(volume.root, b"file")
+    assert "trusted.glusterfs.dht.linkto" in os.listxattr(path)
+    assert list(volume.xattrs(path)) == ["trusted.somebody"]
+    # Nor does a secondary that is a volume try to remove them: it may not.
+    set_xattrs(path, {}, Powers(), tuple(os.listxattr(path)))
+    assert "trusted.glusterfs.dht.linkto" in os.listxattr(path)
+    assert "trusted.somebody" not in os.listxattr(path)
+    volume.close()
+
+
+def test_an_attribute_that_changes_behind_its_ctime_is_a_change(place, own):
+    """Where something was read before a record of that was heeded, and arrives after it."""
+    users = place.volume(2)
+    (users / "file").write_bytes(b"1")
+    volume = GlusterVolume(os.fsencode(own()))
+    stat = volume.stat(volume.root_fd, b"file")
+    read = volume.xattrs(os.path.join(volume.root, b"file"))
+    before = [(b"file", stat.ino, stat.ctime_ns, read)]
+    assert volume.changed_since(before) == set()
+    os.setxattr(users / "file", "user.colour", b"blue")
+    assert volume.stat(volume.root_fd, b"file").ctime_ns == stat.ctime_ns
+    assert volume.changed_since(before) == {b"file"}
+    assert volume.changed_since([(b"file", stat.ino, stat.ctime_ns, None)]) == set()
+    volume.close()
+
+
+def test_the_names_of_a_hard_link_are_found(place, own):
+    """Asked for all of them, a brick mixes them up where they are not of one length."""
+    users = place.volume(2)
+    (users / "folder" / "deeper").mkdir(parents=True)
+    volume = GlusterVolume(os.fsencode(own()))
+    for number in range(20):
+        names = {f"{'a' * (1 + number)}", f"folder/{'b' * (40 - number)}:x", f"folder/deeper/{number}"}
+        first, *others = sorted(names)
+        (users / first).write_bytes(b"1")
+        for name in others:
+            os.link(users / first, users / name)
+        gfid = os.getxattr(users / first, "glusterfs.gfid")
+        assert set(volume.paths_of(gfid)) == set(map(os.fsencode, names))
+    volume.close()

@@ -57,3 +57,18 @@ def test_what_is_there_and_what_changes_arrives(place, kind):
         assert next(place.state.glob("sessions/*/detector")).read_text() == "changelogs"
         assert run.stop() == 0
     assert str(place.state) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_attributes_arrive_where_the_volume_does_not_tell_where_a_file_is(place):
+    """Nothing else says that they changed: Gluster sets no ctime for an extended attribute."""
+    root = place.volume(2, **{"storage.gfid2path": "off"})
+    many_small_files(root / "many", 20, 2)
+    os.link(root / "many" / "d0" / "f0", root / "linked")
+    with place.run() as run:
+        run.wait_idle()
+        for name in ("linked", "many/d1/f1"):
+            os.setxattr(root / name, "user.colour", b"blue")
+        run.wait_same()
+        assert run.stop() == 0

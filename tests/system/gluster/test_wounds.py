@@ -176,6 +176,34 @@ def test_a_brick_of_a_replica_is_missed_by_nobody(place):
 
 
 @pytest.mark.slow
+def test_a_directory_that_only_a_brick_that_was_away_has_stops_nothing(place):
+    """Gluster answers that it is not connected: until that brick is healed, or for good where that put the directory aside."""
+    heal = {f"cluster.{name}": "off" for name in ("self-heal-daemon", "entry-self-heal", "data-self-heal", "metadata-self-heal")}  # fmt: skip
+    root = place.volume(*KINDS["replica 2 + arbiter"], **heal)
+    (root / "stays").mkdir()
+    with place.run() as run:
+        run.wait_idle()
+        assert run.stop() == 0
+    (root / "gone").mkdir()
+    (root / "gone" / "file").write_text("x")
+    gfid = os.getxattr(root / "gone", "glusterfs.gfid.string").decode()
+    (root / "stays" / "first").write_text("1")
+    place.node.kill_brick(place.name, 0)
+    (root / "gone" / "file").unlink()
+    (root / "gone").rmdir()
+    place.node.start_bricks(place.name, 0)
+    (root / "stays" / "second").write_text("2")
+    with place.run() as run:
+        run.wait_same()
+        run.wait_for(lambda: run.status.get("phase") == "idle", "rest")
+        (mount,) = place.state.glob("sessions/*/mount")
+        with pytest.raises(OSError, match="not connected"):
+            os.getxattr(mount / ".gfid" / gfid, "glusterfs.ancestry.path")
+        assert run.status["failures"] == 0, run.report()
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
 def test_nothing_is_deleted_when_a_part_of_the_volume_is_away(place):
     """A directory is then listed without what lies on that brick, and without an error."""
     root = place.volume(2)
