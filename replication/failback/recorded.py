@@ -47,7 +47,7 @@ class Recorded:
     @property
     def since_ns(self) -> int | None:
         """When recording began, as far as was read; None: there is nothing yet."""
-        if self._since_ns is None and self._begun.position:  # somebody recorded already
+        if self._since_ns is None and self._begun.position and self.whole:  # somebody recorded already
             return self._begun.since_ns
         return self._since_ns
 

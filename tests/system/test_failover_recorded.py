@@ -98,6 +98,7 @@ def test_what_only_the_record_knows_goes_back(pair):
     assert_same(b.root, a.root)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_where_no_monitor_runs_it_begins_with_one_and_the_verbs_know_the_session(pair):
     a, b = pair.a, pair.b
@@ -163,6 +164,7 @@ def _recorded_now(site):
     return any(name.startswith("agent ") for name in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_a_chain_shares_its_changelog_and_a_monitor_that_dies_leaves_a_gap(pair):
     a, b = pair.a, pair.b
