@@ -131,18 +131,15 @@ class Agreement:
         recorded.catch_up()  # what happened to an object before it was looked at is in it by then
         db = self._db
         db.execute("BEGIN")
-        for record in recorded.read():
-            parent, name = record.parent, record.name
-            place = (record.gfid, b"") if parent is None or name is None else (parent, name)
-            db.execute(recorded_sql.ADD, (*place, int(record.kinds)))
-        (names,) = db.execute("SELECT count(*) FROM named").fetchone()
+        for mention in recorded.read():
+            db.execute(recorded_sql.ADD, mention)
+        db.create_function("below", 2, lambda path, name: path + b"/" + name, deterministic=True)
+        db.create_function("beyond", 1, lambda path: path + b"0", deterministic=True)  # all that is below
+        for statement in recorded_sql.FIND if db.execute("SELECT 1 FROM named").fetchone() else ():
+            db.execute(statement)
+        (names,) = db.execute("SELECT count(*) FROM named WHERE ours").fetchone()
         since = recorded.since_ns
         self.recorded = Changes(names, None if since is None else since / 1e9, not recorded.whole)
-        if names:
-            db.create_function("below", 2, lambda path, name: path + b"/" + name, deterministic=True)
-            db.create_function("beyond", 1, lambda path: path + b"0", deterministic=True)  # all that is below
-            for statement in recorded_sql.FIND:
-                db.execute(statement)
         db.execute("COMMIT")
 
     def changed(self) -> Changed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replication.changelog.index import SegmentInfo
-    from replication.changelog.record import Record
+    from replication.changelog.record import Segment
     from replication.failback.promoted import PromotedRoot
     from replication.session import Recording, SessionDir
 
 _SOON_NS = 10 * 10**9  # between a promotion and the begin of its recording
 _BARRIER_S = 30.0
+
+
+class Mention(NamedTuple):
+    """A name in a directory, by its gfid; or an object, by its own, which has an empty one. ``ours``: it is in the volume; an
+    object that is no directory may be anywhere on its file system.
+    """
+
+    at: bytes
+    name: bytes
+    kinds: int
+    ours: bool
 
 
 class Recorded:
@@ -56,7 +67,7 @@ class Recorded:
         with suppress(AgentUnreachable, AgentRefused):
             agent_call(self._store.directory, "barrier", timeout=_BARRIER_S)
 
-    def read(self) -> Iterator[Record]:
+    def read(self) -> Iterator[Mention]:
         """What is in positions that were not read yet; what cannot be read is missing."""
         try:
             following, last = self._store.segments(self._at), self._store.last_closed()
@@ -72,7 +83,7 @@ class Recorded:
                 except (SegmentDropped, SegmentDamaged, OSError):
                     self.whole = False
                 else:
-                    yield from (record for record in segment if record.kinds & ~Kind.B)
+                    yield from _mentions(segment)
             self._at = info.number
 
     def _note(self, info: SegmentInfo) -> None:
@@ -85,6 +96,15 @@ class Recorded:
             self.whole = self.whole and at_once
         elif info.number > self._at + 1 and (self._at or info.start_ns > self._begun.since_ns):
             self.whole = False  # what came before it was dropped
+
+
+def _mentions(segment: Segment) -> Iterator[Mention]:
+    for record in segment:
+        kinds = int(record.kinds & ~Kind.B)
+        if record.parent is not None and record.name is not None:
+            yield Mention(record.parent, record.name, kinds, True)
+        elif record.gfid is not None and kinds:
+            yield Mention(record.gfid, b"", kinds, record.gfid in segment.dirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +132,9 @@ class Count:
         recorded, until = self._recorded, time.monotonic() + self._budget_s
         full = len(self._names) >= self._most
         if not full:
-            for record in recorded.read():
-                self._names.add(hash((record.gfid, record.parent, record.name)))
+            for mention in recorded.read():
+                if mention.ours:
+                    self._names.add(hash((mention.at, mention.name)))
                 full = len(self._names) >= self._most or time.monotonic() > until
                 if full:
                     break

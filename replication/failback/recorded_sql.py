@@ -12,14 +12,12 @@ _MORE = "ON CONFLICT(ino) DO UPDATE SET kinds = kinds | excluded.kinds"
 TABLES = (
     # Every name of a file that has several; here has one of them.
     "CREATE TABLE other(path BLOB PRIMARY KEY, ino INTEGER NOT NULL) WITHOUT ROWID",
-    # A name in a directory, by its gfid; or an object, which has an empty one.
-    "CREATE TABLE named(parent BLOB, name BLOB, kinds INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID",
+    """CREATE TABLE named(parent BLOB, name BLOB, kinds INTEGER NOT NULL, ours INTEGER NOT NULL, PRIMARY KEY(parent, name))
+        WITHOUT ROWID""",
     # What was changed; kinds 0: names in it alone.
     "CREATE TABLE recorded(ino INTEGER PRIMARY KEY, kinds INTEGER NOT NULL)",
 )
-ADD = (
-    "INSERT INTO named VALUES(?, ?, ?) ON CONFLICT(parent, name) DO UPDATE SET kinds = kinds | excluded.kinds"
-)
+ADD = "INSERT INTO named VALUES(?, ?, ?, ?) ON CONFLICT(parent, name) DO UPDATE SET kinds = kinds | excluded.kinds"
 
 
 def _find(table: str, condition: str) -> str:
