@@ -45,11 +45,21 @@ class Desired(StrEnum):
     STARTED = "started"
     PAUSED = "paused"  # recorded, but nothing is sent
     STOPPED = "stopped"
+    RECORDING = "recording"  # the way back of a promoted root: recorded, until its old primary is back
 
 
 def new_instance() -> str:
     """What tells the state of a session on this node from that on any other."""
     return uuid.uuid4().hex[:12]
+
+
+class Recording(Struct, frozen=True, kw_only=True):
+    """From where on the changelog of a session says what was changed on its primary since that was promoted."""
+
+    term: int  # of the promotion
+    position: int  # later ones are of what came after it
+    since_ns: int  # when it was done
+    used: bool = False  # the old primary was made the secondary by it
 
 
 class SessionState(Struct, frozen=True, kw_only=True):
@@ -62,7 +72,8 @@ class SessionState(Struct, frozen=True, kw_only=True):
     believes_ns: int = 0  # adopting: another replication had brought everything there by then
     desired: Desired = Desired.CREATED
     deletes_allowed_ns: int = 0  # a person agreed to what was gone from the primary by then
-    back_from: str = ""  # made by a failback: the id of the session whose secondary its primary was
+    back_from: str = ""  # the way back of a promoted root: the id of the session whose secondary that was
+    recording: Recording | None = None
 
 
 class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

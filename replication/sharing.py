@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from replication.changelog import quiet
 from replication.errors import SeamarkError
 from replication.private import private_dir
-from replication.session import SessionDir
+from replication.session import Desired, SessionDir
 from replication.session_file import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ID = "id"
+_UNREAD_S = 5.0  # between segments that nobody waits for: a changelog holds so many, and no more
 
 
 class Needs(NamedTuple):
@@ -74,16 +75,16 @@ def consumers(volume: Path) -> list[SessionDir]:
 
 def needs(volume: Path) -> Needs | None:
     """What its consumers need; None where none of them can be asked."""
-    configs = []
+    found = []
     for place in consumers(volume):
         with contextlib.suppress(SeamarkError):  # a damaged session is no trouble of the others
-            configs.append(place.load_config())
-    if not configs:
+            config, state = place.load_config(), place.state()
+            waits = state is not None and state.desired is Desired.RECORDING
+            interval_s = _UNREAD_S if waits else config.segment_interval
+            found.append(Needs(round(interval_s * 1000), int(config.changelog_limit)))
+    if not found:
         return None
-    return Needs(
-        min(round(config.segment_interval * 1000) for config in configs),
-        max(int(config.changelog_limit) for config in configs),
-    )
+    return Needs(min(each.close_after_ms for each in found), max(each.max_bytes for each in found))
 
 
 def join(place: SessionDir, primary: str, lost: Callable[[], None]) -> Path:

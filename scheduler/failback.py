@@ -15,27 +15,43 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from replication import session_file
 from replication.errors import ExitCode, NotFoundError, SeamarkError, UsageError
 from replication.failback.agreement import Agreement
 from replication.failback.promoted import owner_of, promoted_root
+from replication.failback.recorded import recorded_of
 from replication.failback.seeding import Plan, Seeding, as_line
 from replication.private import private_dir
+from replication.progress import has_filled
 from replication.remote.answers import SecondaryError
 from replication.remote.look import looking, named, ssh_options
 from replication.remote.target import parse_target
-from replication.session import Session, SessionDir, SessionState, node_name, pair_id, session_names
+from replication.session import (
+    Recording,
+    Session,
+    SessionDir,
+    SessionState,
+    node_name,
+    pair_id,
+    session_names,
+)
 from replication.settings import SessionConfig, SshSettings
 from scheduler.failover import CODES, look, secondary_of
 from scheduler.preflight import InChild
 from scheduler.status_file import StatusFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from replication.failback.promoted import PromotedRoot
     from replication.remote.endpoint import SshOptions
 
 log = logging.getLogger("seamark.failback")
-_COMMENT = "Made by 'seamark failback': the roles of session {name} are turned round. See docs/runbook.md."
+_COMMENT = (
+    "The way back of session {name}, whose secondary was promoted: seamark failback. See docs/runbook.md."
+)
 
 
 def session_on(state_dir: Path, root: PromotedRoot) -> SessionDir | None:
@@ -51,7 +67,9 @@ def session_on(state_dir: Path, root: PromotedRoot) -> SessionDir | None:
             if os.path.realpath(config.primary) != os.path.realpath(root.path):
                 continue  # or one that goes on to a third place
             old = os.fsdecode(parse_target(config.secondary).path) == root.of.get("path")
-            if state is not None and (state.back_from == root.session or (not state.back_from and old)):
+            # Without a state: whoever wrote it down was killed before that.
+            back_from = state.back_from if state is not None else ""
+            if back_from == root.session or (not back_from and old):
                 return place
     return None
 
@@ -81,10 +99,33 @@ def new_session(
     return place, Session.of(place.name, config, SessionState(id=pair_id(config.primary, config.secondary)))
 
 
+def only_recorded(place: SessionDir) -> bool:
+    """Whether a session has never replicated: it was made by a failover. Raises SeamarkError."""
+    state = place.state()
+    return (
+        state is not None
+        and state.recording is not None
+        and not (state.recording.used or has_filled(place.progress))
+    )
+
+
+def by_way_of(session: Session, to: str | None, ssh: SshSettings) -> Session:
+    """The same session, with what is said of where its secondary is, and how it is reached. Raises SeamarkError."""
+    secondary = str(parse_target(to)) if to is not None else session.secondary
+    said = {
+        name: value
+        for name in SshSettings.__struct_fields__
+        if (value := getattr(ssh, name)) != getattr(SshSettings(), name)
+    }
+    return msgspec.structs.replace(
+        session, secondary=secondary, id=pair_id(session.primary, secondary), ssh=msgspec.structs.replace(session.ssh, **said),
+    )  # fmt: skip
+
+
 def keep(place: SessionDir, session: Session, root: PromotedRoot) -> None:
-    """Write a session down; it is not started. Raises SeamarkError."""
-    if not place.config.exists():
-        config = SessionConfig(**{name: getattr(session, name) for name in SessionConfig.__struct_fields__})
+    """Write a session down, or the way that it takes by now; it is not started. Raises SeamarkError."""
+    config = SessionConfig(**{name: getattr(session, name) for name in SessionConfig.__struct_fields__})
+    if not place.config.exists() or (place.named_config.exists() and place.load_config() != config):
         session_file.write_new(place.named_config, config, _COMMENT.format(name=root.of.get("name", "?")))
     private_dir(place.path)
     place.change_state(id=session.id, instance=session.instance, root=session.root, back_from=root.session)
@@ -99,6 +140,16 @@ def follows(place: SessionDir, session: Session, access: SshOptions | None = Non
         if error.code in ("promoted", "not-empty", "owned", "not-found"):
             return False
         raise SeamarkError(f"{session.secondary}: {error}") from None
+
+
+@contextlib.contextmanager
+def agreement_of(place: SessionDir, root: PromotedRoot, scratch: Path) -> Iterator[Agreement]:
+    """A scan of a promoted root, with what the session of the way back has recorded there. Raises SeamarkError."""
+    with contextlib.ExitStack() as stack:
+        recorded = recorded_of(place, root)
+        if recorded is not None:
+            stack.callback(recorded.close)
+        yield stack.enter_context(contextlib.closing(Agreement(scratch / "agreement.sqlite", root, recorded)))
 
 
 class Failback:
@@ -124,9 +175,7 @@ class Failback:
                     of=named(self._session),
                 )
                 scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
-                agreement = Agreement(scratch / "agreement.sqlite", self.root)
-                stack.callback(agreement.close)
-                self._seeding.know(agreement)
+                self._seeding.know(stack.enter_context(agreement_of(self._place, self.root, scratch)))
             except SecondaryError as error:
                 raise self._refused(error) from None
             self._stack = stack.pop_all()
@@ -187,6 +236,12 @@ def take_back(place: SessionDir, session: Session) -> None:
         log.warning("%s: it is the primary again: %s", session.name, done["says"])
 
 
+def taken_back(place: SessionDir, root: PromotedRoot, **changes: object) -> None:
+    """The old primary is the secondary: what was recorded until then has done its duty. Raises SeamarkError."""
+    used = Recording(term=root.term, position=0, since_ns=root.done_ns, used=True)
+    place.change_state(recording=used, **changes)
+
+
 def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> dict[str, str]:
     try:
         with looking(place, session, dry=True):
@@ -209,6 +264,7 @@ def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> di
                 f"with: seamark failback {session.name}"
             )
         plan = failback.commit()
+        taken_back(place, failback.root)
     return {
         "says": f"{plan.agreed} of {plan.known} objects there are as they are known; {plan.displaced} displaced"
     }

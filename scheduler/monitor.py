@@ -178,7 +178,8 @@ class Monitor:
     def _look(self) -> None:
         """Start and end sessions, so that what runs is what should."""
         self._looked = time.monotonic()
-        wanted = {name for name in session_names(Path(self.options.state_dir)) if self._is_wanted(name)}
+        desired = {name: self._desired(name) for name in session_names(Path(self.options.state_dir))}
+        wanted = {name for name, state in desired.items() if state in _RUNNING}
         for name in [name for name in self._sessions if name not in wanted]:
             log.info("session %s ends", name)
             self.supervisor.retire(self._sessions.pop(name))
@@ -196,9 +197,11 @@ class Monitor:
                 self.supervisor.add(service)
         if "agent" not in self.options.without:
             names = [service.name for service in self.supervisor.services]
-            alive = [name.removeprefix("session ") for name in names if name.startswith("session ")]
+            alive = {name.removeprefix("session ") for name in names if name.startswith("session ")}
+            alive |= {name for name, state in desired.items() if state is Desired.RECORDING}
             self._recorders.look(
-                self.supervisor, [SessionDir(Path(self.options.state_dir), name) for name in alive]
+                self.supervisor,
+                [SessionDir(Path(self.options.state_dir), name) for name in sorted(alive | wanted)],
             )
         self._notifier.say(f"STATUS={len(self._sessions)} sessions run")
 
@@ -226,17 +229,18 @@ class Monitor:
             if problem := process_problem(place, _told(service)):
                 self._books.setdefault(name, EventBook(place)).state(Kind.FAULTY, problem)
 
-    def _is_wanted(self, name: str) -> bool:
+    def _desired(self, name: str) -> Desired | None:
+        """What is wanted of a session; None: nothing, here."""
         place = SessionDir(Path(self.options.state_dir), name)
         if not place.named_config.exists():
-            return False  # a run in the foreground looks after itself
+            return None  # a run in the foreground looks after itself
         try:
             state = place.state()
         except SeamarkError as error:
             self._tell_damaged(place, error.message)
-            return name in self._sessions
+            return Desired.STARTED if name in self._sessions else None
         self._damaged.pop(name, None)
-        return state is not None and state.desired in _RUNNING
+        return state.desired if state is not None else None
 
     def _tell_damaged(self, place: SessionDir, why: str) -> None:
         if self._damaged.get(place.name) != why:

@@ -218,7 +218,7 @@ class Recorders:
         self._watches: dict[Path, ProcessWatch] = {}
 
     def look(self, supervisor: Supervisor, places: Iterable[SessionDir]) -> None:
-        """Start and end agents, so that what runs is what should. ``places``: sessions that run, or are ending."""
+        """Start and end agents, so that what runs is what should. ``places``: sessions that run, are ending, or only record."""
         wanted = {volume for place in places if (volume := sharing.volume_of(place)) is not None}
         for volume in [volume for volume in self._services if volume not in wanted]:
             supervisor.retire(self._services.pop(volume))

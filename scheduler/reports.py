@@ -25,6 +25,7 @@ from scheduler.brick_rows import BrickReport, brick_reports
 from scheduler.health import CRASHES, Reason
 from scheduler.monitor_client import SOCKET, monitor_dir
 from scheduler.procfs import is_there, namespace, stopped
+from scheduler.recorded import RecordedReport, of_recorder, recorded
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 from scheduler.status_file import Backlog, Report, last_report
 
@@ -45,6 +46,7 @@ class Status(StrEnum):
     FAULTY = "Faulty"
     PAUSED = "Paused"
     STOPPED = "Stopped"
+    RECORDING = "Recording"  # ours: the way back of a promoted root
 
 
 CRAWLS = {
@@ -119,6 +121,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: CheckpointReport | None = None
     snapshot: SnapshotReport | None = None
     drill: dict[str, Any] | None = None
+    recorded: RecordedReport | None = None
     proof: ProofReport | None = None
     counters: dict[str, int] = {}
     active_node: str = ""  # who is at work, where several nodes may be
@@ -205,6 +208,7 @@ def _of_session(place: SessionDir, monitor: Monitor) -> SessionReport:
     }  # fmt: skip
     known["rpo_s"] = config.rpo
     known["proof"] = _proof(place, config.verify.slices)
+    known["recorded"] = recorded(place, state)
     desired = state.desired if state is not None else Desired.CREATED
     here = report is not None and _is_there(report)
     if known["foreground"]:
@@ -218,12 +222,23 @@ def _of_session(place: SessionDir, monitor: Monitor) -> SessionReport:
             return _not_running(known, Status.CREATED, snapshot, None)
         if desired is Desired.STOPPED:
             return _not_running(known, Status.STOPPED, snapshot, None)
+        if desired is Desired.RECORDING:
+            return _recording(place, known, monitor)
     reasons = [*_of_monitor(monitor), *_of_process(place.name, monitor, report, here=here)]
     told = list(report.reasons) if report is not None and here and not reasons else []
     if reasons:
         known |= {"rate_bytes_s": 0.0, "rate_files_s": 0.0, "eta_s": None}
         told += _behind(known, report)
     return _with(known, status_of(desired, snapshot, reasons + told), reasons + told)
+
+
+def _recording(place: SessionDir, known: dict[str, Any], monitor: Monitor) -> SessionReport:
+    """The way back of a promoted root, whose old primary is waited for."""
+    reasons = _of_monitor(monitor) or of_recorder(place)
+    if reasons and known["recorded"] is not None:
+        known["recorded"] = msgspec.structs.replace(known["recorded"], at_least=True)
+    known |= {"pid": None, "crawl_status": "N/A", "rate_bytes_s": 0.0, "rate_files_s": 0.0, "eta_s": None}
+    return _with(known, Status.FAULTY if reasons else Status.RECORDING, reasons)
 
 
 def _checkpoint(place: SessionDir) -> CheckpointReport | None:

@@ -35,6 +35,8 @@ def line(report: SessionReport) -> Iterator[str]:
     ).rstrip()
     if report.reason:
         yield from wrapped(report.reason, "  ", "  ")
+    elif report.status == "Recording":
+        yield from wrapped(waiting(report), "  ", "  ")
 
 
 def block(report: SessionReport, *, detail: bool) -> Iterator[str]:
@@ -96,6 +98,24 @@ def backlog(report: SessionReport) -> str:
     return f"{names}, {text.number(pending.files)} files, {text.size(pending.bytes)}{age}"
 
 
+def waiting(report: SessionReport) -> str:
+    """What the way back of a promoted root waits for, and what is to be done then."""
+    return f"its old primary, {report.secondary}; when that is back: seamark failback {report.name}"
+
+
+def _recorded(report: SessionReport) -> Iterator[tuple[str, str]]:
+    found = report.recorded
+    if found is None:
+        return
+    yield (
+        "RECORDED",
+        "nothing yet"
+        if found.since is None
+        else text.recorded(found.names, found.since, at_least=found.at_least),
+    )
+    yield "WAITS FOR", waiting(report)
+
+
 def _rows(report: SessionReport, *, detail: bool) -> Iterator[tuple[str, str]]:
     away = report.age_s is not None and report.age_s > REPORT_S and report.healthy is not None
     yield "PRIMARY NODE", report.primary_node or "-"
@@ -105,6 +125,7 @@ def _rows(report: SessionReport, *, detail: bool) -> Iterator[tuple[str, str]]:
     yield "SECONDARY", report.secondary or "-"
     yield "SECONDARY NODE", report.secondary_node or "-"
     yield "STATUS", report.status
+    yield from _recorded(report)
     yield "CRAWL STATUS", report.crawl_status
     yield "LAST_SYNCED", text.moment(report.last_synced)
     target = f" (target {text.duration(report.rpo_s)})" if report.rpo_s is not None else ""

@@ -27,7 +27,7 @@ _KEPT = 300
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {
     Status.ACTIVE: "green", Status.PASSIVE: "green", Status.FAULTY: "bold red", Status.PAUSED: "yellow",
-    Status.INITIALIZING: "cyan",
+    Status.INITIALIZING: "cyan", Status.RECORDING: "yellow",
 }  # fmt: skip
 
 

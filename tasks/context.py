@@ -142,7 +142,7 @@ class Context:
         live on while the session is stopped.)
         """
         state = self.place.state()
-        if state is not None and state.desired in (Desired.PAUSED, Desired.STOPPED):
+        if state is not None and state.desired in (Desired.PAUSED, Desired.STOPPED, Desired.RECORDING):
             return str(state.desired)
         schedule = self.session.schedule
         if not schedule.at:

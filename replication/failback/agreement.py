@@ -4,6 +4,7 @@ The index of the root has, of each object, its inode number here, and inode numb
 primary. The tree is scanned once, into a scratch database beside the session's state, and the two are joined by
 inode number: memory is bounded by a portion. An object whose ctime here is from before the promotion, and whose size, mtime,
 owner and mode are those that were replicated, was not changed here since. Where the clock was set meanwhile nothing is taken for that.
+What was recorded since (recorded.py) names objects that were changed, whatever their times say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from replication.changelog.record import Kind
+from replication.failback import recorded_sql
+from replication.failback.recorded import Changes
 from replication.secondary.attributes import attributes_at
 from replication.secondary.filters import Filters
 from replication.secondary.transfers import content_digest
@@ -27,16 +31,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replication.failback.promoted import PromotedRoot
+    from replication.failback.recorded import Recorded
 
 PORTION = 2_000
 _HERE = """CREATE TABLE here(ino INTEGER PRIMARY KEY, gfid BLOB NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
     gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, path BLOB NOT NULL)"""
 # Of an object that is here completely, or whose content is: what the old primary has of it, as far as is known.
 _OBJECTS = """FROM idx.inode AS i LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440
-    WHERE i.ino <> 0 AND i.pino <> 0 AND i.limbo IS NULL AND i.id <> 1"""
+    LEFT JOIN recorded AS r ON r.ino = i.ino WHERE i.ino <> 0 AND i.pino <> 0 AND i.limbo IS NULL AND i.id <> 1"""
 _ROWS = (
     """SELECT i.id, h.gfid, i.mode, i.uid, i.gid, i.size, i.mtime, i.atime, i.rdev, i.pino, abs(i.pctime), i.dirty, i.pctime,
-    h.ino, h.ctime, h.mode, h.uid, h.gid, h.size, h.mtime, h.path """
+    h.ino, h.ctime, h.mode, h.uid, h.gid, h.size, h.mtime, h.path, r.kinds """
     + _OBJECTS
     + " AND i.id > ? ORDER BY i.id LIMIT ?"
 )
@@ -56,21 +61,24 @@ class Changed:
 
 
 class Agreement:
-    """One scan of a promoted root. Close it, and it leaves nothing."""
+    """One scan of a promoted root, and what was ``recorded`` there since. Close it, and it leaves nothing."""
 
-    def __init__(self, scratch: Path, root: PromotedRoot) -> None:
+    def __init__(self, scratch: Path, root: PromotedRoot, recorded: Recorded | None = None) -> None:
         self.root = root
+        self.recorded: Changes | None = None
         self._scratch = scratch
         self._times_count = not root.clock_was_set()
         self._forget()
         self._db = sqlite3.connect(scratch, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(_HERE)
-        self._db.execute("CREATE TABLE known(ino INTEGER PRIMARY KEY)")
+        for table in (_HERE, "CREATE TABLE known(ino INTEGER PRIMARY KEY)", *recorded_sql.TABLES):
+            self._db.execute(table)
         self._db.execute("ATTACH ? AS idx", (root.index,))
         self._db.execute("INSERT OR IGNORE INTO known SELECT ino FROM idx.inode WHERE ino <> 0 AND id <> 1")
         self._scan()
+        if recorded is not None:
+            self._take_in(recorded)
 
     def close(self) -> None:
         self._db.close()
@@ -99,20 +107,40 @@ class Agreement:
                         ):
                             continue
                         self._db.execute(
-                            "INSERT OR REPLACE INTO here VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, below)
+                            "INSERT OR REPLACE INTO here VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row[:8], below)
                         )
                         if stat.S_ISDIR(row[2]):
                             pending.append(below)
+                        elif row[8] > 1:
+                            self._db.execute("INSERT OR REPLACE INTO other VALUES(?, ?)", (below, row[0]))
                 finally:
                     os.close(fd)
             self._db.execute("COMMIT")
 
-    def _look(self, dir_fd: int, name: bytes) -> tuple[int, bytes, int, int, int, int, int, int] | None:
+    def _look(self, dir_fd: int, name: bytes) -> tuple[int, bytes, int, int, int, int, int, int, int] | None:
         try:
             gfid, s = identify(dir_fd, name)
         except FileNotFoundError:
             return None
-        return None if s.mount_root else (s.ino, gfid, s.mode, s.uid, s.gid, s.size, s.mtime_ns, s.ctime_ns)
+        if s.mount_root:
+            return None
+        return s.ino, gfid, s.mode, s.uid, s.gid, s.size, s.mtime_ns, s.ctime_ns, s.nlink
+
+    def _take_in(self, recorded: Recorded) -> None:
+        """Which of the objects that were found have a record, under the names at which they were found."""
+        recorded.catch_up()  # what happened to an object before it was looked at is in it by then
+        db = self._db
+        db.execute("BEGIN")
+        for mention in recorded.read():
+            db.execute(recorded_sql.ADD, mention)
+        db.create_function("below", 2, lambda path, name: path + b"/" + name, deterministic=True)
+        db.create_function("beyond", 1, lambda path: path + b"0", deterministic=True)  # all that is below
+        for statement in recorded_sql.FIND if db.execute("SELECT 1 FROM named").fetchone() else ():
+            db.execute(statement)
+        (names,) = db.execute("SELECT count(*) FROM named WHERE ours").fetchone()
+        since = recorded.since_ns
+        self.recorded = Changes(names, None if since is None else since / 1e9, not recorded.whole)
+        db.execute("COMMIT")
 
     def changed(self) -> Changed:
         """How much is to be sent back."""
@@ -123,8 +151,8 @@ class Agreement:
         ).fetchone()
         changed, changed_bytes = self._db.execute(
             f"SELECT count(*), coalesce(sum(h.size), 0) {_OBJECTS} AND h.ino IS NOT NULL AND h.mode & 61440 = 32768 "
-            "AND (h.ctime >= ? AND (h.size <> i.size OR h.mtime <> i.mtime))",
-            (done,),
+            "AND ((h.ctime >= ? AND (h.size <> i.size OR h.mtime <> i.mtime)) OR r.kinds & ?)",
+            (done, int(Kind.D)),
         ).fetchone()
         (removed,) = self._db.execute(f"SELECT count(*) {_OBJECTS} AND h.ino IS NULL").fetchone()
         return Changed(new, changed, removed, new_bytes + changed_bytes)
@@ -146,9 +174,9 @@ class Agreement:
     def _row(
         self, id_: int, gfid: bytes | None, mode: int, uid: int, gid: int, size: int, mtime: int, atime: int, rdev: int, pino: int,
         pctime: int, dirty: int, complete: int, ino: int | None, ctime: int | None, mode_here: int, uid_here: int, gid_here: int,
-        size_here: int, mtime_here: int, path: bytes,
+        size_here: int, mtime_here: int, path: bytes, recorded: int | None,
     ) -> list[Any]:  # fmt: skip
-        before = ctime is not None and ctime < self.root.since_ns and self._times_count
+        before = ctime is not None and ctime < self.root.since_ns and self._times_count and recorded is None
         same = before and (mode, uid, gid) == (mode_here, uid_here, gid_here)
         target = None
         if stat.S_ISREG(mode):
@@ -179,7 +207,12 @@ class Agreement:
             "SELECT h.ino, h.ctime, h.path FROM idx.inode AS i JOIN here AS h ON h.ino = i.ino WHERE i.id = ? AND i.dirty = 0",
             (inode,),
         ).fetchone()
-        if found is None or found[1] >= self.root.since_ns or not self._times_count:
+        if (
+            found is None
+            or found[1] >= self.root.since_ns
+            or not self._times_count
+            or self.was_recorded(found[0])
+        ):
             return None
         try:
             fd = os.open(
@@ -223,15 +256,22 @@ class Agreement:
         Of a directory the ctime says little: it changed where its mode or owner did.
         """
         found = self._db.execute(
-            "SELECT h.mode, h.ctime, h.size, h.mtime, (h.mode, h.uid, h.gid) <> (i.mode, i.uid, i.gid) FROM idx.inode AS i "
+            "SELECT h.mode, h.ctime, h.size, h.mtime, (h.mode, h.uid, h.gid) <> (i.mode, i.uid, i.gid), i.ino FROM idx.inode AS i "
             "LEFT JOIN here AS h ON h.ino = i.ino AND h.mode & 61440 = i.mode & 61440 WHERE i.id = ?",
             (inode,),
         ).fetchone()
         if found is None or found[0] is None:
             return "removed", 0, 0
-        mode, ctime, size, mtime, other = found
+        mode, ctime, size, mtime, other, ino = found
         changed = ctime > self.root.done_ns and (other or not stat.S_ISDIR(mode))
-        return "changed" if changed else "same", size, mtime
+        return "changed" if changed or self.was_recorded(ino) else "same", size, mtime
+
+    def was_recorded(self, ino: int) -> bool:
+        """Whether what has this inode number here was changed since the promotion, as its record says."""
+        return (
+            self._db.execute("SELECT 1 FROM recorded WHERE ino = ? AND kinds <> 0", (ino,)).fetchone()
+            is not None
+        )
 
     def was_replicated(self, ino: int) -> bool:
         """Whether what has this inode number here came from the old primary."""

@@ -14,6 +14,7 @@ import msgspec
 
 from replication.errors import SeamarkError
 from replication.failback.agreement import Changed
+from replication.failback.recorded import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, kw_only=True):
     """What a failback does: what goes back, and what it finds that never came here."""
 
     back: Changed
+    recorded: Changes | None = None  # on this side since its promotion
     known: int = 0  # objects that were replicated from there
     agreed: int = 0  # of which, in that very state still
     counts: dict[str, int] = {}
@@ -121,7 +123,13 @@ class Seeding:
                 "directory, or is not mounted, or was restored from a backup; to fill it anew: seamark create"
             )
         self._prove()
-        plan = Plan(back=self._agreement.changed(), known=answer["known"], agreed=answer["agreed"])
+        agreement = self._agreement
+        plan = Plan(
+            back=agreement.changed(),
+            recorded=agreement.recorded,
+            known=answer["known"],
+            agreed=answer["agreed"],
+        )
         for finding in self._findings():
             keep(finding)
             plan.counts[finding.what] = plan.counts.get(finding.what, 0) + 1
@@ -178,7 +186,9 @@ class Seeding:
         except OSError:
             return None, False
         alone = not self._agreement.was_replicated(found.st_ino)
-        changed = found.st_ctime_ns > self._agreement.root.done_ns and not stat.S_ISDIR(found.st_mode)
+        changed = not stat.S_ISDIR(found.st_mode) and (
+            found.st_ctime_ns > self._agreement.root.done_ns or self._agreement.was_recorded(found.st_ino)
+        )
         here = _version(found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns)
         return here, alone or changed
 

@@ -95,7 +95,9 @@ def _processes(
         return False
     yield good("monitor", f"runs as process {monitor['pid']}")
     running = place.name in monitor["sessions"]
-    if not wanted:
+    if state is not None and state.desired is Desired.RECORDING:
+        yield from _health(place.name, state_dir)
+    elif not wanted:
         what = state.desired if state else "created"
         yield fail("session", f"is {what}, so nothing is replicated: seamark start {place.name}")
     elif not running:

@@ -44,7 +44,7 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, hand_back: bool, st
     if (
         place.named_config.exists()
         and state is not None
-        and state.desired in (Desired.STARTED, Desired.PAUSED)
+        and state.desired in (Desired.STARTED, Desired.PAUSED, Desired.RECORDING)
     ):
         raise UsageError(f"session {name} is {state.desired}: stop it first (seamark stop {name})")
     if name in (ask_monitor(state_dir, "status") or {}).get("sessions", {}):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import sys
 import tempfile
 from dataclasses import replace
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from replication.errors import ExitCode, UsageError
+from replication.errors import ExitCode, SeamarkError, UsageError
 from replication.quantities import Duration
 from replication.remote.target import parse_target
 from replication.session import Desired, known_session, session_names
@@ -22,8 +24,9 @@ from seamark.commands.shared import Quantity, state_dir_option, way_options
 from seamark.progress import text
 
 if TYPE_CHECKING:
+    from replication.failback.agreement import Changed
+    from replication.failback.recorded import Changes
     from replication.failback.seeding import Finding, Plan, Version
-    from replication.session import SessionDir
     from replication.settings import SshSettings
 
 _SHOWN = 20
@@ -103,22 +106,27 @@ class _Way:
         path = known_session(base, what).load_config().primary if known else os.path.abspath(what)
         self.root = promoted_root(path)
         found = known_session(base, what) if known else turning.session_on(base, self.root)
-        if found is not None:
+        self._pinned = scratch / "known_hosts"
+        if found is None:
+            target = to or turning.old_primary_of(self.root)
+            self.place, self.session = turning.new_session(base, self.root, name, target, ssh)
+            pins = True
+        else:
             self.place, self.session = found, found.load()
-            if (to is not None and str(parse_target(to)) != self.session.secondary) or name not in (
-                None,
-                found.name,
+            pins = turning.only_recorded(found)
+            if name not in (None, found.name) or (
+                to is not None and str(parse_target(to)) != self.session.secondary and not pins
             ):
                 raise UsageError(
                     f"session {found.name} replicates back to {self.session.secondary}; to go elsewhere delete it first: "
                     f"seamark delete {found.name}"
                 )
-        else:
-            target = to or turning.old_primary_of(self.root)
-            self.place, self.session = turning.new_session(base, self.root, name, target, ssh)
-        self._pinned = scratch / "known_hosts"
+            if pins:  # how it gets there was never said
+                self.session = turning.by_way_of(self.session, to, ssh)
         self.access = ssh_options(self.place, self.session, dry=True)
-        if found is None:
+        if pins:
+            if self.place.known_hosts.exists():
+                self._pinned.write_bytes(self.place.known_hosts.read_bytes())
             self.access = replace(self.access, known_hosts_file=self._pinned)
         elif ssh.port or ssh.identity:  # another way there, this once
             identity = Path(ssh.identity) if ssh.identity else self.access.identity
@@ -145,8 +153,9 @@ def _switch(way: _Way, state_dir: str, timeout: Duration | None, *, yes: bool, a
     from seamark.commands.failover import turn_round
 
     place = way.place
-    if not turning.follows(place, way.session, way.access) and not turn_round(
-        place, state_dir, timeout, yes=yes, as_json=as_json, only_if_begun=True
+    if not turning.follows(place, way.session, way.access) and (
+        turning.only_recorded(place)
+        or not turn_round(place, state_dir, timeout, yes=yes, as_json=as_json, only_if_begun=True)
     ):
         raise UsageError(
             f"the old primary does not follow yet: seamark failback {place.name}, without --switch"
@@ -162,11 +171,17 @@ def _follow(way: _Way, state_dir: str, *, yes: bool, dry_run: bool, as_json: boo
 
     place = way.place
     session = way.session = msgspec.structs.replace(way.session, root=check_primary(way.session))
-    if place.config.exists() and turning.follows(place, session, way.access):
-        click.echo(f"{session.secondary} follows already, by session {place.name}", err=as_json)
-        _start(place, state_dir, as_json=as_json)
-        return
-    with turning.Failback(place, session, way.access) as work:
+    with contextlib.ExitStack() as stack:
+        try:
+            if place.config.exists() and turning.follows(place, session, way.access):
+                click.echo(f"{session.secondary} follows already, by session {place.name}", err=as_json)
+                _start(way, state_dir, as_json=as_json)
+                return
+            work = stack.enter_context(turning.Failback(place, session, way.access))
+        except SeamarkError:
+            if dry_run:
+                _show_here(way, as_json=as_json)
+            raise
         plan = work.plan()
         _show(session.primary, session.secondary, plan, as_json=as_json)
         if dry_run:
@@ -191,11 +206,14 @@ def _follow(way: _Way, state_dir: str, *, yes: bool, dry_run: bool, as_json: boo
             click.echo(f"  could not be displaced, and stays: {text.shown(path)}: {why}")
         if done.counts:
             click.echo(f"all of them are listed in {work.report}")
-    _start(place, state_dir, as_json=as_json)
+    _start(way, state_dir, as_json=as_json)
 
 
-def _start(place: SessionDir, state_dir: str, *, as_json: bool) -> None:
-    place.change_state(desired=Desired.STARTED)
+def _start(way: _Way, state_dir: str, *, as_json: bool) -> None:
+    from scheduler.failback import taken_back
+
+    place = way.place
+    taken_back(place, way.root, desired=Desired.STARTED)
     answer = ask_monitor(state_dir, "look")
     click.echo(
         f"session {place.name} started; when all is there: seamark failback {place.name} --switch",
@@ -217,12 +235,8 @@ def _show(primary: str, secondary: str, plan: Plan, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"message_type": "plan", **msgspec.to_builtins(plan)}))
         return
-    back = plan.back
     click.echo(f"{primary} -> {secondary}")
-    click.echo(
-        f"to send back  {text.number(back.new)} new, {text.number(back.changed)} changed, {text.number(back.removed)} removed "
-        f"({text.size(back.bytes)} at most)"
-    )
+    _show_changed(plan.back, plan.recorded)
     click.echo(
         f"there         {text.number(plan.agreed)} of {text.number(plan.known)} objects are as they are known"
     )
@@ -233,6 +247,35 @@ def _show(primary: str, secondary: str, plan: Plan, *, as_json: bool) -> None:
         f for f in plan.findings if not f.conflict
     ][:_SHOWN]:
         click.echo(_line(finding))
+
+
+def _show_here(way: _Way, *, as_json: bool) -> None:
+    """What is known without the old primary. Whatever it fails at is not what is to be told."""
+    from scheduler.failback import agreement_of
+
+    with (
+        contextlib.suppress(SeamarkError, OSError, sqlite3.Error),
+        tempfile.TemporaryDirectory(prefix="seamark-") as scratch,
+        agreement_of(way.place, way.root, Path(scratch)) as agreement,
+    ):
+        back, recorded = agreement.changed(), agreement.recorded
+        if as_json:
+            said = {"back": msgspec.to_builtins(back), "recorded": msgspec.to_builtins(recorded)}
+            click.echo(json.dumps({"message_type": "changed", **said}))
+        else:
+            click.echo(f"{way.session.primary} -> {way.session.secondary}, which cannot be asked")
+            _show_changed(back, recorded)
+
+
+def _show_changed(back: Changed, recorded: Changes | None) -> None:
+    click.echo(
+        f"to send back  {text.number(back.new)} new, {text.number(back.changed)} changed, {text.number(back.removed)} removed "
+        f"({text.size(back.bytes)} at most)"
+    )
+    if recorded is not None and recorded.since is not None:
+        click.echo(
+            f"recorded      {text.recorded(recorded.names, recorded.since, at_least=recorded.at_least)}"
+        )
 
 
 def _line(finding: Finding) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     metavar="D",
     help="With --planned: how long to wait for it to be complete.",
 )
+@click.option("--no-record", is_flag=True, help="Do not have recorded what is changed on the new primary.")
 @way_options("secondary")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @state_dir_option
@@ -46,6 +47,7 @@ def failover(
     force: bool,
     dry_run: bool,
     timeout: Duration | None,
+    no_record: bool,
     ssh_port: int | None,
     identity: str | None,
     accept_new_host_key: bool,
@@ -55,7 +57,8 @@ def failover(
     """Promote a secondary to a primary: of session NAME, or the one at PATH on this host or another.
 
     Shows first what would be lost, and asks. From then on no session replicates to it, its old primary's least of
-    all; what was half done is finished or rolled back, so the tree is complete in itself, and can be written to. Run
+    all; what was half done is finished or rolled back, so the tree is complete in itself, and can be written to. On its own
+    host what is changed there from then on is recorded, by the session of the way back, as long as a monitor runs. Run
     again after any interruption, it goes on. When the old primary is back: seamark failback.
     """
     place, target, options = meant_secondary(what, state_dir, ssh_port, identity, accept_new_host_key)
@@ -65,13 +68,14 @@ def failover(
         raise UsageError("--planned loses nothing, and --to all that came later: give one of them")
     _run(
         place, target, options, state_dir, timeout, planned=planned, to=to, yes=yes, force=force, dry_run=dry_run,
-        as_json=as_json,
+        as_json=as_json, record=not no_record,
     )  # fmt: skip
 
 
 def _run(
     place: SessionDir | None, target: Target, options: SshOptions | None, state_dir: str, timeout: Duration | None, *,
     planned: bool, yes: bool, force: bool, dry_run: bool, as_json: bool, to: str | None = None,
+    record: bool = False,
 ) -> None:  # fmt: skip
     from scheduler import failover as turning
 
@@ -84,6 +88,8 @@ def _run(
         if prospect.promoted is not None and prospect.done:
             click.echo(f"{target} is a primary already (term {prospect.term}): nothing to do", err=as_json)
             _report(target, prospect.promoted["report"], as_json=as_json, planned=planned)
+            if record and not dry_run:
+                _record(target, state_dir, as_json=as_json)
             return
         turning.check(prospect, force=force)
         if dry_run:
@@ -99,6 +105,8 @@ def _run(
             prospect = turning.going_back(prospect, to)
         report = turning.promote(client, prospect)
     _report(target, report, as_json=as_json, planned=planned)
+    if record:
+        _record(target, state_dir, as_json=as_json)
 
 
 def turn_round(
@@ -211,3 +219,20 @@ def _report(target: Target, report: dict[str, Any], *, as_json: bool, planned: b
     click.echo(f"{when}, {where}seamark failback {os.fsdecode(target.path)}")
     if planned:
         click.echo("(a session of before, from there to here, does so by itself once it is started)")
+
+
+def _record(target: Target, state_dir: str, *, as_json: bool) -> None:
+    """Have what is changed there from now on recorded. Whatever becomes of that, the promotion is done."""
+    from scheduler.way_back import NOT_RECORDED, WayBack, record_from_now
+
+    if target.volume is not None:  # its way back is another one
+        return
+    path = os.fsdecode(target.path)
+    if target.is_remote:
+        begun = WayBack(says=f"{NOT_RECORDED}; to have it recorded, on its host: seamark failover {path}")
+    else:
+        begun = record_from_now(state_dir, path)
+    if as_json:
+        click.echo(json.dumps({"message_type": "recording", **msgspec.to_builtins(begun)}))
+    else:
+        click.echo(begun.says)

@@ -24,9 +24,15 @@ _RUNNING = (Desired.STARTED, Desired.PAUSED)
 )
 @state_dir_option
 def start(name: str, adopt: bool, state_dir: str) -> None:
-    """Start session NAME: it runs from now on, also after a reboot, whenever a monitor runs."""
+    """Start session NAME: it runs from now on, also after a reboot, whenever a monitor runs.
+
+    One that a failover left for the way back records again; seamark failback starts it.
+    """
     place, state = _look(state_dir, name)
     place.load_config()  # what cannot be read is said now, and not by a monitor later
+    if state is not None and _waits(state):
+        _record(place, state, state_dir, adopt=adopt)
+        return
     if adopt:
         state = place.change_state(adopt=True)  # until that comparison is complete
         click.echo(f"session {name} takes over what is there now")
@@ -49,7 +55,9 @@ def stop(name: str, now: bool, state_dir: str) -> None:
     Nothing is recorded any more, unless another session of the same primary runs.
     """
     if not (now and _is_ending(state_dir, name)):
-        place, _ = _running(state_dir, name)
+        place, state = _look(state_dir, name)
+        if state is None or state.desired is not Desired.RECORDING:
+            place, _ = _running(state_dir, name)
         _want(place, state_dir, Desired.STOPPED)
     if now:
         ask_monitor(state_dir, "hurry", name=name)
@@ -93,17 +101,37 @@ def _running(state_dir: str, name: str) -> tuple[SessionDir, SessionState]:
     return place, state
 
 
+def _waits(state: SessionState) -> bool:
+    """Whether it is the way back of a promoted root, and its old primary was not made its secondary yet."""
+    at_rest = state.desired in (Desired.RECORDING, Desired.STOPPED)
+    return at_rest and state.recording is not None and not state.recording.used
+
+
+def _record(place: SessionDir, state: SessionState, state_dir: str, *, adopt: bool) -> None:
+    """Go on recording. What the old primary has written on its own is for `seamark failback` alone. Raises UsageError."""
+    waits_for = f"when its old primary is back: seamark failback {place.name}"
+    if adopt:
+        raise UsageError(f"session {place.name} would overwrite what its old primary never sent; {waits_for}")
+    if state.desired is Desired.RECORDING:
+        click.echo(f"session {place.name} is recording already; {waits_for}")
+        return
+    _want(place, state_dir, Desired.RECORDING)
+    click.echo(waits_for)
+
+
 def _is_ending(state_dir: str, name: str) -> bool:
     """Whether the monitor is ending the session's process."""
     return name in (ask_monitor(state_dir, "status") or {}).get("ending", ())
 
 
-_SAID = {Desired.STARTED: "started", Desired.PAUSED: "paused", Desired.STOPPED: "stopped"}
+_SAID = {
+    Desired.STARTED: "started", Desired.PAUSED: "paused", Desired.STOPPED: "stopped", Desired.RECORDING: "records again",
+}  # fmt: skip
 
 
 def _want(place: SessionDir, state_dir: str, desired: Desired) -> None:
     place.change_state(desired=desired)
     answer = ask_monitor(state_dir, "look")
     click.echo(f"session {place.name} {_SAID[desired]}")
-    if answer is None and desired is Desired.STARTED:
+    if answer is None and desired in (Desired.STARTED, Desired.RECORDING):
         click.echo("no monitor runs here yet; it begins when one does: seamark monitor", err=True)

@@ -27,7 +27,7 @@ _CHECKPOINTS_SHOWN = 10
 _ORDER = {False: 0, True: 1, None: 2}
 _TONES = {
     Status.ACTIVE: "good", Status.PASSIVE: "good", Status.FAULTY: "bad", Status.PAUSED: "odd",
-    Status.INITIALIZING: "busy",
+    Status.INITIALIZING: "busy", Status.RECORDING: "odd",
 }  # fmt: skip
 
 

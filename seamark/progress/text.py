@@ -108,3 +108,9 @@ def summary(snapshot: ProgressSnapshot, exit_code: int, seconds: float) -> str:
         f"files {number(snapshot.files_done)}, {size(snapshot.bytes_done)}, "
         f"failures {number(snapshot.failures)}, in {duration(seconds)}"
     )
+
+
+def recorded(names: int, since: float, *, at_least: bool) -> str:
+    """How much was recorded, in words."""
+    least = "at least " if at_least else ""
+    return f"{least}{number(names)} names were changed since {moment(since)}"

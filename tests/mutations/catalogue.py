@@ -209,6 +209,11 @@ MUTATIONS = (
         "ctime is not None and ctime < self.root.since_ns and self._times_count", "ctime is not None",
         ("tests/secondary/test_seeding.py",),
     ),
+    Mutation(
+        "failback ignores what was recorded", 5, "replication/failback/agreement.py",
+        "and self._times_count and recorded is None", "and self._times_count",
+        ("tests/secondary/test_recorded.py",),
+    ),
     # ---- 7: what cannot be read deletes nothing
     Mutation(
         "a directory that was read in part is called read", 7, "replication/observer.py",
