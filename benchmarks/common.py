@@ -159,11 +159,18 @@ class Lab:
     # ---- ours
 
     def seamark(
-        self, primary: Path, secondary: Path, state: Path, *options: str, ssh: bool = True, port: int = 0
+        self,
+        primary: Path | str,
+        secondary: Path | str,
+        state: Path,
+        *options: str,
+        ssh: bool = True,
+        port: int = 0,
     ) -> SeamarkRun:
-        """Start a run; over ssh unless told otherwise."""
+        """Start a run; over ssh unless told otherwise. Of a Gluster volume as the secondary its address says so."""
         s = self.server
-        target = f"{s.user}@{s.host}:{secondary}" if ssh else str(secondary)
+        is_path = not str(secondary).startswith("gluster:")
+        target = f"{s.user}@{s.host}:{secondary}" if ssh and is_path else str(secondary)
         way = ["--ssh-port", str(port or s.port), "--identity", str(s.identity), "--accept-new-host-key"]
         return SeamarkRun(
             primary, target, state, *(way if ssh else []), *options,

@@ -96,22 +96,28 @@ class GsyncdByTar(GsyncdSide):
 
 
 class SeamarkSide(Side):
-    """``volume``: whether the secondary is a directory on a volume, too, instead of a plain one."""
+    """``kind``: of the secondary. volume: one that the agent mounts, where objects get the primary's gfids; mount: a directory
+    on a mount of its users; directory: a plain one.
+    """
 
     exact = ("-HAX", "--exclude=/.seamark", "--filter=-x trusted.*", "--filter=-x user.seamark.*")
 
-    def __init__(self, lab: GlusterLab, ssh: Lab, cpu: Cpu, other: Cpu, *, volume: bool) -> None:
-        name = "sv" if volume else "sd"
+    def __init__(self, lab: GlusterLab, ssh: Lab, cpu: Cpu, other: Cpu, kind: str) -> None:
+        name = f"s{kind[0]}"
         self._address = lab.volume(f"{name}p", PRIMARY, cpu)
         self._ssh, self._state = ssh, ssh.fresh("state")
         self._run: SeamarkRun | None = None
-        if volume:
-            lab.volume(f"{name}s", SECONDARY, cpu)
-            self._target = lab.mount(f"{name}s", cpu) / "copy"
-            copy = lab.judge(f"{name}s", other) / "copy"
-        else:
+        self._target: Path | str
+        if kind == "directory":
             self._target = copy = ssh.fresh("secondary")
-        kind = "volume" if volume else "directory"
+        else:
+            lab.volume(f"{name}s", SECONDARY, cpu)
+            copy = lab.judge(f"{name}s", other)
+        if kind == "volume":
+            self._target = f"gluster://root@{SECONDARY}/{name}s"
+        elif kind == "mount":
+            self._target = lab.mount(f"{name}s", cpu) / "copy"
+            copy /= "copy"
         super().__init__(f"seamark, to a {kind}", cpu, lab.mount(f"{name}p", other), copy)
 
     def start(self) -> None:
@@ -360,12 +366,15 @@ def main() -> None:
     parser.add_argument(
         "--gsyncd-rsync", metavar="PATH", help="an rsync before 3.5 (default: Debian's older one)"
     )
-    sides = ("gsyncd", "volume", "directory")
+    sides = ("gsyncd", "volume", "mount", "directory")
     parser.add_argument(
-        "--side", action="append", choices=sides, help="only this side; may be given more than once"
+        "--side",
+        action="append",
+        choices=sides,
+        help="only this side; may be given more than once (default: all but mount)",
     )
     options = parser.parse_args()
-    chosen = options.side or sides
+    chosen = options.side or [side for side in sides if side != "mount"]
     if outside():
         rsync = rsync_for_gsyncd(options.gsyncd_rsync) if "gsyncd" in chosen else ""
         with tempfile.TemporaryDirectory(prefix="seamark-gluster-", dir=options.base) as base:
@@ -381,7 +390,7 @@ def main() -> None:
                 if name in chosen:
                     with seamark[name]:
                         ssh = Lab(str(base))
-                    began.append(SeamarkSide(lab, ssh, seamark[name], other, volume=name == "volume"))
+                    began.append(SeamarkSide(lab, ssh, seamark[name], other, name))
             by_tar = None
             if "gsyncd" in chosen:
                 began.insert(0, peer := GsyncdSide(lab, gsyncd, other, options.gsyncd_rsync))

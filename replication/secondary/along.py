@@ -12,8 +12,9 @@ from typing import Dict, List, Set, Tuple
 from replication.secondary import faults
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
-from replication.secondary.receiver import Staged, place_one, record
+from replication.secondary.receiver import place_ahead, place_one, record
 from replication.secondary.reconcile import Plan
+from replication.secondary.staged import Staged
 
 Content = Dict[bytes, Staged]
 
@@ -30,10 +31,12 @@ def place_new(agent: Agent, plan: Plan, content: Content, ticket: int) -> Set[by
     # The inode is known before it has its name: recovery recognises it by that.
     agent.announce([(row, [key]) for _, row, key in ready], [], [file.ino for file, _, _ in ready])
     placed: Set[bytes] = set()
+    there = place_ahead(agent, [(file, row, [key]) for file, row, key in ready])
     for file, row, key in ready:
         faults.point("place")
         try:
-            place_one(agent, file, row, [key])
+            if row.id not in there:
+                place_one(agent, file, row, [key])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise

@@ -1,18 +1,18 @@
 """Files written aside, a portion at a time, outside of any transaction.
 
 In this thread: one of its own for the writing gained no time where another core was idle (most is spent in the
-file system, whose journal takes turns), and cost four tenths more of the processor.
+file system, whose journal takes turns), and cost four tenths more of the processor. On a volume most is spent waiting:
+there it is several (crowd.py).
 """
 
 from __future__ import annotations
 
-from typing import Generator, List, Sequence, Tuple
+from typing import Generator, List, Tuple
 
 from replication.secondary.agent import Agent
-from replication.secondary.metadata import Item
-from replication.secondary.receiver import Errors, Staged, stage_one
+from replication.secondary.receiver import Errors, Files, close_all, stage
+from replication.secondary.staged import Staged
 
-Files = Sequence[Tuple[Item, memoryview]]
 Portion = Tuple[List[Staged], Errors]
 
 AT_ONCE = 1024  # files of one portion: so many are open, and placed by one transaction
@@ -27,9 +27,7 @@ def portions(agent: Agent, files: Files) -> Generator[Portion, None, None]:
         staged: List[Staged] = []
         errors: Errors = []
         try:
-            for item, piece in files[start : start + AT_ONCE]:
-                stage_one(agent, item, piece, staged, errors)
+            stage(agent, files[start : start + AT_ONCE], staged, errors)
             yield staged, errors
         finally:
-            for file in staged:
-                file.close()
+            close_all(agent, staged)

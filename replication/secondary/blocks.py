@@ -1,6 +1,7 @@
 """Deltas by blocks: the file under way begins as a copy of the version that is here, and blocks that differ are sent.
 
-A transfer of this kind may hold anything when it is taken up again: each of its blocks is compared.
+A transfer of this kind may hold anything when it is taken up again: each of its blocks is compared. On a volume nothing is
+copied: what changes is written into the file that is here (changes.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from replication.secondary.basis import copy_data
 from replication.secondary.content_only import open_here
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError
-from replication.secondary.transfers import Transfer, abandon, under_way
+from replication.secondary.transfers import BLOCK, Transfer, abandon, under_way
 
-BLOCK = 128 << 10  # bytes
 _MOST = 64 << 20  # of one request: more, and we would seem dead
 
 
@@ -28,6 +28,8 @@ def file_blocks(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     if start < 0 or start % BLOCK or not 0 < length <= _MOST:
         raise AgentError("protocol", "not a range of blocks")
     stop = min(start + length, transfer.size)
+    if transfer.changes is not None:
+        return {"digests": transfer.changes.digests(start, stop)}
     try:
         _fill(agent, gfid, transfer, stop)
     except OSError:

@@ -17,13 +17,15 @@ import re
 import stat
 import struct
 import time
+from contextlib import ExitStack
 from itertools import islice
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional, Sequence, Set
 from uuid import UUID
 
 from replication.secondary import layout
+from replication.secondary.crowd import each
 from replication.secondary.index import Row
-from replication.secondary.mounting import GFID, Place, states, subvolumes
+from replication.secondary.mounting import GFID, Place, is_one_brick, states, subvolumes
 from replication.secondary.syscalls import rename_new
 
 _NEW = "glusterfs.gfid.newfile"
@@ -36,7 +38,8 @@ _JOURNAL_S = 45.0  # file systems write their journals by themselves: XFS every 
 _SET = re.compile(rb"<(?!DISTRIBUTE:)([^>]*)>")
 _BRICK = re.compile(rb"POSIX\((.*)\):([^:]*):")
 _JOINED = 64  # paths of several pieces that are tried
-_AGENTS = b"/".join((layout.HIDDEN, layout.STAGING, b"agent."))
+_STAGING = b"/".join((layout.HIDDEN, layout.STAGING, b""))
+_AGENTS = _STAGING + b"agent."
 _RESERVED = 16  # the first are Gluster's own: of the root, of the trash
 
 
@@ -57,9 +60,17 @@ def set_of_bricks(pathinfo: bytes) -> bytes:
     return b"%s:%s" % (brick[2], brick[1]) if brick is not None else found[1]
 
 
-def _refuse_of_the_living(path: bytes, dir_fd: int) -> None:
-    """Raises BlockingIOError for what another agent has aside, which may be writing to it."""
-    if path.startswith(_AGENTS):
+def _text(gfid: bytes) -> bytes:
+    return str(UUID(bytes=gfid)).encode()
+
+
+def _refuse_of_the_living(path: bytes, dir_fd: int, locks: ExitStack) -> None:
+    """Raises BlockingIOError for what an agent has aside, or is receiving in pieces, and may be writing to."""
+    if path.startswith(_STAGING):
+        if not path.startswith(_AGENTS):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            dir_fd = os.open(path.rpartition(b"/")[2], flags, dir_fd=dir_fd)
+            locks.callback(os.close, dir_fd)
         fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -73,18 +84,36 @@ class Gfids:
         self._on_each: List[bytes] = []
         self._wanted = 0
         self._reached: Set[bytes] = set()
+        self._by_gfid_fd = os.open(place.mount + b"/.gfid", os.O_PATH | os.O_CLOEXEC)
 
     def find(self, gfid: bytes) -> Optional[os.stat_result]:
         """The object of the volume that has it; None when there is none. Raises OSError."""
+        found = self._look(gfid)
+        if found is None:
+            self._refuse_if_away()
+        return found
+
+    def unknown(self, gfids: Sequence[bytes]) -> List[bool]:
+        """Of each, whether there is none; and True where a brick refuses to make a second one. Raises OSError."""
+        if is_one_brick(self._place):
+            return [True] * len(gfids)
+        found = each(self._look, gfids)
+        self._refuse_if_away()
+        return [one is None for one in found]
+
+    def _look(self, gfid: bytes) -> Optional[os.stat_result]:
+        """The same as find(), of those bricks that are there."""
         try:
-            return os.lstat(self._path(gfid))
+            return os.stat(_text(gfid), dir_fd=self._by_gfid_fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
+        return None
+
+    def _refuse_if_away(self) -> None:
         if not all(states(self._place)):
             # It may be there: bricks would take another object of the same gfid.
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return None
 
     def make(
         self, dir_fd: int, name: bytes, gfid: bytes, mode: int, rdev: int = 0, target: bytes = b""
@@ -92,7 +121,7 @@ class Gfids:
         """A new object: owned by us, not in use yet. Raises FileExistsError where the name is taken, OSError."""
         if int.from_bytes(gfid, "big") < _RESERVED:
             raise OSError(errno.EINVAL, "no gfid of an object", name)
-        head = struct.pack("!II37sI", 0, 0, str(UUID(bytes=gfid)).encode(), mode) + name + b"\0"
+        head = struct.pack("!II37sI", 0, 0, _text(gfid), mode) + name + b"\0"
         if stat.S_ISLNK(mode):
             blob = head + target + b"\0"
         elif stat.S_ISDIR(mode):
@@ -160,17 +189,17 @@ class Gfids:
                 fd = self._open_beneath(parent)
             except OSError:
                 continue
-            try:
-                if gfid_at(fd, last) == gfid:
-                    _refuse_of_the_living(path, fd)
-                    rename_new(fd, last, dir_fd, name)
-                    return
-            except (FileExistsError, BlockingIOError):
-                raise
-            except OSError:
-                continue  # it was there, or is only meant by this path
-            finally:
-                os.close(fd)
+            with ExitStack() as locks:
+                locks.callback(os.close, fd)
+                try:
+                    if gfid_at(fd, last) == gfid:
+                        _refuse_of_the_living(path, fd, locks)
+                        rename_new(fd, last, dir_fd, name)
+                        return
+                except (FileExistsError, BlockingIOError):
+                    raise
+                except OSError:
+                    continue  # it was there, or is only meant by this path
         words = "its gfid {} is that of another object of the volume".format(UUID(bytes=gfid))
         raise PermissionError(errno.EPERM, words, name)
 
@@ -225,6 +254,7 @@ class Gfids:
             self._remove_sync_files()
         except OSError:
             pass
+        os.close(self._by_gfid_fd)
 
     def _remove_sync_files(self) -> None:
         if self._sync_fd >= 0:
@@ -247,7 +277,7 @@ class Gfids:
                     os.close(fd)
 
     def _path(self, gfid: bytes) -> bytes:
-        return b"%s/.gfid/%s" % (self._place.mount, str(UUID(bytes=gfid)).encode())
+        return b"/proc/self/fd/%d/%s" % (self._by_gfid_fd, _text(gfid))
 
     def _paths(self, gfid: bytes) -> List[bytes]:
         """Where it may be, from our root."""

@@ -22,7 +22,8 @@ from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of
-from replication.secondary.receiver import Staged, place
+from replication.secondary.receiver import place
+from replication.secondary.staged import Staged
 from replication.secondary.syscalls import free_bytes
 from replication.secondary.transfers import abandon
 

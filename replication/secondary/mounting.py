@@ -15,30 +15,26 @@ what the bricks have.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import re
 import select
 import shutil
-import signal
 import stat
 import subprocess
 import time
-from typing import Callable, List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 BASE = b"/run/seamark/gluster"
 GFID = "glusterfs.gfid"  # the virtual attribute that every object of a mount has
 _GRAPH = b".meta/graphs/active"
 _PATIENCE_S = 30.0
-_STEP_S = 0.02
-_KEEPER_S = 0.5
-_PR_SET_PDEATHSIG = 1
-_CACHES = ("md-cache", "quick-read", "io-cache", "nl-cache", "readdir-ahead", "open-behind")
-_MODE = 0o700
-_PRESENT = b".agent."
-_LOG_BYTES = 8 << 20  # of the client, in memory
+STEP_S = 0.02
+_BELIEVED_S = 0.2  # for which what check() found is believed
+_STATES_BYTES = 1 << 20
+MODE = 0o700
+PRESENT = b".agent."
 _held = False  # whether this process has a share in a mount
 
 
@@ -77,35 +73,38 @@ class Mount:
     def __init__(self, place: Place) -> None:
         global _held
         _held = True
+        self._checked_s = float("-inf")
         self.place = place
         self._name = "volume {} of {}".format(place.volume, place.host)
         if os.geteuid() != 0:
             raise VolumeAway("{}: only root may mount it: log in as root".format(self._name))
         try:
             _make_private(os.path.dirname(place.mount))
-            self._share = _locked(place.mount + b".share", fcntl.LOCK_SH)
-            with open(_locked(place.mount + b".start", fcntl.LOCK_EX)):
+            self._share = locked(place.mount + b".share", fcntl.LOCK_SH)
+            with open(locked(place.mount + b".start", fcntl.LOCK_EX)):
                 if not is_mounted(place.mount):
                     self._make()
                 self._device = os.stat(place.mount).st_dev
                 self._life = life(place)
-            self._presence = b"%s%s%d" % (place.mount, _PRESENT, os.getpid())
+            self._presence = b"%s%s%d" % (place.mount, PRESENT, os.getpid())
             os.close(os.open(self._presence, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise VolumeAway("{}: {}: {}".format(self._name, error.filename, error.strerror)) from None
 
     def _make(self) -> None:
+        from replication.secondary.keeper import begin_keeper
+
         told, tell = os.pipe()
         keeper = os.fork()
         if not keeper:
             os.close(told)
-            _begin_keeper(self.place, tell)
+            begin_keeper(self.place, tell)
         os.close(tell)
         os.waitpid(keeper, 0)  # which has left its child to itself
         until = time.monotonic() + _PATIENCE_S
         try:
             while not is_mounted(self.place.mount):
-                ended = select.select([told], [], [], _STEP_S)[0]
+                ended = select.select([told], [], [], STEP_S)[0]
                 if ended or time.monotonic() > until:
                     said = os.read(told, 1000).decode("utf-8", "replace") if ended else "it does not answer"
                     raise VolumeAway(
@@ -137,12 +136,16 @@ class Mount:
             raise VolumeAway(
                 "{}: {} of its parts are away: see gluster volume status".format(self._name, away)
             )
+        self._checked_s = time.monotonic()
 
-    def must_answer(self) -> None:
+    def must_answer(self, now: bool = True) -> None:
         """Say so and end this process where it does not: whoever sent a request sends it again, when it is there.
 
         Nothing is closed before: what is open on a client that has died can be neither written nor closed.
+        Not ``now``: it is not asked anew just after it was.
         """
+        if not now and time.monotonic() - self._checked_s < _BELIEVED_S:
+            return
         try:
             self.check()
         except VolumeAway as reason:
@@ -168,13 +171,6 @@ def life(place: Place) -> str:
     """Changes when what was written since the last sync may be lost: a part of the volume was away, or a client died. Raises OSError."""
     with open(place.mount + b".life") as file:
         return file.read()
-
-
-def _begin_life(mount: bytes) -> None:
-    """Raises OSError."""
-    with open(mount + b".life.new", "w") as file:
-        file.write(os.urandom(8).hex())
-    os.rename(mount + b".life.new", mount + b".life")
 
 
 def open_root(root: bytes, flags: int) -> int:
@@ -217,7 +213,7 @@ def _make_private(path: bytes) -> None:
     for part in path[len(at) + 1 :].split(b"/"):
         at += b"/" + part
         try:
-            os.mkdir(at, _MODE)
+            os.mkdir(at, MODE)
         except FileExistsError:
             pass
         found = os.lstat(at)
@@ -225,16 +221,30 @@ def _make_private(path: bytes) -> None:
             raise OSError(errno.EPERM, "not a directory of this user alone: remove it", os.fsdecode(at))
 
 
-def _locked(path: bytes, kind: int) -> int:
+def locked(path: bytes, kind: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, kind)
     return fd
 
 
+def _told(place: Place) -> List[bytes]:
+    """What the client has of its sets of bricks, in lines. Raises OSError."""
+    path = b"%s/%s/%s-dht/private" % (place.mount, _GRAPH, place.volume.encode())
+    with open(path, "rb", buffering=0) as file:
+        return (file.read(_STATES_BYTES) or b"").splitlines()
+
+
+def is_one_brick(place: Place) -> bool:
+    """Whether a single brick has all of the volume. Raises OSError."""
+    lines = _told(place)
+    return b"subvol_cnt = 1" in lines and any(
+        line.startswith(b"subvolumes[0] = protocol/client.") for line in lines
+    )
+
+
 def states(place: Place) -> List[bool]:
     """Whether each set of bricks is there, as the client has it. Raises OSError."""
-    with open(b"%s/%s/%s-dht/private" % (place.mount, _GRAPH, place.volume.encode()), "rb") as file:
-        lines = file.read().splitlines()
+    lines = _told(place)
     return [line.endswith(b"= 1") for line in lines if line.startswith(b"subvolume_status[")]
 
 
@@ -245,7 +255,7 @@ def subvolumes(place: Place) -> int:
 
 def volume_id(place: Place) -> str:
     """What glusterd of its host calls a volume; empty where nobody says."""
-    program = _program("gluster")
+    program = program_of("gluster")
     if program is None:
         return ""
     words = [
@@ -265,130 +275,5 @@ def volume_id(place: Place) -> str:
     return found[1].decode() if found else ""
 
 
-def _program(name: str) -> Optional[str]:
+def program_of(name: str) -> Optional[str]:
     return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
-
-
-# ---- the keeper
-
-
-def _begin_keeper(place: Place, tell: int) -> None:
-    """In a child: have a grandchild that is nobody's keep the mount. Never returns."""
-    try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        # Nothing of the agent's stays open: whoever waits for its end would wait for ours.
-        kept = os.dup2(tell, 3) if tell != 3 else 3
-        os.set_inheritable(kept, False)
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in range(3):
-            os.dup2(null, fd)
-        os.closerange(4, 1 << 16)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        os.chdir("/")
-        _keep(place, kept)
-    finally:
-        os._exit(1)
-
-
-def _keep(place: Place, tell: int) -> None:
-    _locked(place.mount + b".keeper", fcntl.LOCK_EX)  # until the one before has ended
-    os.umask(0o077)
-    _unmount(place.mount)
-    try:
-        os.mkdir(place.mount, _MODE)
-    except FileExistsError:
-        pass
-    ended_well = place.mount + b".ended"
-    try:
-        os.unlink(ended_well)
-    except FileNotFoundError:
-        _begin_life(place.mount)
-    log = place.mount + b".log"
-    with open(log, "wb"):
-        pass
-    program = _program("glusterfs")
-    if program is None:
-        os.write(tell, b"glusterfs is not installed there")
-        return
-    client = subprocess.Popen(
-        [
-            program, "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl",
-            "--attribute-timeout=0.01", "--entry-timeout=0", "--negative-timeout=0",
-            *("--xlator-option=*-{}.pass-through=true".format(name) for name in _CACHES),
-            "--log-level=WARNING", "--log-file=" + os.fsdecode(log),
-            "--volfile-server=" + place.host.strip("[]"), "--volfile-id=/" + place.volume, os.fsdecode(place.mount),
-        ],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with(os.getpid()),
-    )  # fmt: skip
-    share = os.open(place.mount + b".share", os.O_RDWR | os.O_CLOEXEC)
-    is_whole = ended_in_order = False
-    while client.poll() is None:
-        try:
-            fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ended_in_order = _is_whole(place) and not _forget_dead(place.mount)
-            break
-        except BlockingIOError:
-            was_whole, is_whole = is_whole, _is_whole(place)
-            if was_whole and not is_whole:
-                _begin_life(place.mount)
-            if os.stat(log).st_size > _LOG_BYTES:
-                os.truncate(log, 0)
-            time.sleep(_KEEPER_S if is_whole else _STEP_S)
-    _unmount(place.mount)
-    try:
-        client.wait(5)
-        if ended_in_order:
-            os.close(os.open(ended_well, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-    except subprocess.TimeoutExpired:
-        client.kill()
-        client.wait()
-    os.write(tell, _last_words(log))
-
-
-def _forget_dead(mount: bytes) -> int:
-    """How many agents have ended without a word. There are no others any more."""
-    above, name = os.path.split(mount)
-    dead = [each for each in os.listdir(above) if each.startswith(name + _PRESENT)]
-    for each in dead:
-        os.unlink(above + b"/" + each)
-    return len(dead)
-
-
-def _is_whole(place: Place) -> bool:
-    try:
-        return all(states(place))
-    except OSError:
-        return False
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """What the client does before exec: ask to be ended with its keeper, also when that is killed with -9."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return before_exec
-
-
-def _unmount(mount: bytes) -> None:
-    """Take away whatever is mounted there, also when somebody holds a file of it open."""
-    try:
-        found = os.stat(mount).st_dev != os.stat(os.path.dirname(mount)).st_dev
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        found = error.errno in (errno.ENOTCONN, errno.EIO, errno.ECONNABORTED)
-    if found:
-        subprocess.run(["umount", "--lazy", os.fsdecode(mount)], capture_output=True, check=False)
-
-
-def _last_words(log: bytes) -> bytes:
-    with open(log, "rb") as file:
-        errors = [line for line in file.read().splitlines() if b"] E [" in line]
-    return errors[-1].partition(b"] E [")[2][:500] if errors else b""

@@ -10,59 +10,59 @@ import errno
 import os
 import resource
 import stat
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Set, Tuple, Union
 
-from replication.secondary import faults, through
+from replication.secondary import crowd, faults, through
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import Item, dress_new
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError, code_of
+from replication.secondary.staged import Staged
 from replication.secondary.syscalls import link_descriptor
 
 Errors = List[List[Any]]
+Files = Sequence[Tuple[Item, memoryview]]
 
 
-class Staged:
-    """A file that is written and dressed, and waits for its names.
-
-    It is an open descriptor without a name, or (``name`` is not None) a name in ``dir_fd``. ``is_right``: made as the very
-    object that it is to be (through.py).
-    """
-
-    __slots__ = ("dir_fd", "fd", "ino", "is_right", "item", "name")
-
-    def __init__(self, item: Item, fd: int, ino: int, dir_fd: int, name: Optional[bytes]) -> None:
-        self.item = item
-        self.fd = fd
-        self.ino = ino
-        self.dir_fd = dir_fd
-        self.name = name
-        self.is_right = False
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        if self.name is not None:
-            try:
-                os.unlink(self.name, dir_fd=self.dir_fd)
-            except FileNotFoundError:
-                pass
-            self.name = None
+def close_all(agent: Agent, staged: List[Staged]) -> None:
+    if agent.gfids is None:
+        for file in staged:
+            file.close()
+    else:
+        crowd.each(Staged.close, staged)
 
 
-def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged], errors: Errors) -> None:
-    """Write one file aside; what goes wrong is its own error."""
+def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> None:
+    """Write files aside; what goes wrong is an error of their own. Raises AgentError, OSError for what concerns all of them."""
+    if agent.gfids is None:
+        for item, content in files:
+            _keep(_stage_one(agent, item, content, True), staged, errors)
+        return
+    for group in crowd.groups(files):
+        unknown = agent.gfids.unknown([item.gfid for item, _ in group])
+        made = crowd.each(
+            lambda one: _stage_one(agent, one[0][0], one[0][1], one[1]), list(zip(group, unknown))
+        )
+        for each in made:
+            _keep(each, staged, errors)
+
+
+def _keep(made: Union[Staged, List[Any]], staged: List[Staged], errors: Errors) -> None:
+    if isinstance(made, Staged):
+        staged.append(made)
+    else:
+        errors.append(made)
+
+
+def _stage_one(agent: Agent, item: Item, content: memoryview, unknown: bool) -> Union[Staged, List[Any]]:
+    """A file, or what went wrong. ``unknown``: no object of its volume seems to have its gfid."""
     if not stat.S_ISREG(item.mode):
         raise AgentError("protocol", "content for what is no regular file")
     mode = item.mode & 0o777
+    file: Optional[Staged] = None
     try:
-        file = _new_file(agent, item, mode)
-    except OSError as error:
-        errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
-        return
-    try:
+        file = _new_file(agent, item, mode, unknown)
         if item.extents is None:
             write_all(file.fd, content)
         else:
@@ -71,20 +71,17 @@ def stage_one(agent: Agent, item: Item, content: memoryview, staged: List[Staged
         if file.is_right:
             os.fsync(file.fd)  # a client of a volume has no syncfs(2)
     except OSError as error:
-        file.close()
-        errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
-        return
-    staged.append(file)
+        if file is not None:
+            file.close()
+        return [item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)]
+    return file
 
 
-def _new_file(agent: Agent, item: Item, mode: int) -> Staged:
-    if (
-        agent.gfids is not None
-        and (made := through.new_file(agent, item.gfid, stat.S_IFREG | mode)) is not None
-    ):
-        file = Staged(item, made[0], os.fstat(made[0]).st_ino, agent.staging_fd, made[1])
-        file.is_right = True
-        return file
+def _new_file(agent: Agent, item: Item, mode: int, unknown: bool) -> Staged:
+    if agent.gfids is not None:
+        made = through.new_file(agent, item.gfid, stat.S_IFREG | mode) if unknown else None
+        if made is not None:
+            return Staged(item, made[0], os.fstat(made[0]).st_ino, agent.staging_fd, made[1], is_right=True)
     if agent.tmpfile:
         try:
             fd = os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=agent.staging_fd)
@@ -148,10 +145,12 @@ def _place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
         placed: List[Key] = []
         done = 0
+        there = place_ahead(agent, ready)
         for file, row, keys in ready:
             faults.point("place")
             try:
-                place_one(agent, file, row, keys)
+                if row.id not in there:
+                    place_one(agent, file, row, keys)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise
@@ -177,6 +176,33 @@ def record(agent: Agent, row: Row, file: Staged) -> None:
     row.changed = True
 
 
+def place_ahead(agent: Agent, ready: List[Tuple[Staged, Row, List[Key]]]) -> Set[int]:
+    """Of a volume: new files, each by its one name if that is free, many at a time. Which it were, by the ids of their rows."""
+    there: Set[int] = set()
+    plain = [(file, row.id, keys[0]) for file, row, keys in ready if len(keys) == 1 and not row.ino]
+    for group in crowd.groups(plain) if agent.gfids is not None else ():
+        fds = [agent.tree.changing(key[0]) for _, _, key in group]
+        done = crowd.each(lambda one: _link_if_free(one[0][0], one[1], one[0][2][1]), list(zip(group, fds)))
+        there.update(row_id for (_, row_id, _), is_there in zip(group, done) if is_there)
+    return there
+
+
+def _link_if_free(file: Staged, fd: int, name: bytes) -> bool:
+    """Whatever is in its way is looked at by who places it alone."""
+    try:
+        _link(file, fd, name)
+        return True
+    except OSError:
+        return False
+
+
+def _link(file: Staged, fd: int, name: bytes) -> None:
+    if file.name is None or (file.is_right and file.fd >= 0):
+        link_descriptor(file.fd, fd, name)
+    else:
+        os.link(file.name, name, src_dir_fd=file.dir_fd, dst_dir_fd=fd, follow_symlinks=False)
+
+
 def place_one(agent: Agent, file: Staged, row: Row, keys: List[Key]) -> None:
     if not keys:
         _replace(agent, file, agent.tree.limbo_fd, limbo_name(row))
@@ -193,10 +219,7 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
     """Onto a name that should be free."""
     while True:
         try:
-            if file.name is None:
-                link_descriptor(file.fd, fd, key[1])
-            else:
-                os.link(file.name, key[1], src_dir_fd=file.dir_fd, dst_dir_fd=fd, follow_symlinks=False)
+            _link(file, fd, key[1])
             return
         except FileExistsError:
             if os.stat(key[1], dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
@@ -211,10 +234,7 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
 def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
     """Onto a name where the old content stands, of the same file or as a shadow."""
     aside = agent.next_staging_name()
-    if file.name is None:
-        link_descriptor(file.fd, agent.staging_fd, aside)
-    else:
-        os.link(file.name, aside, src_dir_fd=file.dir_fd, dst_dir_fd=agent.staging_fd, follow_symlinks=False)
+    _link(file, agent.staging_fd, aside)
     os.rename(aside, name, src_dir_fd=agent.staging_fd, dst_dir_fd=fd)
 
 

@@ -36,6 +36,7 @@ Operation = Callable[[Agent, Dict[str, Any], bytes], Dict[str, Any]]
 
 _LEVELS = ("debug", "info", "warning", "error")
 _UNFORESEEN = ("protocol", "io")
+_ASK_FIRST = ("hello", "sync", "mark")  # of a volume: whether it answers now
 _HEALINGS = 1000  # lost directories mended for one request, before we say that somebody is at it
 
 
@@ -122,7 +123,7 @@ class Server:
                     return 0
                 began = time.monotonic()
                 if self._volume is not None:
-                    self._volume.must_answer()
+                    self._volume.must_answer(now=got[0].get("op") in _ASK_FIRST)
                 answer = self._answer(*got)
                 if self._volume is not None and (not answer["ok"] or answer.get("errors")):
                     self._volume.must_answer()  # what failed for that comes again when it is there

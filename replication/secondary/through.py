@@ -12,19 +12,22 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import faults, sql
+from replication.secondary.changes import Changes
 from replication.secondary.index import Row, signed
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import code_of
+from replication.secondary.staged import Staged
 
 if TYPE_CHECKING:
     from replication.secondary.agent import Agent
-    from replication.secondary.receiver import Errors, Staged
+    from replication.secondary.receiver import Errors
 
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE = 1 << 20
@@ -50,7 +53,7 @@ def settle(agent: Agent, staged: List[Staged], errors: Errors) -> Tuple[List[Sta
             rest.append(file)
             continue
         try:
-            fd = _open_object(agent, row)
+            fd = open_object(agent, row)
             if fd is not None:
                 os.close(fd)
                 into.append(file)
@@ -67,16 +70,33 @@ def settle(agent: Agent, staged: List[Staged], errors: Errors) -> Tuple[List[Sta
 
 
 def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]]:
-    """An empty file aside that has the gfid: its descriptor and name. None when an object has it already. Raises OSError."""
+    """An empty file aside that has the gfid, where no object seems to have it: its descriptor and name.
+
+    None when one has it all the same. Raises OSError.
+    """
     assert agent.gfids is not None
-    if agent.gfids.find(gfid) is not None:
-        return None
     name = agent.next_staging_name()
-    agent.gfids.make(agent.staging_fd, name, gfid, mode)
+    try:
+        agent.gfids.make(agent.staging_fd, name, gfid, mode)
+    except OSError:
+        if agent.gfids.find(gfid) is None:
+            raise
+        return None
     return os.open(name, os.O_RDWR | _FILE, dir_fd=agent.staging_fd), name
 
 
-def _open_object(agent: Agent, row: Row) -> Optional[int]:
+def make_under_way(agent: Agent, gfid: bytes, name: bytes) -> None:
+    """A large file that comes in pieces, as the object that it is to be; none is made where one has its gfid. Raises OSError."""
+    assert agent.gfids is not None
+    if agent.gfids.find(gfid) is None:
+        try:
+            agent.gfids.make(agent.tree.staging_fd, name, gfid, stat.S_IFREG | 0o600)
+        except OSError:
+            if agent.gfids.find(gfid) is None:
+                raise
+
+
+def open_object(agent: Agent, row: Row) -> Optional[int]:
     """The file that is here, for writing; None when there is none. Raises OSError."""
     if not row.ino:
         return None
@@ -98,7 +118,7 @@ def _make_right(agent: Agent, file: Staged) -> None:
     """Have what came be in an object of its gfid, aside: a new one, or the one that somebody moved away."""
     assert agent.gfids is not None
     item = file.item
-    made = new_file(agent, item.gfid, 0o100600)
+    made = None if agent.gfids.find(item.gfid) else new_file(agent, item.gfid, 0o100600)
     if made is None:
         name = agent.next_staging_name()
         agent.gfids.fetch(item.gfid, agent.staging_fd, name)
@@ -176,6 +196,16 @@ def _copy_into(agent: Agent, files: List[Staged], errors: Errors) -> List[Item]:
     return done
 
 
+def change(agent: Agent, item: Item, changes: Changes, errors: Errors) -> int:
+    """Write what is to change of a file that is here into it. Returns how many it were."""
+    if agent.index.inode(item.gfid) is None:
+        errors.append([item.gfid.hex(), "not-found", "no name for it here any more"])
+        return 0
+    file = Staged(item, -1, 0, agent.tree.staging_fd, None)
+    file.changes = changes
+    return len(_copy_into(agent, [file], errors))
+
+
 def _lock(agent: Agent, gfid: bytes, locks: ExitStack, errors: Errors) -> bool:
     """Nobody else writes to the file meanwhile; not a unit that is written in place either (inplace.py)."""
     name = b"lock.file." + gfid.hex().encode()
@@ -209,11 +239,16 @@ def _unlock(staging_fd: int, name: bytes, fd: int) -> None:
 
 
 def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
-    """False: the file was taken away meanwhile."""
-    target = _open_object(agent, row)
+    """False: the file was taken away meanwhile, or is not any more what changes are for."""
+    target = open_object(agent, row)
     if target is None:
         return False
     try:
+        if file.changes is not None:
+            if not file.changes.fit(target):
+                return False
+            file.changes.write_into(target, file.item.size, agent.says_alive)
+            return True
         source = _source(file)
         try:
             replace_content(source, target, agent.says_alive)

@@ -5,32 +5,63 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from hashlib import blake2b
 from typing import Any, Dict, List, Optional
 
+from replication.secondary import through
 from replication.secondary.agent import Agent
+from replication.secondary.changes import Changes
 from replication.secondary.content_only import came, open_here, undress
+from replication.secondary.gfids import gfid_at
+from replication.secondary.index import Row
 from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of, unpacked
-from replication.secondary.receiver import Staged, place
+from replication.secondary.receiver import place
+from replication.secondary.staged import Staged
 from replication.secondary.syscalls import list_directory, spare_bytes
 
 _READ = 1 << 20
+_PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
+BLOCK = 128 << 10  # bytes, of a delta
+_DELTA, _CHANGES = "delta", b"changes"
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
 
 
 class Transfer:
     """A file under way: ``.seamark/staging/<gfid>.<version>``, locked by this process."""
 
-    __slots__ = ("fd", "name", "size")
+    __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size")
 
-    def __init__(self, fd: int, name: bytes, size: int) -> None:
+    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int] = None) -> None:
+        """``live``: the file that it is to change, which keeps its inode; it is closed with it."""
         self.fd = fd
         self.name = name
         self.size = size
+        self._live = live
+        self.changes = Changes(fd, live, BLOCK) if live is not None else None
+        self._room, self._asked_s = 0, 0.0
+
+    def close(self) -> None:
+        for fd in (self.fd, self._live):
+            if fd is not None:
+                os.close(fd)
+
+    def make_sure_of_room(self, amount: int) -> None:
+        """For so many bytes. The file system is asked each time, unless there was plenty just now. Raises OSError.
+
+        The last of the room is left to the index, to removals, and to small files. What arrived is kept, so a file
+        that does not fit is not sent over and over; with all of the room taken nothing could make any.
+        """
+        self._room -= amount
+        now = time.monotonic()
+        if self._room < _PLENTY or now - self._asked_s > _PLENTY_S:
+            self._room, self._asked_s = spare_bytes(self.fd) - amount, now
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -39,28 +70,47 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     version = str(request["version"])
     if not version or len(version) > 100 or not set(version) <= _VERSION_CHARACTERS:
         raise AgentError("protocol", "not a version: {!r}".format(version))
-    if agent.index.inode(gfid) is None:
+    row = agent.index.inode(gfid)
+    if row is None:
         raise AgentError("not-found", "no name for it here any more")
     _drop(agent, gfid)
     sweep_unwanted(agent)
-    name = gfid.hex().encode() + b"." + version.encode()
+    live = through.open_object(agent, row) if agent.gfids is not None and version == _DELTA else None
+    try:
+        return _begin(
+            agent, row, gfid, version.encode() if live is None else _CHANGES, int(request["size"]), live
+        )
+    except BaseException:
+        if live is not None and gfid not in agent.transfers:
+            os.close(live)
+        raise
+
+
+def _begin(
+    agent: Agent, row: Row, gfid: bytes, version: bytes, size: int, live: Optional[int]
+) -> Dict[str, Any]:
+    name = gfid.hex().encode() + b"." + version
     _remove_other_versions(agent, gfid, name)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=agent.tree.staging_fd)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=agent.tree.staging_fd)
+    except FileNotFoundError:
+        if agent.gfids is not None and not row.ino:
+            through.make_under_way(agent, gfid, name)
+        fd = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=agent.tree.staging_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = int(request["size"])
-        offset = os.fstat(fd).st_size
+        offset = os.fstat(fd).st_size if live is None else 0
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
+        agent.transfers[gfid] = Transfer(fd, name, size, live)
     except BlockingIOError:
         os.close(fd)
         raise AgentError("busy", "another connection is sending this file") from None
     except BaseException:
         os.close(fd)
         raise
-    agent.transfers[gfid] = Transfer(fd, name, size)
     return {"offset": offset}
 
 
@@ -87,7 +137,7 @@ def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
 def _drop(agent: Agent, gfid: bytes) -> None:
     transfer = agent.transfers.pop(gfid, None)
     if transfer is not None:
-        os.close(transfer.fd)
+        transfer.close()
 
 
 def abandon(agent: Agent, gfid: bytes) -> None:
@@ -115,10 +165,12 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
     if offset < 0 or offset + len(content) > transfer.size:
         raise AgentError("protocol", "a piece beyond the end of its file")
     try:
-        # The last of the room is left to the index, to removals, and to small files. What arrived is kept, so a file
-        # that does not fit is not sent over and over; with all of the room taken nothing could make any.
-        if spare_bytes(transfer.fd) < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        transfer.make_sure_of_room(len(content))
+        if transfer.changes is not None:
+            if len(content) > BLOCK:
+                raise AgentError("protocol", "a piece of a delta is a block")
+            transfer.changes.put(offset, content)
+            return {}
         while content:
             written = os.pwrite(transfer.fd, content, offset)
             content = content[written:]
@@ -127,7 +179,8 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
         # Pieces behind this one are on their way already, and the size says where to resume: they must not
         # be written behind a hole. They are refused, and this piece comes again.
         try:
-            os.ftruncate(transfer.fd, offset)
+            if transfer.changes is None:
+                os.ftruncate(transfer.fd, offset)
         finally:
             _drop(agent, gfid)
         raise
@@ -139,10 +192,14 @@ def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     item = Item(*request["item"])
     transfer = under_way(agent, gfid_of(request["gfid"]))
     del agent.transfers[item.gfid]
+    if transfer.changes is not None:
+        return _end_changes(agent, item, transfer, transfer.changes)
     fd = transfer.fd
     staged = Staged(item, fd, os.fstat(fd).st_ino, agent.tree.staging_fd, transfer.name)
     try:
         os.ftruncate(fd, item.size)
+        if agent.gfids is not None:
+            staged.is_right = gfid_at(staged.dir_fd, transfer.name) == item.gfid
         wanted = request.get("digest")
         if wanted is not None and content_digest(fd) != wanted:
             return {
@@ -153,6 +210,8 @@ def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             undress(agent, [item])
             path = b"/proc/self/fd/%d" % fd
             dress_existing(path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
+            if staged.is_right:
+                os.fsync(fd)  # a client of a volume has no syncfs(2)
         except OSError as error:
             return {
                 "errors": [[item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)]],
@@ -163,6 +222,19 @@ def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         return {"errors": errors, "done": done, "bytes": item.size}
     finally:
         staged.close()
+
+
+def _end_changes(agent: Agent, item: Item, transfer: Transfer, changes: Changes) -> Dict[str, Any]:
+    """What came stays for another try where it could not be written into its file."""
+    errors: List[List[Any]] = []
+    try:
+        undress(agent, [item])
+        done = through.change(agent, item, changes, errors)
+        if not errors:
+            os.unlink(transfer.name, dir_fd=agent.tree.staging_fd)
+        return {"errors": errors, "done": done, "bytes": item.size}
+    finally:
+        transfer.close()
 
 
 def content_digest(fd: int) -> str:
