@@ -66,6 +66,8 @@ def _record(state_dir: str, path: str) -> WayBack:
     if kind := shared_kind(path):
         raise UsageError(f"it is on {kind}, which other hosts may write to")
     found = session_on(Path(state_dir), root)
+    if found is None and not root.of.get("path"):
+        raise UsageError("it does not know where its primary was")
     if found is None:
         place, session = new_session(Path(state_dir), root, None, old_primary_of(root), SshSettings())
     else:

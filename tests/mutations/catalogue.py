@@ -296,7 +296,7 @@ MUTATIONS = (
     Mutation(
         "a path of a request is believed to be a brick", 8, "replication/bricknode/server.py",
         "            if path not in self._local():\n", "            if not self._local():\n",
-        ("tests/system/gluster/test_nodes.py", "-k", "nothing_else"),
+        ("tests/system/gluster/test_nodes.py", "--slow", "-k", "nothing_else"),
     ),
     Mutation(
         "a listing without what lies on a brick that is away is believed", 7, "replication/volume/gluster.py",

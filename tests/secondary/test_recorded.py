@@ -212,6 +212,12 @@ def test_distinct_names_are_counted_on_and_a_gap_is_told(turned):
         (turned.b / "n10").write_bytes(b"more")
         recorder.barrier()
         assert count.look().names == 11
+        # Elsewhere on the file system, and known by no name.
+        (turned.base / "x").write_bytes(b"1")
+        os.link(turned.base / "x", turned.base / "y")
+        os.unlink(turned.base / "x")
+        recorder.barrier()
+        assert count.look().names == 11
         assert Count(turned.log, turned.begun, most=5).look() == Changes(5, found.since, at_least=True)
     (turned.b / "unrecorded").write_bytes(b"nobody saw it")
     with running(turned.b, turned.log) as recorder:

@@ -251,6 +251,7 @@ def test_twenty_thousand_files_through_a_whole_disaster(tmp_path):
         writer.stop()
         (a.root / "d0001" / "f60").write_text("changed there, unsent")
         (a.root / "d0001" / "f61").write_text("changed on both sides, there")
+        b.monitor()
         began = time.monotonic()
         print(pair.failover())
         print(f"failover took {time.monotonic() - began:.1f} s")
@@ -264,7 +265,10 @@ def test_twenty_thousand_files_through_a_whole_disaster(tmp_path):
         shutil.rmtree(b.root / "d0200")
         a.monitor()
         a.wait_for(lambda: "promoted" in a.status()["reason"], lambda: f"a to be told: {a.status()}", 120)
-        b.monitor()
+        b.wait_for(
+            lambda: b.status()["recorded"]["names"] >= 502, lambda: f"all to be recorded: {b.status()}"
+        )
+        assert b.status()["recorded"]["at_least"] is False
         began = time.monotonic()
         print(b.command("failback", b.root, "--to", a.address, *a.way(), "--dry-run").stdout)
         print(f"the plan took {time.monotonic() - began:.1f} s")

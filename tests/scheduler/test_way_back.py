@@ -1,0 +1,88 @@
+"""What a promotion leaves for the way back: a session that records, whatever was interrupted, and no reason to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from replication.failback.recorded import Count
+from replication.session import Desired, SessionDir, node_name, session_names
+from scheduler import way_back
+from scheduler.way_back import record_from_now
+from tests.changelog.running import running
+from tests.secondary.test_promotion import promote
+from tests.secondary.test_seeding import Turned
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def turned(tmp_path):
+    made = Turned(tmp_path)
+    made.promote()
+    owner = made.b / ".seamark" / "owner"
+    of = {"name": "photos", "path": str(made.a), "node": node_name()}
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), "of": of}))
+    yield made
+    made.far.close()
+
+
+def test_it_is_one_session_whatever_was_interrupted(turned, tmp_path):
+    state = tmp_path / "state"
+    said = record_from_now(str(state), str(turned.b))
+    assert (said.session, said.recording) == ("photos", False)
+    assert "once a monitor runs here" in said.says
+    place = SessionDir(state, "photos")
+    before = place.state()
+    assert (before.desired, before.recording.term, before.recording.position) == (Desired.RECORDING, 1, 0)
+    os.unlink(place.changelog)  # killed before it used the changelog, and before it was noted that it records
+    place.change_state(desired=Desired.CREATED, recording=None)
+    assert record_from_now(str(state), str(turned.b)) == said
+    assert place.state() == before
+    place.state_file.unlink()  # killed when nothing but its file was written
+    assert record_from_now(str(state), str(turned.b)) == said
+    assert place.state().recording == before.recording
+    assert session_names(state) == ["photos"]
+
+
+def test_what_was_recorded_before_another_promotion_counts_no_more(turned, tmp_path):
+    """As after a promotion to a snapshot: the tree went back."""
+    state = tmp_path / "state"
+    record_from_now(str(state), str(turned.b))
+    place = SessionDir(state, "photos")
+    with running(turned.b, place.changelog) as recorder:
+        (turned.b / "before").write_bytes(b"1")
+        recorder.barrier()
+        assert Count(place.changelog, place.state().recording).look().names == 1
+        promote(turned.b, term=2)
+        assert record_from_now(str(state), str(turned.b)).recording is False
+        begun = place.state().recording
+        assert begun.term == 2 and begun.position > 0
+        (turned.b / "after").write_bytes(b"1")
+        recorder.barrier()
+        found = Count(place.changelog, begun).look()
+        assert (found.names, found.at_least) == (1, False)
+        assert record_from_now(str(state), str(turned.b)).session == "photos"
+        assert place.state().recording == begun, "in one term it begins once"
+
+
+def test_why_it_cannot_be_is_a_line_and_takes_a_moment(turned, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no directory")
+    says = record_from_now(str(tmp_path / "file"), str(turned.b)).says
+    assert says.startswith(way_back.NOT_RECORDED) and "file" in says and "\n" not in says
+    owner = turned.b / ".seamark" / "owner"
+    known = owner.read_text()
+    owner.write_text(json.dumps({**json.loads(known), "of": {}}))
+    assert "where its primary was" in record_from_now(str(tmp_path / "state"), str(turned.b)).says
+    owner.write_text(known)
+    monkeypatch.setattr(way_back, "shared_kind", lambda _: "nfs4")
+    assert "it is on nfs4" in record_from_now(str(tmp_path / "state"), str(turned.b)).says
+    monkeypatch.setattr(way_back, "_LONGEST_S", 0.5)
+    monkeypatch.setattr(way_back, "shared_kind", lambda _: time.sleep(60))
+    began = time.monotonic()
+    says = record_from_now(str(tmp_path / "state"), str(turned.b)).says
+    assert "did not answer" in says and time.monotonic() < began + 30
+    assert not (tmp_path / "state").exists()
