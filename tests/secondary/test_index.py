@@ -172,7 +172,7 @@ def test_seen_at_a_name_that_was_free_again_when_it_was_looked_at_once_more(pair
     os.rename(pair.a / "first", pair.a / "second")
     ino = os.lstat(pair.b / "d" / name).st_ino
     answer = pair.send([old, seen, pair.primary.look(b"", [b"first"])])
-    assert answer.need == []
+    assert {how for _, how in answer.need} <= {"compare"}
     (waiting,) = (pair.b / ".seamark" / "limbo").iterdir()
     assert waiting.lstat().st_uid == 1
     pair.ask("second")
