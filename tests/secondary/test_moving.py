@@ -202,18 +202,18 @@ class Disturbed(Moving):
         self.primary.lenient = True
 
     def restart(self):
-        self.far.close()
         chance = self.random.choice([0, 0.02, 0.1, 0.3])
-        program = [
-            "-m",
-            "tests.secondary.disturbing",
-            str(self.random.randrange(1 << 30)),
-            str(chance),
-            str(self.disturbances),
-        ]
-        self.far = Far(os.fsdecode(self.b), start=program)
-        self.client = self.far.client
-        self.client.begin_crawl("x")
+        while True:
+            self.far.close()
+            seed = str(self.random.randrange(1 << 30))
+            program = ["-m", "tests.secondary.disturbing", seed, str(chance), str(self.disturbances)]
+            try:
+                self.far = Far(os.fsdecode(self.b), start=program)
+                self.client = self.far.client
+                self.client.begin_crawl("x")
+                return
+            except LinkLost:
+                chance = 0
 
     def step(self):
         if self.random.random() < 0.3:
