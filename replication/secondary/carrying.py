@@ -36,18 +36,14 @@ class Carrier:
         self.kept: List[List[str]] = []
         self.stale: Set[int] = set()  # directories whose digest is out of date
         self._content = content
-        self._ticket = 0
+        self.ticket = 0  # the number of this look, once it was needed
 
-    def ticket(self) -> int:
-        """The number of this look: content that was read for an earlier one is out of date (receiver.place)."""
-        if not self._ticket:
-            self._ticket = int(self.index.meta.get("ticket") or 1) + 1
-            self.index.set_meta("ticket", self._ticket)
-        return self._ticket
-
-    def said_ticket(self) -> int:
-        """The same; 0 when it was not needed."""
-        return self._ticket
+    def this_look(self) -> int:
+        """Its number: content that was read for an earlier one is out of date (receiver.place)."""
+        if not self.ticket:
+            self.ticket = int(self.index.meta.get("ticket") or 1) + 1
+            self.index.set_meta("ticket", self.ticket)
+        return self.ticket
 
     def carry_out(self, plan: Plan) -> None:
         """Do what a plan says, in the tree and in the index."""
@@ -68,7 +64,7 @@ class Carrier:
                 self.errors.append([row.gfid.hex(), code_of(error), message, path])
         if self._content and not self.agent.rebuilding:
             content, self._content = self._content, {}
-            self.placed = place_new(self.agent, plan, content, self.ticket())
+            self.placed = place_new(self.agent, plan, content, self.this_look())
         self._save(plan.add, plan.drop)
         namespace.forget_lost({(parent, name) for parent, name, _ in plan.add})
         self.index.db.executemany(sql.SAVE_DEPARTED, plan.departed)

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from replication.secondary import sql
 from replication.secondary.agent import Agent
 from replication.secondary.index import Key
-from replication.secondary.observed import GFID
+from replication.secondary.observed import GFID, NAME, Observed
 from replication.secondary.protocol import AgentError
 from replication.secondary.reconcile import Plan
 
@@ -57,7 +57,7 @@ class Absences:
     def __init__(self, agent: Agent, rule: Optional[Rule]) -> None:
         self._agent = agent
         self._rule = rule
-        self._gone: Gone = []  # where a rule says which of them go
+        self._gone: Dict[Key, int] = {}  # where a rule says which of them go
         self.holds = agent.index.holds()
         agent.leaves_others = rule is not None and rule.ignore
 
@@ -65,13 +65,20 @@ class Absences:
         if self._rule is None or current is None:
             plan.absent(key, current)
         else:
-            self._gone.append((key, current))
+            self._gone[key] = current
+
+    def there(self, parent: int, entries: List[Observed]) -> None:
+        """What of these is present was looked at again after it was absent."""
+        if self._gone:
+            for e in entries:
+                if e[GFID] is not None:
+                    self._gone.pop((parent, e[NAME]), None)
 
     def sort_out(self, plan: Plan, stamp: int) -> List[bytes]:
         """Have them removed, or held: the names that are held."""
         if self._rule is None:
             return []
-        gone, self._gone = self._gone, []
+        gone, self._gone = list(self._gone.items()), {}
         coming = {plan.rows[e[GFID]].id for e in plan.wanted.values() if e is not None}
         going = sort_out(self._agent, self._rule, gone, coming, stamp)
         for key, current in going:

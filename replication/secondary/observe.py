@@ -121,6 +121,7 @@ class _Work(Carrier):
         if self.agent.rebuilding:
             adopt.adopt(self.agent, self.rows, parent, listing, self._new)
         known, all_known = self._known(parent, listing)
+        self.absent.there(pid, listing.entries)
         rows, observed = self.rows, self.observed
         present = plan.present
         for e in listing.entries:
@@ -176,7 +177,7 @@ class _Work(Carrier):
         row = new_row(next(self._ids, 0) or self.index.take_ids(1), e)
         row.gen = self.index.meta.get("gen", 0)
         if row.dirty:
-            row.dirty = self.ticket()
+            row.dirty = self.this_look()
         self.rows[row.gfid] = row
         self.by_id[row.id] = row
         if e[CHANGE] == CHANGE_EMPTY and not self.agent.rebuilding:
@@ -239,8 +240,8 @@ class _Work(Carrier):
             if how is not None:
                 if not row.dirty:
                     self._stale_parents(row, key)
-                if row.dirty != self.ticket():
-                    row.dirty = self.ticket()
+                if row.dirty != self.this_look():
+                    row.dirty = self.this_look()
                     row.changed = True
                 self.need[g] = how
                 if how == "new":
@@ -311,7 +312,7 @@ class _Work(Carrier):
     def answer(self) -> Dict[str, Any]:
         return {
             "need": [[g.hex(), how] for g, how in self.need.items()],
-            "ticket": self.said_ticket(),
+            "ticket": self.ticket,
             "meta": self.meta,
             "list": list(self.list),
             "unknown": self.unknown,

@@ -30,25 +30,29 @@ def replay(agent: Agent, records: Iterator[Dict[str, Any]]) -> None:
         for line in record.get("n", ()):
             (directories if stat.S_ISDIR(line[1]) else others).append((line, record["at"]))
         data += record.get("d", ())
-    _directories(agent, directories)
+    replaced: List[int] = []
+    _directories(agent, directories, replaced)
     for line, at in others:
-        _names(agent, line, at)
+        _names(agent, line, at, replaced)
+    # What stood at a name that is another's now, and was found nowhere else.
+    rows = agent.index.inodes_by_id(replaced).values()
+    agent.index.drop(row for row in rows if row.limbo is None)
     for gfid, ino in data:
         _content(agent, bytes.fromhex(gfid), ino)
     _shadows(agent)
 
 
-def _directories(agent: Agent, lines: List[_Line]) -> None:
+def _directories(agent: Agent, lines: List[_Line], replaced: List[int]) -> None:
     """What is in a directory can be looked at once the index says where that is; it may have been made, or moved, by
     the same transaction. So each that is found may be the way to others.
     """
     while lines:
-        left = [(line, at) for line, at in lines if not _names(agent, line, at, given_up=False)]
+        left = [(line, at) for line, at in lines if not _names(agent, line, at, replaced, given_up=False)]
         if len(left) == len(lines):
             break
         lines = left
     for line, at in lines:
-        _names(agent, line, at)
+        _names(agent, line, at, replaced)
 
 
 def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
@@ -58,8 +62,11 @@ def _look(agent: Agent, key: Key) -> Optional[os.stat_result]:
         return None
 
 
-def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> bool:
-    """Whether the inode was found. If not: it is forgotten, or (not ``given_up``) nothing is changed."""
+def _names(agent: Agent, line: List[Any], at: int, replaced: List[int], given_up: bool = True) -> bool:
+    """Whether the inode was found. If not: it is forgotten, or (not ``given_up``) nothing is changed.
+
+    ``replaced`` gets the inodes that had its names until now.
+    """
     gfid_hex, mode, ino, limbo, places = line
     index, tree = agent.index, agent.tree
     gfid = bytes.fromhex(gfid_hex)
@@ -79,7 +86,7 @@ def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> boo
     in_limbo = _in_limbo(agent, row)
     if not standing and not in_limbo and not given_up:
         return False
-    _set_names(agent, row, keys, standing)
+    _set_names(agent, row, keys, standing, replaced)
     named = bool(index.names_of(row.id))
     if in_limbo and named:
         # A directory of an older life, or a file that was on its way, by a link: its name counts.
@@ -103,7 +110,7 @@ def _names(agent: Agent, line: List[Any], at: int, given_up: bool = True) -> boo
     return True
 
 
-def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key]) -> None:
+def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key], replaced: List[int]) -> None:
     index = agent.index
     for key in keys:
         current = index.entry(*key)
@@ -111,8 +118,7 @@ def _set_names(agent: Agent, row: Row, keys: List[Key], standing: List[Key]) -> 
             if current != row.id:
                 index.save([], [(key[0], key[1], row.id)], [])
                 if current is not None:
-                    # A file that never had data leaves no trace in the journal.
-                    index.db.execute(sql.DROP_PENDING_NAMELESS, (current,))
+                    replaced.append(current)
         elif current == row.id:
             index.save([], [], [key])
         index.reset_digests([key[0]])

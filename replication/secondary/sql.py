@@ -145,7 +145,6 @@ DIRECTORIES_BELOW = _SUBTREE + "SELECT id FROM sub"
 CHILDREN = "SELECT inode FROM entry WHERE parent = ?"
 DROP_ENTRIES_OF = "DELETE FROM entry WHERE parent = ?"
 DROP_NAMELESS = "DELETE FROM inode WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE inode = ?1)"
-DROP_PENDING_NAMELESS = DROP_NAMELESS + " AND ino = 0"
 NAMELESS = """SELECT hex(gfid) FROM inode WHERE limbo IS NULL AND id <> 1
     AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.inode = inode.id)"""
 

@@ -1,6 +1,6 @@
 """What somebody else may do to a secondary at any moment: take away, replace and move what is there, limbo included.
 
-Run as a program it is a secondary agent that is disturbed so at its own fault points: arguments SEED, CHANCE, TIMES,
+Run as a program it is a secondary agent that is disturbed so, and sometimes killed, at its own fault points: arguments SEED, CHANCE, TIMES,
 and then the agent's. CHANCE: of a disturbance at each point; TIMES: how many of them at most.
 """
 
@@ -11,6 +11,7 @@ import ctypes
 import os
 import random
 import shutil
+import signal
 import stat
 import sys
 
@@ -85,6 +86,8 @@ def main():
         nonlocal times
         if times and choose.random() < chance:
             times -= 1
+            if choose.random() < 0.15:
+                os.kill(os.getpid(), signal.SIGKILL)
             disturb(root, choose)
 
     faults.point = point

@@ -172,7 +172,7 @@ def test_seen_at_a_name_that_was_free_again_when_it_was_looked_at_once_more(pair
     os.rename(pair.a / "first", pair.a / "second")
     ino = os.lstat(pair.b / "d" / name).st_ino
     answer = pair.send([old, seen, pair.primary.look(b"", [b"first"])])
-    assert answer.need == []
+    assert {how for _, how in answer.need} <= {"compare"}
     (waiting,) = (pair.b / ".seamark" / "limbo").iterdir()
     assert waiting.lstat().st_uid == 1
     pair.ask("second")
@@ -196,6 +196,21 @@ def test_something_new_was_seen_at_a_name_that_is_free_by_now(pair, below):
     assert answer.unknown == [pair.primary.gfid(b"second").hex()]
     assert answer.need == []
     pair.complete(pair.ask("second", "second/g", "second/in"))
+
+
+@pytest.mark.parametrize("deletes", [None, {"most": 100, "window_s": 60, "since": 0}])
+@pytest.mark.parametrize("anew", [False, True])
+def test_absent_at_first_and_there_when_it_was_looked_at_once_more(pair, deletes, anew):
+    """The last look counts, also where deletions are limited."""
+    os.rename(pair.a / "d" / "g", pair.a / "to" / "away")
+    absent = pair.primary.look(b"d", [b"g"])
+    os.rename(pair.a / "to" / "away", pair.a / "d" / "g")
+    if anew:
+        pair.save("d/g")
+    answer = pair.send([absent, pair.primary.look(b"d", [b"g"])], deletes=deletes)
+    assert (pair.b / "d" / "g").exists()
+    assert [how for _, how in answer.need] == ["new"] if anew else ["compare"]
+    pair.complete(answer)
 
 
 # ---- two plans of one request
