@@ -117,21 +117,28 @@ def _begin(
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
     """Raises AgentError("busy") where one is on its way: of a file that changes all the time none would ever be whole."""
     prefix = gfid.hex().encode() + b"."
+    if agent.busy_with.startswith(prefix) and agent.busy_with != keep:
+        _remove_version(agent, agent.busy_with)  # who asks again and again is told so by this alone
     for name in list_directory(agent.tree.staging_fd):
         if name.startswith(prefix) and name != keep:
-            try:
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=agent.tree.staging_fd)
-            except BlockingIOError:
-                raise AgentError("busy", "another connection is sending this file") from None
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
+            _remove_version(agent, name)
+
+
+def _remove_version(agent: Agent, name: bytes) -> None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=agent.tree.staging_fd)
+    except BlockingIOError:
+        agent.busy_with = name
+        raise AgentError("busy", "another connection is sending this file") from None
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def _drop(agent: Agent, gfid: bytes) -> None:

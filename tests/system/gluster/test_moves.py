@@ -14,7 +14,7 @@ import time
 import pytest
 
 from replication.observation import Change
-from replication.transfer.stream import read_pieces
+from replication.transfer.pieces import read_pieces
 from replication.volume.gluster import GlusterVolume, VolumeAway
 from tests.system.gluster.load import Load, MarkJudge
 from tests.system.gluster.test_primary import KINDS
