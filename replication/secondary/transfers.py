@@ -36,13 +36,13 @@ class Transfer:
 
     __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size")
 
-    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int] = None) -> None:
-        """``live``: the file that it is to change, which keeps its inode; it is closed with it."""
+    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int], got: int) -> None:
+        """``live``: the file that it is to change, which keeps its inode, and is closed with it; ``got``: see Changes."""
         self.fd = fd
         self.name = name
         self.size = size
         self._live = live
-        self.changes = Changes(fd, live, BLOCK) if live is not None else None
+        self.changes = Changes(fd, live, got, BLOCK) if live is not None else None
         self._room, self._asked_s = 0, 0.0
 
     def close(self) -> None:
@@ -75,7 +75,10 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         raise AgentError("not-found", "no name for it here any more")
     _drop(agent, gfid)
     sweep_unwanted(agent)
-    live = through.open_object(agent, row) if agent.gfids is not None and version == _DELTA else None
+    live: Optional[int] = None
+    if agent.gfids is not None and version == _DELTA:
+        agent.tree.begin()
+        live = through.open_object(agent, row)
     try:
         return _begin(
             agent, row, gfid, version.encode() if live is None else _CHANGES, int(request["size"]), live
@@ -104,7 +107,7 @@ def _begin(
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
-        agent.transfers[gfid] = Transfer(fd, name, size, live)
+        agent.transfers[gfid] = Transfer(fd, name, size, live, row.got)
     except BlockingIOError:
         os.close(fd)
         raise AgentError("busy", "another connection is sending this file") from None

@@ -26,7 +26,7 @@ class Pair:
 
     def __enter__(self):
         self.fds = [os.open(path, os.O_RDWR) for path in (self.aside, self.live)]
-        return Changes(*self.fds, BLOCK)
+        return Changes(*self.fds, 7, BLOCK)
 
     def __exit__(self, *_):
         for fd in self.fds:
@@ -60,7 +60,7 @@ def test_a_file_becomes_what_was_compared_and_sent_also_by_several_tries(tmp_pat
                     changes.put(offset, memoryview(block))
             assert pair.live.read_bytes() == old
             if number == tries - 1:
-                assert changes.fit(pair.fds[1])
+                assert changes.fit(pair.fds[1], 7)
                 changes.write_into(pair.fds[1], len(new), lambda: None)
     assert pair.live.read_bytes() == new
 
@@ -77,9 +77,10 @@ def test_a_file_that_was_written_to_meanwhile_is_not_what_they_are_for(tmp_path,
     pair = Pair(tmp_path, b"x" * 10000)
     with pair as changes:
         changes.put(0, memoryview(b"y" * BLOCK))
+        assert changes.fit(pair.fds[1], 7) and not changes.fit(pair.fds[1], 8)
         meddle(pair.live)
         fd = os.open(pair.live, os.O_RDWR)
-        assert not changes.fit(fd)
+        assert not changes.fit(fd, 7)
         os.close(fd)
 
 

@@ -335,6 +335,7 @@ def test_an_agent_that_is_killed_in_mid_batch(pair):
     large = root / "large"
     large.write_bytes(draw.randbytes(20 << 20))
     with pair.run() as run:
+        run.wait_for(lambda: run.status, "it to be at work", 300)
         for number in range(6):
             with large.open("r+b") as file:  # a delta, which is written into the file
                 for _ in range(40):
