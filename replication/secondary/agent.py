@@ -61,6 +61,7 @@ class Agent:
         self.tmpfile = True  # until the file system says that it has no O_TMPFILE
         self.parts: Dict[bytes, int] = {}  # listings in parts: directory -> the part that comes next
         self.transfers: Dict[bytes, Any] = {}  # gfid -> transfers.Transfer
+        self.busy_with = b""  # what another connection was last seen to receive
         self.healed: Set[bytes] = set()  # directories made again; to be listed
         self.recent: Any = None  # verify.Recent, from the first comparison on
         self._lock_fd = os.open(

@@ -22,9 +22,12 @@ _UNSYNCED = 128 << 20
 class Changes:
     """``fd``: what lies aside; ``live``: the file that they are for, open for reading. Both are the caller's."""
 
-    def __init__(self, fd: int, live: int, block: int) -> None:
-        """Goes on with what is there from an earlier try. ``block``: no piece is longer. Raises OSError."""
-        self._fd, self._live, self._block = fd, live, block
+    def __init__(self, fd: int, live: int, got: int, block: int) -> None:
+        """Goes on with what is there from an earlier try. ``got``: the look whose content the file has; ``block``: no piece is longer.
+
+        Raises OSError.
+        """
+        self._fd, self._live, self._got, self._block = fd, live, got, block
         drop_pages(live)
         self._seen = _state(live)
         self._at: Dict[int, Tuple[int, int]] = {}  # offset in the file: where it lies, and its length
@@ -59,9 +62,9 @@ class Changes:
         )
         return sha256(piece).hexdigest()[:32] if piece else ""
 
-    def fit(self, target: int) -> bool:
+    def fit(self, target: int, got: int) -> bool:
         """Whether a file is still what the rest was compared with. Raises OSError."""
-        return _state(target) == self._seen
+        return _state(target) == self._seen and got == self._got
 
     def write_into(self, target: int, size: int, says_alive: Callable[[], None]) -> None:
         """Have the file hold what it is to hold, and be on disk. Raises OSError."""

@@ -62,7 +62,7 @@ def _keep(place: Place, tell: int) -> None:
         return
     client = subprocess.Popen(
         [
-            program, "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl",
+            program, "--no-daemon", "--process-name", "fuse", "--aux-gfid-mount", "--acl", "--reader-thread-count=4",
             "--attribute-timeout=0.01", "--entry-timeout=0", "--negative-timeout=0",
             *("--xlator-option=*-{}.pass-through=true".format(name) for name in _CACHES),
             "--log-level=WARNING", "--log-file=" + os.fsdecode(log),

@@ -245,7 +245,7 @@ def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
         return False
     try:
         if file.changes is not None:
-            if not file.changes.fit(target):
+            if not file.changes.fit(target, row.got):
                 return False
             file.changes.write_into(target, file.item.size, agent.says_alive)
             return True

@@ -36,13 +36,13 @@ class Transfer:
 
     __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size")
 
-    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int] = None) -> None:
-        """``live``: the file that it is to change, which keeps its inode; it is closed with it."""
+    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int], got: int) -> None:
+        """``live``: the file that it is to change, which keeps its inode, and is closed with it; ``got``: see Changes."""
         self.fd = fd
         self.name = name
         self.size = size
         self._live = live
-        self.changes = Changes(fd, live, BLOCK) if live is not None else None
+        self.changes = Changes(fd, live, got, BLOCK) if live is not None else None
         self._room, self._asked_s = 0, 0.0
 
     def close(self) -> None:
@@ -75,7 +75,10 @@ def file_begin(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         raise AgentError("not-found", "no name for it here any more")
     _drop(agent, gfid)
     sweep_unwanted(agent)
-    live = through.open_object(agent, row) if agent.gfids is not None and version == _DELTA else None
+    live: Optional[int] = None
+    if agent.gfids is not None and version == _DELTA:
+        agent.tree.begin()
+        live = through.open_object(agent, row)
     try:
         return _begin(
             agent, row, gfid, version.encode() if live is None else _CHANGES, int(request["size"]), live
@@ -104,7 +107,7 @@ def _begin(
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
-        agent.transfers[gfid] = Transfer(fd, name, size, live)
+        agent.transfers[gfid] = Transfer(fd, name, size, live, row.got)
     except BlockingIOError:
         os.close(fd)
         raise AgentError("busy", "another connection is sending this file") from None
@@ -117,21 +120,28 @@ def _begin(
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
     """Raises AgentError("busy") where one is on its way: of a file that changes all the time none would ever be whole."""
     prefix = gfid.hex().encode() + b"."
+    if agent.busy_with.startswith(prefix) and agent.busy_with != keep:
+        _remove_version(agent, agent.busy_with)  # who asks again and again is told so by this alone
     for name in list_directory(agent.tree.staging_fd):
         if name.startswith(prefix) and name != keep:
-            try:
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=agent.tree.staging_fd)
-            except BlockingIOError:
-                raise AgentError("busy", "another connection is sending this file") from None
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
+            _remove_version(agent, name)
+
+
+def _remove_version(agent: Agent, name: bytes) -> None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=agent.tree.staging_fd)
+    except BlockingIOError:
+        agent.busy_with = name
+        raise AgentError("busy", "another connection is sending this file") from None
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def _drop(agent: Agent, gfid: bytes) -> None:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from replication.remote.answers import SecondaryError
 from replication.transfer.delta import Shifted, send_blocks
+from replication.transfer.growing import wait_while_written
 from replication.transfer.item import FileItem, ItemResult
+from replication.transfer.pieces import data_pieces, read_pieces
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath
 
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 SMALL = 1 << 20  # bytes; below, whole files travel together in one frame
 _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
-_PIECE = 1 << 19  # bytes of a large file in one frame
-_BLOCK = 4096  # bytes; what is a hole or none
 _COMPARE_BYTES = 64 << 20  # read at the far end for one answer
 BUSY_S = 0.2  # between asking whether another worker is done with a file
+_UNKNOWN = -1  # in the place of tickets, see SecondaryClient.wanted
+_GROWING_MOST_S, _GROWING_BYTES_A_S = 10.0, 100 << 20  # ... at most about as long as it takes to send it
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -48,6 +50,10 @@ def meta_row(
         gfid.hex(), size, stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime_ns, stat.ino, xattrs,
         None, ticket,
     ]  # fmt: skip
+
+
+class _Busy(Exception):
+    """Another worker sends a file."""
 
 
 class _Sent(NamedTuple):
@@ -152,10 +158,7 @@ class StreamSender:
         if stat.size > SMALL or (sparse and stat.size > 4096):
             self._flush()
             self._drain(0)
-            if item.how == "new":
-                self._send_large(item, fd, stat)
-            else:
-                self._send_changed(item, fd, stat, sparse=sparse)
+            self._send_whole_or_changed(item, fd, stat)
             return
         content = _read_all(fd, stat.size)
         xattrs = self._volume.xattrs(fd)
@@ -170,6 +173,36 @@ class StreamSender:
         self._bytes += len(content)
         if self._bytes >= _FRAME_BYTES or len(self._rows) >= _FRAME_FILES:
             self._flush()
+
+    def _send_whole_or_changed(self, item: FileItem, fd: int, stat: Stat) -> None:
+        if wait_while_written(self._volume, item, fd, stat, self._progress):
+            self._send_as_wanted(item, fd)
+            return
+        try:
+            self._send_large_file(item, fd, stat)
+        except _Busy:
+            self._send_as_wanted(item._replace(how="data"), fd)
+
+    def _send_as_wanted(self, item: FileItem, fd: int) -> None:
+        """After a while, in which it was looked at again, or another worker has sent it."""
+        while True:
+            (ticket,) = self._client.wanted([item.gfid])
+            if ticket <= 0:
+                self._results.append(ItemResult(item.gfid, "ok" if ticket != _UNKNOWN else "vanished"))
+                self._progress(1, 0)
+                return
+            now = item._replace(ticket=max(ticket, item.ticket))
+            try:
+                self._send_large_file(now, fd, self._volume.stat(fd))
+                return
+            except _Busy:
+                item = item._replace(how="data")
+
+    def _send_large_file(self, item: FileItem, fd: int, stat: Stat) -> None:
+        if item.how == "new":
+            self._send_large(item, fd, stat)
+        else:
+            self._send_changed(item, fd, stat, sparse=stat.blocks * 512 < stat.size)
 
     def _flush(self) -> None:
         if not self._rows:
@@ -187,19 +220,17 @@ class StreamSender:
             self._progress(len(sent), sum(was.size for was in sent.values()))
 
     def _begin_large(self, gfid: str, size: int, version: str) -> int:
-        """Where to start. Waits while another worker sends the same file. Raises SecondaryError."""
-        while True:
-            try:
-                offset: int = self._client.call("file_begin", gfid=gfid, size=size, version=version).header[
-                    "offset"
-                ]
-            except SecondaryError as error:
-                if error.code != "busy":
-                    raise
-            else:
-                return offset
+        """Where to start. Raises _Busy, after a moment, while another worker sends the same file; SecondaryError."""
+        try:
+            header = self._client.call("file_begin", gfid=gfid, size=size, version=version).header
+        except SecondaryError as error:
+            if error.code != "busy":
+                raise
             self._progress(0, 0)
             time.sleep(BUSY_S)
+            raise _Busy from None
+        offset: int = header["offset"]
+        return offset
 
     def _send_changed(self, item: FileItem, fd: int, stat: Stat, *, sparse: bool) -> None:
         """A large file of which another version is there. (A hole is no block: such files go whole, or by rsync.)"""
@@ -233,7 +264,7 @@ class StreamSender:
         pieces: deque[Future[Any]] = deque()
         sent = 0
         if self._volume.tells_holes:
-            content = _pieces(fd, offset, stat.size)
+            content = data_pieces(fd, offset, stat.size)
         else:
             content = read_pieces(fd, offset, stat.size, sparse=stat.blocks * 512 < stat.size)
         for start, piece in content:
@@ -331,45 +362,6 @@ def _read_all(fd: int, size: int) -> bytes:
             break
         content += more
     return content
-
-
-def _pieces(fd: int, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of what is not a hole, from ``offset`` to ``size``. Source: lseek(2), SEEK_DATA."""
-    while offset < size:
-        try:
-            offset = os.lseek(fd, offset, os.SEEK_DATA)
-            end = min(os.lseek(fd, offset, os.SEEK_HOLE), size)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            if error.errno != errno.EINVAL:
-                raise
-            end = size
-        while offset < end:
-            piece = os.pread(fd, min(_PIECE, end - offset), offset)
-            if not piece:
-                return
-            yield offset, piece
-            offset += len(piece)
-
-
-def read_pieces(fd: int, offset: int, size: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
-    """The same, without asking where holes are: blocks of zeros of a ``sparse`` file. Raises OSError (ESTALE) where less can be read than is there."""
-    while offset < size:
-        piece = os.pread(fd, min(_PIECE, size - offset), offset)
-        if not piece:
-            if os.fstat(fd).st_size > offset:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            return
-        if not sparse:
-            yield offset, piece
-        else:
-            blocks = ((at, piece[at : at + _BLOCK]) for at in range(0, len(piece), _BLOCK))
-            for zeros, run in groupby(blocks, lambda block: not block[1].strip(b"\0")):
-                if not zeros:
-                    found = list(run)
-                    yield offset + found[0][0], b"".join(block for _, block in found)
-        offset += len(piece)
 
 
 def _digest(fd: int) -> str:

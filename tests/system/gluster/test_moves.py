@@ -14,7 +14,7 @@ import time
 import pytest
 
 from replication.observation import Change
-from replication.transfer.stream import read_pieces
+from replication.transfer.pieces import read_pieces
 from replication.volume.gluster import GlusterVolume, VolumeAway
 from tests.judge import differences, differences_but_link_counts
 from tests.system.gluster.load import Load, MarkJudge

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,7 @@ from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
 from replication.secondary import mounting
 from replication.secondary.mounting import BASE
+from replication.secondary.through import new_file
 from tests.conftest import need
 from tests.judge import assert_same, differences
 from tests.sshd import SshServer
@@ -205,6 +207,45 @@ def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(place, monk
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bricks", [1, 2])
+def test_no_second_object_is_made_of_a_gfid_that_is_there(place, bricks):
+    """Of one brick that brick says so, and nobody asks before."""
+    node, name = place.node, f"{place.name}-twice"
+    node.volume(name, bricks)
+    mount = mounting.hold(mounting.place_of(node.host, name, b""))
+    try:
+        where = Path(os.fsdecode(mount.place.mount))
+        assert mounting.is_one_brick(mount.place) == (bricks == 1)
+        for folder in ("there", "staging"):
+            (where / folder).mkdir()
+        root, there, staging = (
+            os.open(path, os.O_RDONLY) for path in (where, where / "there", where / "staging")
+        )
+        gfids = gfids_of.Gfids(mount.place, root)
+        own, taken = [[os.urandom(16) for _ in range(20)] for _ in range(2)]
+        for number, gfid in enumerate(taken):
+            gfids.make(there, b"%d" % number, gfid, 0o100644)
+        agent = SimpleNamespace(
+            gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode()
+        )
+        assert gfids.unknown([*own, *taken]) == [True] * 20 + [bricks == 1] * 20
+        if bricks == 1:
+            assert [new_file(agent, gfid, 0o100600) for gfid in taken] == [None] * 20
+        assert not os.listdir(where / "staging")
+        for gfid in own:
+            fd, made = new_file(agent, gfid, 0o100600)
+            assert gfids_of.gfid_at(staging, made) == gfid
+            os.close(fd)
+        gfids.close(staging)
+        for fd in (root, there, staging):
+            os.close(fd)
+    finally:
+        os.close(mount._share)
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+        node.delete(name)
+
+
+@pytest.mark.slow
 def test_what_a_volume_may_have_lost_is_to_its_session_as_after_a_reboot(place, monkeypatch):
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     node, name = place.node, f"{place.name}-life"
@@ -291,8 +332,15 @@ def test_content_of_every_size_and_kind_goes_into_the_object_that_there_is(pair)
 def test_an_agent_that_is_killed_in_mid_batch(pair):
     root = pair.primary
     draw = random.Random(2)
+    large = root / "large"
+    large.write_bytes(draw.randbytes(20 << 20))
     with pair.run() as run:
+        run.wait_for(lambda: run.status, "it to be at work", 300)
         for number in range(6):
+            with large.open("r+b") as file:  # a delta, which is written into the file
+                for _ in range(40):
+                    file.seek(draw.randrange(21 << 20))
+                    file.write(draw.randbytes(100))
             many_small_files(root / f"tree{number}", 150, 3, seed=number)
             for name in (root / "tree0").rglob("f*"):
                 if name.is_file() and draw.random() < 0.5:

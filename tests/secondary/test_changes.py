@@ -1,0 +1,101 @@
+"""Blocks that are kept aside until all of them are here, and written into the file then."""
+
+from __future__ import annotations
+
+import os
+import random
+from hashlib import sha256
+
+import pytest
+
+from replication.secondary.changes import Changes
+from replication.secondary.crowd import each, groups
+
+BLOCK = 4096
+
+
+def digest(content):
+    return sha256(content).hexdigest()[:32] if content else ""
+
+
+class Pair:
+    def __init__(self, base, content):
+        self.aside, self.live = base / "aside", base / "live"
+        self.live.write_bytes(content)
+        self.aside.touch()
+
+    def __enter__(self):
+        self.fds = [os.open(path, os.O_RDWR) for path in (self.aside, self.live)]
+        return Changes(*self.fds, 7, BLOCK)
+
+    def __exit__(self, *_):
+        for fd in self.fds:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_file_becomes_what_was_compared_and_sent_also_by_several_tries(tmp_path, seed):
+    draw = random.Random(seed)
+    old = draw.randbytes(draw.randrange(20 * BLOCK))
+    new = bytearray(old[: draw.randrange(len(old) + 1)] + draw.randbytes(draw.randrange(3 * BLOCK)))
+    for _ in range(5):
+        at = draw.randrange(max(len(new) - 100, 1))
+        new[at : at + 100] = draw.randbytes(len(new[at : at + 100]))
+    pair = Pair(tmp_path, old)
+    tries = draw.randrange(1, 4)
+    for number in range(tries):
+        with pair as changes:
+            theirs = changes.digests(0, len(new))
+            for offset, there in zip(range(0, len(new), BLOCK), theirs, strict=True):
+                block = bytes(new[offset : offset + BLOCK])
+                if digest(block) == there:
+                    continue
+                if number < tries - 1 and draw.random() < 0.5:
+                    other = bytes(reversed(block))  # of a version between
+                    changes.put(offset, memoryview(other))
+                    if draw.random() < 0.3:  # killed in the middle of it
+                        os.truncate(pair.aside, pair.aside.stat().st_size - draw.randrange(1, len(other) + 1))
+                        break
+                else:
+                    changes.put(offset, memoryview(block))
+            assert pair.live.read_bytes() == old
+            if number == tries - 1:
+                assert changes.fit(pair.fds[1], 7)
+                changes.write_into(pair.fds[1], len(new), lambda: None)
+    assert pair.live.read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda path: path.write_bytes(b"another"),
+        lambda path: os.truncate(path, 10),
+        lambda path: (path.with_name("new").write_bytes(b"x" * 10000), path.with_name("new").rename(path)),
+    ],
+)
+def test_a_file_that_was_written_to_meanwhile_is_not_what_they_are_for(tmp_path, meddle):
+    pair = Pair(tmp_path, b"x" * 10000)
+    with pair as changes:
+        changes.put(0, memoryview(b"y" * BLOCK))
+        assert changes.fit(pair.fds[1], 7) and not changes.fit(pair.fds[1], 8)
+        meddle(pair.live)
+        fd = os.open(pair.live, os.O_RDWR)
+        assert not changes.fit(fd, 7)
+        os.close(fd)
+
+
+def test_a_crowd_gives_what_each_gave_in_order_and_raises_when_all_have_ended():
+    assert each(lambda number: number * 2, range(1000)) == [number * 2 for number in range(1000)]
+    assert each(str, []) == [] and each(str, [1]) == ["1"]
+    done = []
+
+    def work(number):
+        if number == 3:
+            raise OSError(5, "three")
+        done.append(number)
+
+    with pytest.raises(OSError, match="three"):
+        each(work, range(50))
+    assert set(done) >= set(range(50)) - set(range(3, 50, 8)), "others do not stay behind"
+    found = groups(range(1000))
+    assert [number for group in found for number in group] == list(range(1000))
