@@ -161,6 +161,9 @@ def withdraw(db: sqlite3.Connection, chosen: Iterable[str]) -> int:
 
 
 def end_looked_at(db: sqlite3.Connection, crawl_ns: int) -> None:
-    """The whole tree was looked at since ``crawl_ns``: what could not be read before, and can now, has been seen."""
-    db.execute("DELETE FROM failure WHERE step <> 'data' AND last_ns < ?", (crawl_ns,))
+    """The whole tree was looked at since ``crawl_ns``: what could not be read before, and can now, has been seen.
+
+    Not so attributes: they may have changed and left the ctime by which a crawl goes. They are tried again by themselves.
+    """
+    db.execute("DELETE FROM failure WHERE step NOT IN ('data', 'metadata') AND last_ns < ?", (crawl_ns,))
     skips.end_looked_at(db, crawl_ns)

@@ -54,8 +54,8 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
 
 
 def _is_undressed(failure: Failure) -> bool:
-    """Whether something lacks only its attributes, which were not where they were looked for."""
-    return failure.step == "metadata" and failure.code == "moved" and failure.gfid is not None
+    """Whether something lacks only its attributes. (A look at its name need not ask for them: they may change, and no ctime.)"""
+    return failure.step == "metadata" and failure.gfid is not None
 
 
 def _send_again(ctx: Context, failures: list[Failure]) -> int:

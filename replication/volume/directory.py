@@ -77,15 +77,20 @@ class DirectoryVolume:
         try:
             self.root_fd = os.open(self.root, _O_DIR)
         except OSError as error:
-            raise VolumeError(
-                f"primary {os.fsdecode(root)}: {error.strerror}; give a directory that exists and is readable",
-                ExitCode.NOT_FOUND if error.errno == errno.ENOENT else ExitCode.USAGE,
-            ) from None
+            raise self._unopened(root, error) from None
         if identity and self.identify_fd(self.root_fd)[0].hex() != identity:
             os.close(self.root_fd)
             raise VolumeError(f"primary {os.fsdecode(root)} is not the directory that it was: is it mounted?")
         # O_NOATIME is for owners and CAP_FOWNER; without it reading is still right, it only leaves a trace.
         self._noatime = os.O_NOATIME
+
+    @staticmethod
+    def _unopened(root: bytes, error: OSError) -> SeamarkError:
+        """Why there is no such volume."""
+        return VolumeError(
+            f"primary {os.fsdecode(root)}: {error.strerror}; give a directory that exists and is readable",
+            ExitCode.NOT_FOUND if error.errno == errno.ENOENT else ExitCode.USAGE,
+        )
 
     def close(self) -> None:
         os.close(self.root_fd)

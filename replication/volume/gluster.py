@@ -71,14 +71,27 @@ class GlusterVolume(DirectoryVolume):
     keeps_handles = False  # a brick makes it anew
 
     def __init__(self, root: bytes, identity: str = "", changelog: Path | None = None) -> None:
-        """``changelog``: where is noted whether one brick is all of the volume, and could be looked at instead."""
+        """``changelog``: where is noted whether one brick is all of the volume, and could be looked at instead.
+
+        Raises VolumeAway, VolumeError.
+        """
         super().__init__(root, identity)
         self._changelog = changelog
-        self._mount = _mount_of(self.root)
+        try:
+            self._mount = _mount_of(self.root)
+        except OSError as error:
+            os.close(self.root_fd)
+            raise self._unopened(root, error) from None
         self.below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
         self._dht = b""
         self._bricks = LocalBricks(self._mount)
         self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
+
+    @staticmethod
+    def _unopened(root: bytes, error: OSError) -> SeamarkError:
+        if error.errno in _AWAY:
+            return VolumeAway(f"the volume at {os.fsdecode(root)}: {error.strerror}")
+        return DirectoryVolume._unopened(root, error)
 
     def close(self) -> None:
         if self._pool is not None:

@@ -10,7 +10,7 @@ import pytest
 from replication.observation import Change
 from replication.secondary.metadata import Powers, set_xattrs
 from replication.volume.directory import VanishedError
-from replication.volume.gluster import GlusterVolume
+from replication.volume.gluster import GlusterVolume, VolumeAway
 from replication.volume.mounted import MountedVolume
 
 pytestmark = pytest.mark.root
@@ -121,3 +121,22 @@ def test_the_names_of_a_hard_link_are_found(place, own):
         gfid = os.getxattr(users / first, "glusterfs.gfid")
         assert set(volume.paths_of(gfid)) == set(map(os.fsencode, names))
     volume.close()
+
+
+def test_a_volume_none_of_whose_bricks_answers_is_away_and_not_gone(place, own):
+    """Whoever opens it then waits for it, instead of ending the session."""
+    place.volume(1)
+    mount = os.fsencode(own())
+    place.node.kill_brick(place.name, 0)
+    with pytest.raises(VolumeAway, match="not connected"):
+        GlusterVolume(mount)
+    place.node.start_bricks(place.name, 0)
+    place.node.wait_for(lambda: opened(mount), "it to be there again")
+
+
+def opened(mount):
+    try:
+        GlusterVolume(mount).close()
+    except VolumeAway:
+        return False
+    return True

@@ -229,6 +229,30 @@ def test_nothing_is_deleted_when_a_part_of_the_volume_is_away(place):
 
 
 @pytest.mark.slow
+def test_attributes_that_could_not_be_read_are_read_when_their_brick_is_back(place):
+    """Their names are looked at again, which says nothing of them: no ctime shows that they changed."""
+    root = place.volume(2)
+    many_small_files(root / "many", 20, 1)
+    with place.run() as run:
+        run.wait_idle()
+        assert run.stop() == 0
+    for path in files_of(root):
+        os.setxattr(path, "user.colour", b"blue")
+    place.node.kill_brick(place.name, 1)
+    with place.run() as run:
+        run.wait_for(lambda: run.status.get("failures"), "failures")
+        place.node.start_bricks(place.name, 1)
+        place.node.wait_for(lambda: is_whole(root / "many", 20), "all bricks")
+        run.wait_same(150)
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended", 150)
+        assert run.stop() == 0
+
+
+def files_of(root):
+    return [path for path in sorted(root.rglob("*")) if path.is_file()]
+
+
+@pytest.mark.slow
 def test_the_volume_is_stopped_and_started(place):
     root = place.volume(2)
     many_small_files(root / "many", 50, 5)
