@@ -36,7 +36,6 @@ _FRAME_FILES = 256
 _COMPARE_BYTES = 64 << 20  # read at the far end for one answer
 BUSY_S = 0.2  # between asking whether another worker is done with a file
 _UNKNOWN = -1  # in the place of tickets, see SecondaryClient.wanted
-_GROWING_MOST_S, _GROWING_BYTES_A_S = 10.0, 100 << 20  # ... at most about as long as it takes to send it
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}

@@ -9,7 +9,7 @@ from replication.transfer.item import FileItem
 from replication.volume.directory import DirectoryVolume
 
 
-def test_what_is_new_or_grows_is_waited_for_and_what_is_overwritten_or_rests_is_not(tmp_path):
+def test_what_is_new_or_grows_much_is_waited_for_and_a_log_is_not(tmp_path):
     volume = DirectoryVolume(os.fsencode(tmp_path))
     path = tmp_path / "large"
 
@@ -27,6 +27,7 @@ def test_what_is_new_or_grows_is_waited_for_and_what_is_overwritten_or_rests_is_
     assert waited("new", LARGE)
     assert waited("data", LARGE // 2)
     assert not waited("data", LARGE)
+    assert not waited("data", LARGE, size=LARGE + LARGE // 10)
     assert not waited("new", LARGE, rests=True)
     assert not waited("new", LARGE - 1, size=LARGE - 1)
     volume.close()
