@@ -79,6 +79,8 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
             items.append(wanted_at(ctx.volume, gfid, paths[0], "compare"))
             if failure.code == UNEXPECTED:
                 alone.add(gfid)
+        elif ctx.names_now(epoch, [gfid]).get(gfid) == []:
+            gone.append(failure.key)  # without a name there, and nowhere on the primary, says that
     if gone:
         ctx.progress.record([], gone)
     send_again(ctx, epoch, items, alone, missed)
