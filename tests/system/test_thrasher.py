@@ -88,7 +88,10 @@ def wire():
 
     def serve():
         while True:
-            connection, _ = server.accept()
+            try:
+                connection, _ = server.accept()
+            except OSError:  # it is closed
+                return
             got = b""
             with connection, contextlib.suppress(OSError):
                 while data := connection.recv(1 << 16):

@@ -139,7 +139,7 @@ def description(volume):
             below = volume.open_dir(path, gfid)
             summary = volume.summarise(below, volume.names(below, is_root=False), path)
             os.close(below)
-            seen[path] += (summary, volume.changed_since([(path, stat.ino, 1)]))
+            seen[path] += (summary, volume.changed_since([(path, stat.ino, 1, None)]))
     return seen
 
 
