@@ -70,6 +70,16 @@ def reach(db: sqlite3.Connection) -> None:
     )
 
 
+def reached_after(db: sqlite3.Connection, time_ns: int) -> bool:
+    """Whether one that asks about a later time is reached."""
+    return (
+        db.execute(
+            "SELECT 1 FROM checkpoint WHERE reached_ns IS NOT NULL AND time_ns > ?", (time_ns,)
+        ).fetchone()
+        is not None
+    )
+
+
 def crawl_begun(db: sqlite3.Connection, crawl: str) -> None:
     """A hybrid crawl begins: it looks at everything that was asked about before."""
     db.execute("UPDATE checkpoint SET crawl = ? WHERE crawl IS NULL AND reached_ns IS NULL", (crawl,))

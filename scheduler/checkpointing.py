@@ -11,6 +11,7 @@ from replication import checkpoints, snapshots
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.errors import UsageError
 from replication.progress import Progress
+from replication.volume.stime import marked_ns, read_mark
 
 if TYPE_CHECKING:
     from replication.checkpoints import Checkpoint
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 0.3
 _AGENT_S = 10.0
+_TOLD_S = (
+    3.0  # it is told at once, where somebody is at work; and where a root cannot carry the mark nobody knows
+)
 
 
 def ask(place: SessionDir, time_ns: int | None) -> Checkpoint:
@@ -62,15 +66,24 @@ def _position(place: SessionDir) -> int | None:
 
 
 def wait(place: SessionDir, number: int, timeout_s: float | None) -> Checkpoint | None:
-    """Until a checkpoint is reached; None when it is not within ``timeout_s``."""
+    """Until a checkpoint is reached, and the secondary was told so; None when it is not within ``timeout_s``."""
     until = time.monotonic() + timeout_s if timeout_s is not None else None
     while True:
         for found in checkpoints.read(place.progress):
             if found.id == number and found.reached_ns is not None:
+                _until_told(place, found)
                 return found
         if until is not None and time.monotonic() >= until:
             return None
         time.sleep(_LOOK_EVERY_S)
+
+
+def _until_told(place: SessionDir, reached: Checkpoint) -> None:
+    """The primary may be lost at the next moment; then the secondary's own mark is what is known. It has it before this root."""
+    session = place.load()
+    until = time.monotonic() + _TOLD_S
+    while marked_ns(read_mark(session.tree, session.id)) < reached.time_ns and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY_S / 3)
 
 
 def parse_time(text: str) -> int | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
+from replication import checkpoints
 from replication.changelog.store import ChangelogStore
 from replication.errors import SeamarkError
 from replication.joined import JoinedDir
@@ -323,12 +324,12 @@ class Context:
             return None
 
     def publish_mark(self, epoch: int, *, now: bool = False) -> None:
-        """Write the mark to both roots: seldom, since it is a write to the primary, or ``now``. The settings go with it.
-
-        While it is not known what the secondary holds, what it says itself stays. The same on both, so that a comparison of the two sees no difference: one at a time. Who finds another one at it
-        and wants more asks again (scheduler/completion.py).
+        """Write the mark, the same, to both roots: seldom, since it is a write to the primary, or ``now``, or where a checkpoint was reached,
+        for the primary may be lost then. The settings go with it. While it is not known what the secondary holds, what it says itself stays.
+        One at a time: who finds another one at it and wants more asks again (scheduler/completion.py).
         """
-        if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not now:
+        untold = self.progress.look(partial(checkpoints.reached_after, time_ns=self.ledger.published()))
+        if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not (now or untold):
             return
         if not self.ledger.try_lock("publish mark", _PUBLISH_EVERY_S):
             return

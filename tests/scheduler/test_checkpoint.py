@@ -48,6 +48,9 @@ def test_reached_means_that_everything_older_is_there(node, detector):  # noqa: 
             before = len(written)
             asked = last(node, "now")
             assert last(node, "wait", "--timeout", "2m")["id"] == asked["id"]
+            # Should the primary be lost now, this is what is known.
+            known = json.loads(node.ok("failover", copy, "--dry-run", "--json").splitlines()[0])
+            assert known["mark"] >= asked["time"]
             for number in range(max(0, before - 300), before):
                 # the same file may have been written again since
                 assert int((copy / f"f{number % 300}").read_text()) >= number, number
