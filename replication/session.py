@@ -86,6 +86,7 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     adopt: bool = False
     believes_ns: int = 0
     deletes_allowed_ns: int = 0
+    back_from: str = ""
     mount: str = ""  # where a Gluster volume is mounted for the session
 
     @property
@@ -104,7 +105,7 @@ class Session(SessionConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         settings = msgspec.structs.asdict(config)
         return cls(
             name=name, id=state.id, instance=state.instance, root=state.root, adopt=state.adopt, believes_ns=state.believes_ns,
-            deletes_allowed_ns=state.deletes_allowed_ns, mount=str(mount or ""), **settings,
+            deletes_allowed_ns=state.deletes_allowed_ns, back_from=state.back_from, mount=str(mount or ""), **settings,
         )  # fmt: skip
 
 

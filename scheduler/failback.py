@@ -61,17 +61,34 @@ def session_on(state_dir: Path, root: PromotedRoot) -> SessionDir | None:
     """
     for name in session_names(state_dir):
         place = SessionDir(state_dir, name)
-        with contextlib.suppress(SeamarkError):
-            state = place.state()
-            config = place.load_config()
-            if os.path.realpath(config.primary) != os.path.realpath(root.path):
-                continue  # or one that goes on to a third place
-            old = os.fsdecode(parse_target(config.secondary).path) == root.of.get("path")
-            # Without a state: whoever wrote it down was killed before that.
-            back_from = state.back_from if state is not None else ""
-            if back_from == root.session or (not back_from and old):
+        with contextlib.suppress(SeamarkError, OSError):
+            if leads_back(place, root):
                 return place
     return None
+
+
+def leads_back(place: SessionDir, root: PromotedRoot) -> bool:
+    """Whether a session replicates from this root to its old primary, and not on to a third place. Raises SeamarkError, OSError."""
+    state = place.state()
+    config = place.load_config()
+    if os.path.realpath(config.primary) != os.path.realpath(root.path):
+        return False
+    if state is None:  # whoever wrote it down was killed before that
+        return _COMMENT.format(name=root.of.get("name", "?")) in place.config.read_text(encoding="utf-8")
+    return state.back_from == root.session or _went_there(state.id, config.secondary, root.of)
+
+
+def _went_there(session: str, secondary: str, of: dict[str, Any]) -> bool:
+    """Whether a session from a promoted root replicated to its old primary before the roles were turned round.
+
+    ``of``: what the root knows of that. Paths may be the same on all hosts, those of a chain too: a path alone says nothing.
+    """
+    if of.get("back_from"):
+        return bool(of["back_from"] == session)
+    # It is of an older version, or that session began in its place. There was one only if that primary was promoted before.
+    target = parse_target(secondary)
+    here = target.is_remote or of.get("node", node_name()) == node_name()
+    return bool(of.get("term", 1)) and here and os.fsdecode(target.path) == of.get("path")
 
 
 def old_primary_of(root: PromotedRoot) -> str:
@@ -96,7 +113,8 @@ def new_session(
     config = SessionConfig(
         primary=root.path, secondary=str(parse_target(secondary)), filters=root.filters, ssh=ssh
     )
-    return place, Session.of(place.name, config, SessionState(id=pair_id(config.primary, config.secondary)))
+    state = SessionState(id=pair_id(config.primary, config.secondary), back_from=root.session)
+    return place, Session.of(place.name, config, state)
 
 
 def only_recorded(place: SessionDir) -> bool:
@@ -239,7 +257,7 @@ def take_back(place: SessionDir, session: Session) -> None:
 def taken_back(place: SessionDir, root: PromotedRoot, **changes: object) -> None:
     """The old primary is the secondary: what was recorded until then has done its duty. Raises SeamarkError."""
     used = Recording(term=root.term, position=0, since_ns=root.done_ns, used=True)
-    place.change_state(recording=used, **changes)
+    place.change_state(recording=used, back_from=root.session, **changes)
 
 
 def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> dict[str, str]:
@@ -253,10 +271,11 @@ def _take_back(place: SessionDir, session: Session, owner: dict[str, Any]) -> di
     with secondary_of(target, options) as client:
         if look(client, target, None).term >= int(owner["term"]):
             return {}  # it is the primary, and says so to whoever comes
-    of = owner.get("of") or {}
-    if of.get("path") != os.fsdecode(target.path):
+    if session.back_from != owner["session"] and not _went_there(
+        session.id, session.secondary, owner.get("of") or {}
+    ):
         return {}  # it was promoted as a secondary of something else
-    with Failback(place, session) as failback:
+    with Failback(place, msgspec.structs.replace(session, back_from=owner["session"])) as failback:
         plan = failback.plan()
         if loss := sum(plan.counts.get(what, 0) for what in ("new", "changed", "replaced")):
             raise SeamarkError(

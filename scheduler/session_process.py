@@ -71,6 +71,7 @@ def _replicate(state_dir: str, place: SessionDir, servers: Servers, without: fro
         with locked(place, session):
             place.change_state(id=session.id, instance=session.instance, root=session.root)
             take_back(place, session)
+            session = place.load()  # it may be known by now whose way back it is
             options = _options(session, state_dir, servers, without)
             with begun(options, place, session, mount) as opening:
                 return Run(options, place, session, lambda _: None, opening).run()

@@ -193,7 +193,10 @@ def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int)
 
 
 def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects: dict[bytes, Kind]) -> None:
-    """Records that name no name: directories by their hint, the rest by the names that the index has."""
+    """Records that name no name: directories by their hint, the rest by the names that the index has.
+
+    D of a directory: names in it may have changed unrecorded, and it is listed.
+    """
     files = {}
     dressed = set()
     for gfid, kinds in objects.items():
@@ -201,6 +204,10 @@ def _look_at_objects(work: Unit, observer: Observer, segment: Together, objects:
         change = Change.DATA if kinds & Kind.D else Change.NONE
         if hint is not None or gfid == ROOT_GFID:
             observer.findings.meta.append((gfid, hint.path if hint else b""))
+            if not kinds & Kind.D:
+                continue
+        if gfid == ROOT_GFID:  # no name leads to it
+            observer.findings.unlisted.append((gfid, b""))
         elif not _look_by_gfid(work, observer, gfid, change, attributes=bool(kinds & Kind.M)):
             files[gfid] = change
             dressed |= {gfid} if kinds & Kind.M else set()

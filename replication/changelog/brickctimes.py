@@ -6,12 +6,14 @@ Python 3.9: this goes to the nodes whose bricks are followed (replication/brickn
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat as st
 import struct
 from collections.abc import Iterator
 from uuid import UUID
 
+_ROOT = str(UUID(int=1))
 _TIMES = "trusted.glusterfs.mdata"
 _CTIME_AT = 9  # after a version and flags, big-endian: seconds, nanoseconds
 # What clients see is the time at which they asked; a brick's is the one at which it was done, with what it notes of it.
@@ -61,5 +63,20 @@ def ctime_of(handle: str) -> int | None:
     if st.S_ISLNK(found.st_mode):
         # A directory's; or a symlink of somebody's, that may lead anywhere, or nowhere.
         with contextlib.suppress(OSError):
-            return max(found.st_ctime_ns, os.stat(handle).st_ctime_ns)
+            return max(found.st_ctime_ns, _followed(handle, found).st_ctime_ns)
     return found.st_ctime_ns
+
+
+def _followed(handle: str, found: os.stat_result) -> os.stat_result:
+    """What a symlink leads to. That of a directory leads through those of all above it, of which 40 are followed. Raises OSError."""
+    try:
+        return os.stat(handle)
+    except OSError as error:
+        if error.errno != errno.ELOOP or found.st_nlink != 1:  # somebody's symlink has a name, too
+            raise
+    names: list[str] = []
+    while os.path.basename(handle) != _ROOT:
+        above, name = os.path.split(os.readlink(handle))  # ../../aa/bb/<gfid of the parent>/<name>
+        names.append(name)
+        handle = os.path.normpath(os.path.join(os.path.dirname(handle), above))
+    return os.stat(os.path.join(handle, *reversed(names)))

@@ -225,7 +225,8 @@ class BrickRecorder:
         if not kinds or self._is_above(gfid):
             return
         if gfid == self._root_gfid:
-            if self._root_changed():
+            # D of a directory is what a search says, of names that clients may see no trace of in the root's times.
+            if self._root_changed() or kinds & D:
                 self._gather.add(self._node(gfid), b"", kinds)
         else:
             self._gather.add_object(gfid, gfid, kinds)

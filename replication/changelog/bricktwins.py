@@ -43,14 +43,15 @@ class Twins:
             return None  # nothing happens to it alone
         now = time.monotonic()
         self._restarted[str(member.brick)] = now
-        self._waiting[str(member.brick)] = member, now, self._missing(member, Missing(since_ns))
-        return None if self._witnesses(member, now) else self._missed(member.number)
+        doubt = self._missing(member, Missing(since_ns))
+        self._waiting[str(member.brick)] = member, now, doubt
+        return None if self._witnesses(member, now, doubt) else self._missed(member.number)
 
     def missing(self) -> Missing | None:
         """To be asked now and then: what may be missing after all; None: nothing is."""
         now = time.monotonic()
-        for name, (member, since, _) in list(self._waiting.items()):
-            witnesses = self._witnesses(member, since)
+        for name, (member, since, doubt) in list(self._waiting.items()):
+            witnesses = self._witnesses(member, since, doubt)
             if not witnesses:
                 return self._missed(member.number)
             if any(each.quiet_s() < now - since for each in witnesses):
@@ -68,12 +69,18 @@ class Twins:
         self._waiting = {name: each for name, each in self._waiting.items() if name not in of_it}
         return functools.reduce(Missing.and_of, (missing for _, _, missing in of_it.values()))
 
-    def _witnesses(self, member: Member, since: float) -> list[Member]:
+    def _witnesses(self, member: Member, told: float, doubt: Missing) -> list[Member]:
+        """Those that record, and were there when it ended: that may be long before it was started again, and ``told`` of."""
+        ended = (
+            told
+            if doubt.since_ns is None
+            else min(told, time.monotonic() - (time.time_ns() - doubt.since_ns) / 1e9)
+        )
         return [
             each
             for each in self._members()
             if each.number == member.number
             and str(each.brick) != str(member.brick)
-            and self._restarted.get(str(each.brick), -math.inf) < since - _TOGETHER_S
+            and self._restarted.get(str(each.brick), -math.inf) < ended - _TOGETHER_S
             and self._records(each)
         ]

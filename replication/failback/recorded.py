@@ -72,18 +72,17 @@ class Recorded:
         try:
             following, last = self._store.segments(self._at), self._store.last_closed()
         except OSError:
-            following, last = [], None
-        if last is None or last.number < self._at:
+            self.whole = False
+            return
+        if self._at and (last is None or last.number < self._at):
             self.whole = False  # it is another changelog by now
         for info in following:
             self._note(info)
             if info.state is State.DATA:
                 try:
-                    segment = self._store.read_records(info.number)
+                    yield from _mentions(self._store.read_records(info.number))
                 except (SegmentDropped, SegmentDamaged, OSError):
                     self.whole = False
-                else:
-                    yield from _mentions(segment)
             self._at = info.number
 
     def _note(self, info: SegmentInfo) -> None:
@@ -139,7 +138,9 @@ class Count:
                 if full:
                     break
         since = recorded.since_ns
-        return Changes(len(self._names), None if since is None else since / 1e9, full or not recorded.whole)
+        if since is None:
+            return Changes(len(self._names), None, at_least=True)
+        return Changes(len(self._names), since / 1e9, full or not recorded.whole)
 
 
 def recorded_of(place: SessionDir, root: PromotedRoot) -> Recorded | None:

@@ -54,7 +54,7 @@ def named(session: Session) -> dict[str, Any]:
     """What the secondary keeps of who replicates to it, for people, and for the day of a promotion."""
     return {
         "name": session.name, "path": session.primary, "node": node_name(), "filters": list(session.filters),
-        "term": term_of(session.tree),
+        "term": term_of(session.tree), "back_from": session.back_from,
     }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ class Absences:
         if self._rule is None or current is None:
             plan.absent(key, current)
         else:
+            plan.absent(key, None)  # whatever was seen there before it was looked at again
             self._gone[key] = current
 
     def there(self, parent: int, entries: List[Observed]) -> None:

@@ -233,7 +233,7 @@ class GlusterVolume(DirectoryVolume):
     def paths_of(self, gfid: bytes) -> list[bytes] | None:
         """Where an object is now, relative to the root; of a file perhaps more than there are. None: that is not known.
 
-        Raises OSError, VolumeAway. (ENOTCONN for a directory that only a few bricks of its set have: until they are healed; or
+        Raises OSError, VolumeAway. (ENOTCONN where it is not seen, and a part of the volume is away; and for a directory that only a few bricks of its set have: until they are healed; or
         for good, where it was taken from its names in one that was.)
         """
         for _ in range(_HIDDEN_LOOKS):
@@ -242,6 +242,8 @@ class GlusterVolume(DirectoryVolume):
             if found is None or len(shown) < len(found):
                 # A brick that is healed has taken it from its names; others may have it there still.
                 return [path for each in shown for path in self._in_root(each)] or None
+            if not found:
+                self._confirm_absence()
             if found or not self._moves() or not self._bricks.have_object(gfid):
                 return [path for each in found for path in self._in_root(each)]
             time.sleep(_HIDDEN_S)

@@ -137,6 +137,16 @@ class _Way:
                 gated=self.access.gated and not ssh.identity,
             )
 
+    def check(self) -> None:
+        """What follows already may be somebody else than the old primary. Raises SeamarkError."""
+        from scheduler import failback as turning
+
+        if not turning.leads_back(self.place, self.root):
+            raise UsageError(
+                f"session {self.place.name} goes on to {self.session.secondary}, where {self.root.path} was not replicated from: "
+                f"seamark failback {self.root.path}"
+            )
+
     def keep(self) -> None:
         """Write the session down."""
         from replication import session_file
@@ -153,9 +163,10 @@ def _switch(way: _Way, state_dir: str, timeout: Duration | None, *, yes: bool, a
     from seamark.commands.failover import turn_round
 
     place = way.place
-    if not turning.follows(place, way.session, way.access) and (
-        turning.only_recorded(place)
-        or not turn_round(place, state_dir, timeout, yes=yes, as_json=as_json, only_if_begun=True)
+    if turning.follows(place, way.session, way.access):
+        way.check()
+    elif turning.only_recorded(place) or not turn_round(
+        place, state_dir, timeout, yes=yes, as_json=as_json, only_if_begun=True
     ):
         raise UsageError(
             f"the old primary does not follow yet: seamark failback {place.name}, without --switch"
@@ -174,6 +185,7 @@ def _follow(way: _Way, state_dir: str, *, yes: bool, dry_run: bool, as_json: boo
     with contextlib.ExitStack() as stack:
         try:
             if place.config.exists() and turning.follows(place, session, way.access):
+                way.check()
                 click.echo(f"{session.secondary} follows already, by session {place.name}", err=as_json)
                 _start(way, state_dir, as_json=as_json)
                 return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from replication.changelog.brickctimes import changed, ctime_of
 from replication.changelog.bricksince import SinceScan
 
 
@@ -65,3 +67,30 @@ def test_a_search_that_begins_anew_is_not_settled_by_the_one_before(search, bric
     scan.settle()
     assert scan.pending and found(scan, path) == [gfid]
     assert search().pending
+
+
+def handle(brick, gfid):
+    return brick / ".glusterfs" / gfid[:2] / gfid[2:4] / gfid
+
+
+def test_a_directory_that_is_deeper_than_handles_lead(tmp_path):
+    """The handle of a directory is a symlink by way of the one above it, and 40 of them are followed."""
+    brick, above, path = tmp_path / "brick", str(UUID(int=1)), tmp_path / "brick"
+    handle(brick, above).parent.mkdir(parents=True)
+    handle(brick, above).symlink_to("../../..")
+    for number in range(60):
+        gfid, path = str(uuid4()), path / f"d{number}"
+        path.mkdir()
+        handle(brick, gfid).parent.mkdir(parents=True, exist_ok=True)
+        handle(brick, gfid).symlink_to(Path("../..", above[:2], above[2:4], above, path.name))
+        above = gfid
+    time.sleep(0.05)
+    began_ns = time.time_ns() - 10_000_000
+    (path / "file").touch()
+    assert ctime_of(str(handle(brick, above))) == path.stat().st_ctime_ns >= began_ns
+    assert [gfid for gfid in changed(str(brick), began_ns, unexplained=False) if gfid] == [UUID(above).bytes]
+    loop = str(uuid4())  # somebody's symlink, which has a name
+    handle(brick, loop).parent.mkdir(parents=True, exist_ok=True)
+    handle(brick, loop).symlink_to(loop)
+    (brick / "loop").hardlink_to(handle(brick, loop))
+    assert ctime_of(str(handle(brick, loop))) == handle(brick, loop).lstat().st_ctime_ns

@@ -29,6 +29,12 @@ def clock(monkeypatch):
         def monotonic(self):
             return self.now
 
+        def time_ns(self):
+            return int(self.now * 1e9)
+
+        def ago(self, seconds):
+            return self.time_ns() - int(seconds * 1e9)
+
     made = Clock()
     monkeypatch.setattr(bricktwins, "time", made)
     return made
@@ -46,7 +52,7 @@ def twins(bricks, clock):
 
 def test_one_whose_twin_was_there(twins, bricks, clock):
     a, b, _ = bricks
-    assert twins.restarted(a, 1) is None
+    assert twins.restarted(a, clock.ago(1)) is None
     assert twins.missing() is None
     clock.now += 20
     b.quiet = 5.0
@@ -64,37 +70,53 @@ def test_one_without_a_twin(twins, bricks):
 
 def test_twins_that_ended_together(twins, bricks, clock):
     a, b, c = bricks
-    assert twins.restarted(a, 5) is None
+    first = clock.ago(5)
+    assert twins.restarted(a, first) is None
     clock.now += 1
     b.quiet = 0.5
-    assert twins.restarted(b, 9) == Missing(5)  # what a did not record nobody did
+    assert twins.restarted(b, clock.ago(2)) == Missing(first)  # what a did not record nobody did
     assert twins.missing() is None  # it was said
     assert twins.restarted(c, 11) == Missing(11)
     clock.now += 1000
-    assert twins.restarted(a, 20) is None
+    assert twins.restarted(a, clock.ago(3)) is None
+
+
+def test_twins_that_ended_together_and_one_was_away_for_long(twins, bricks, clock):
+    """The other one, which has been there for hours by then, was not when this one ended."""
+    a, b, _ = bricks
+    b.records = False
+    ended = clock.ago(5)
+    assert twins.restarted(a, ended) == Missing(ended)
+    clock.now += 7200
+    b.records = True
+    assert twins.restarted(b, ended) == Missing(ended)
+    clock.now += 7200
+    assert twins.restarted(b, clock.ago(5)) is None
 
 
 def test_of_one_that_was_killed_twice_the_first_counts(twins, bricks, clock):
     a, b, _ = bricks
-    assert twins.restarted(a, 5) is None
-    assert twins.restarted(a, 8) is None
+    first = clock.ago(5)
+    assert twins.restarted(a, first) is None
+    assert twins.restarted(a, clock.ago(3)) is None
     b.records = False
-    assert twins.missing() == Missing(5)
+    assert twins.missing() == Missing(first)
 
 
-def test_where_one_of_them_cannot_say_since_when(twins, bricks):
+def test_where_one_of_them_cannot_say_since_when(twins, bricks, clock):
     a, b, _ = bricks
     assert twins.restarted(a, None) is None
-    assert twins.restarted(b, 9) == Missing(None)
+    assert twins.restarted(b, clock.ago(9)) == Missing(None)
 
 
 def test_a_twin_that_had_ended_before(twins, bricks, clock):
     """It shows only when it was silent for a while."""
     a, b, _ = bricks
-    assert twins.restarted(a, 3) is None
+    ended = clock.ago(3)
+    assert twins.restarted(a, ended) is None
     clock.now += 30
     b.quiet = 40.0
     assert twins.missing() is None
     b.records = False
-    assert twins.missing() == Missing(3)
+    assert twins.missing() == Missing(ended)
     assert twins.missing() is None

@@ -8,9 +8,13 @@ import time
 
 import pytest
 
+from replication import session_file
+from replication.failback.promoted import promoted_root
 from replication.failback.recorded import Count
-from replication.session import Desired, SessionDir, node_name, session_names
+from replication.session import Desired, SessionDir, node_name, pair_id, session_names
+from replication.settings import SessionConfig
 from scheduler import way_back
+from scheduler.failback import session_on
 from scheduler.way_back import record_from_now
 from tests.changelog.running import running
 from tests.secondary.test_promotion import promote
@@ -46,6 +50,54 @@ def test_it_is_one_session_whatever_was_interrupted(turned, tmp_path):
     assert record_from_now(str(state), str(turned.b)) == said
     assert place.state().recording == before.recording
     assert session_names(state) == ["photos"]
+
+
+def session_to(state, name, primary, secondary, **known):
+    """One that was made before the promotion; without ``known`` it was never started, and nothing is remembered of it."""
+    place = SessionDir(state, name)
+    session_file.write_new(place.named_config, SessionConfig(primary=str(primary), secondary=secondary), "")
+    if known:
+        place.change_state(**known)
+    return place
+
+
+def know(root, **of):
+    """What a root says of who replicated to it."""
+    owner = root / ".seamark" / "owner"
+    known = json.loads(owner.read_text())
+    owner.write_text(json.dumps({**known, "of": {**known["of"], **of}}))
+    return promoted_root(str(root))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_session_that_goes_on_to_a_third_host_is_not_the_way_back(turned, tmp_path, begun):
+    """Its secondary may have the path that the old primary has, on another host."""
+    state = tmp_path / "state"
+    know(turned.b, term=0, back_from="")
+    chain = session_to(
+        state, "onwards", turned.b, f"third:{turned.a}", **({"desired": Desired.STARTED} if begun else {})
+    )
+    before = chain.state()
+    assert record_from_now(str(state), str(turned.b)).session == "photos"
+    assert chain.state() == before
+    # Nor where roles were turned round before: it is known which one that was.
+    root = know(turned.b, term=4, back_from="0123")
+    SessionDir(state, "photos").change_state(back_from="")
+    assert session_on(state, root) is None
+
+
+def test_the_session_of_before_is_the_way_back_where_roles_are_turned_round_again(turned, tmp_path):
+    state = tmp_path / "state"
+    there = f"other:{turned.a}"
+    chain = session_to(state, "a-chain", turned.b, f"third:{turned.a}", desired=Desired.STARTED)
+    before = session_to(state, "before", turned.b, there, desired=Desired.STOPPED)
+    root = know(turned.b, term=1, back_from=pair_id(str(turned.b), there))
+    assert session_on(state, root).name == "before"
+    # Of an older version nothing is known but where it was.
+    chain.named_config.unlink()
+    before.change_state(back_from="")
+    assert session_on(state, know(turned.b, term=1, back_from="")).name == "before"
+    assert session_on(state, know(turned.b, term=0)) is None
 
 
 def test_what_was_recorded_before_another_promotion_counts_no_more(turned, tmp_path):

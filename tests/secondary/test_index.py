@@ -213,6 +213,22 @@ def test_absent_at_first_and_there_when_it_was_looked_at_once_more(pair, deletes
     pair.complete(answer)
 
 
+def test_there_at_first_and_absent_when_it_was_looked_at_once_more_where_deletions_are_held(pair):
+    """It is the old object whose name is held, and which goes once somebody has agreed."""
+    rule = {"most": 0, "window_s": 60, "since": 0}
+    os.rename(pair.a / "d" / "g", pair.a.parent / "away")
+    (pair.a / "d" / "g").write_bytes(b"for a moment")
+    seen = pair.primary.look(b"d", [b"g"])
+    os.unlink(pair.a / "d" / "g")
+    answer = pair.send([seen, pair.primary.look(b"d", [b"g"])], deletes=rule)
+    assert answer.need == []
+    assert (pair.b / "d" / "g").read_bytes() == b"in d"
+    pair.client.call("purge", upto=pair.crawl, deletes={**rule, "allowed_ns": 1 << 62})
+    assert_consistent(pair.b)
+    assert not (pair.b / "d" / "g").exists()
+    pair.complete()
+
+
 # ---- two plans of one request
 
 

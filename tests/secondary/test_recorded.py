@@ -10,6 +10,9 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from replication.changelog import segment
+from replication.changelog.index import State
+from replication.changelog.segment import SegmentWriter
 from replication.changelog.store import ChangelogStore
 from replication.failback.agreement import Agreement
 from replication.failback.promoted import promoted_root
@@ -240,3 +243,23 @@ def test_the_limit_drops_the_oldest_and_it_is_told(turned):
         last = store.last_closed().number
     turned.begun = Recording(term=1, position=last + 7, since_ns=turned.begun.since_ns)
     assert looked(turned) == Changes(0, None, at_least=True), "another changelog"
+
+
+def test_a_record_that_makes_no_sense_is_one_that_is_missing(turned):
+    """With the right checksums: it shows while records are read."""
+    turned.promote()
+    count = Count(turned.log, turned.begun)
+    assert count.look() == Changes(0, None, at_least=True), "nothing is there yet"
+    with turned.changing():
+        (turned.b / "made").write_bytes(b"1")
+    assert count.look().at_least is False
+    with ChangelogStore(turned.log) as store:
+        info = [each for each in store.segments() if each.state is State.DATA][-1]
+    path = turned.log / f"{info.number:016d}.segment"
+    path.unlink()
+    writer = SegmentWriter(str(path), info.number, info.start_ns)
+    writer._block(segment._RECORDS, [segment._RECORD.pack(1, 99, 1) + b"x"])
+    writer.records = 1
+    writer.close(info.end_ns)
+    assert Count(turned.log, turned.begun).look().at_least is True
+    assert turned.seed("plan").recorded.at_least is True

@@ -180,6 +180,9 @@ def test_a_chain_shares_its_changelog_and_a_monitor_that_dies_leaves_a_gap(pair)
         "since": pytest.approx(time.time(), abs=60),
         "at_least": False,
     }
+    for more in ([], ["--switch"]):
+        done = b.command("failback", "onwards", "--yes", *more)
+        assert done.returncode == 2 and "session onwards goes on to" in done.stderr, done
     places = [SessionDir(b.state, name) for name in (NAME, "onwards")]
     assert len({os.readlink(place.changelog) for place in places}) == 1
     set_back(b.root)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from replication.changelog.brickctimes import handle_of
 from replication.observation import Change
 from replication.secondary.metadata import Powers, set_xattrs
 from replication.volume.directory import VanishedError
@@ -121,6 +122,28 @@ def test_the_names_of_a_hard_link_are_found(place, own):
         gfid = os.getxattr(users / first, "glusterfs.gfid")
         assert set(volume.paths_of(gfid)) == set(map(os.fsencode, names))
     volume.close()
+
+
+def test_a_file_whose_brick_is_away_is_not_said_to_be_nowhere(place, own):
+    """A failure that concerns it would end, and what was recorded of it be taken for done."""
+    users = place.volume(2)
+    for number in range(8):
+        (users / f"f{number}").write_bytes(b"1")
+    gfids = [os.getxattr(users / f"f{number}", "glusterfs.gfid") for number in range(8)]
+    volume = GlusterVolume(os.fsencode(own()))
+    assert all(volume.paths_of(gfid) for gfid in gfids)
+    place.node.kill_brick(place.name, 1)
+    place.node.wait_for(lambda: not all(volume._parts()), "the client to notice")
+    brick = place.node.brick(place.name, 1)
+    brick.rename(brick.with_name("elsewhere"))  # as one of another node
+    there = [gfid for gfid in gfids if os.path.lexists(handle_of(str(place.node.brick(place.name, 0)), gfid))]
+    assert all(volume.paths_of(gfid) for gfid in there) and there != gfids
+    for gfid in set(gfids).difference(there):
+        with pytest.raises(OSError, match="away|not connected"):  # the latter by Gluster, at times
+            volume.paths_of(gfid)
+    volume.close()
+    brick.with_name("elsewhere").rename(brick)
+    place.node.start_bricks(place.name, 1)
 
 
 def test_a_volume_none_of_whose_bricks_answers_is_away_and_not_gone(place, own):

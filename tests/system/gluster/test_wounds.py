@@ -157,6 +157,28 @@ def test_a_brick_is_killed_under_load(place, kind):
         assert run.stop() == 0
 
 
+def test_names_that_a_killed_brick_did_not_record(place):
+    """In the root, to which no name leads; and in a directory of which it recorded something else at the same time."""
+    root = place.volume(1, **{"changelog.rollover-time": "2"})
+    (root / "many").mkdir()
+    for name in ("removed", "many/removed", "many/f"):
+        (root / name).write_text("1")
+    with place.run() as run:
+        run.wait_idle()
+        path = place.node.brick(place.name, 0)
+        place.node.kill_brick(place.name, 0)
+        (path / "removed").rename(path / "renamed")
+        (path / "many" / "removed").unlink()
+        place.node.start_bricks(place.name, 0)
+        run.wait_for(lambda: said(run, "what it may not have recorded is searched for"), "the search")
+        place.node.wait_for(lambda: is_whole(root / "many", 1), "the users' mount")
+        for number in range(20):
+            (root / "many" / f"{number}").write_text("2")
+        run.wait_same()
+        assert not said(run, "gap in the changelog"), run.report()
+        assert run.stop() == 0
+
+
 @pytest.mark.slow
 def test_a_brick_of_a_replica_is_missed_by_nobody(place):
     root = place.volume(*KINDS["replica 2 + arbiter"])
