@@ -10,7 +10,8 @@ import errno
 import os
 import resource
 import stat
-from typing import Any, List, Optional, Sequence, Set, Tuple
+from contextlib import ExitStack
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
 from replication.secondary.agent import Agent
@@ -177,8 +178,15 @@ def place_ahead(agent: Agent, ready: List[Tuple[Staged, Row, List[Key]]]) -> Set
     there: Set[int] = set()
     plain = [(file, row.id, keys[0]) for file, row, keys in ready if len(keys) == 1 and not row.ino]
     for group in crowd.groups(plain) if agent.gfids is not None else ():
-        fds = [agent.tree.changing(key[0]) for _, _, key in group]
-        done = crowd.each(lambda one: _link_if_free(one[0][0], one[1], one[0][2][1]), list(zip(group, fds)))
+        with ExitStack() as opened:
+            # Of our own: one of the tree's may be closed, and its number another directory's, before all of them are open.
+            fds: Dict[int, int] = {}
+            for _, _, (parent, _) in group:
+                if parent not in fds:
+                    fds[parent] = os.dup(agent.tree.changing(parent))
+                    opened.callback(os.close, fds[parent])
+            places = [(file, fds[key[0]], key[1]) for file, _, key in group]
+            done = crowd.each(lambda one: _link_if_free(*one), places)
         there.update(row_id for (_, row_id, _), is_there in zip(group, done) if is_there)
     return there
 
