@@ -167,11 +167,11 @@ def _copy_into(agent: Agent, files: List[Staged], errors: Errors) -> List[Item]:
                 file.item.gfid: row
                 for file in files
                 for row in (rows.get(file.item.gfid),)
-                if row is not None and row.ino and row.takes(file.item.ticket)
+                if row is not None and row.takes(file.item.ticket)
             }
             agent.index.db.execute(sql.FORGET_WHOLE)
             agent.index.db.executemany(
-                sql.SAVE_IN_PLACE, [(row.id, signed(row.ino)) for row in wanted.values()]
+                sql.SAVE_IN_PLACE, [(row.id, signed(row.ino)) for row in wanted.values() if row.ino]
             )
         for file in files:
             row = wanted.get(file.item.gfid)

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from replication.secondary import owner, whole
+from replication.secondary import owner, through, whole
+from replication.secondary.changes import Changes
 from replication.secondary.layout import ROOT_GFID
+from replication.secondary.metadata import Item
 from replication.secondary.protocol import VERSION
 
 DIRECTORY, FILE = 0o040755, 0o100644
@@ -50,6 +52,21 @@ def tell(agent, position, listings, content=()):
         "listings": [[parent.hex(), False, 0, True, entries] for parent, entries in listings],
     }  # fmt: skip
     return whole.observe(agent, request, b"".join(blob for _, blob in content))
+
+
+def test_changes_of_a_file_that_is_not_here_any_more_are_not_taken_for_made(agent, tmp_path):
+    """Somebody took it away while they came: its row wants its content, and has no object."""
+    gfid = os.urandom(16)
+    tell(agent, 1, [(ROOT_GFID, [entry("file", gfid, FILE, 10)])])
+    (tmp_path / "aside").touch()
+    (tmp_path / "live").write_bytes(b"x" * 10)
+    fd, live = (os.open(tmp_path / name, os.O_RDWR) for name in ("aside", "live"))
+    errors = []
+    item = Item(gfid.hex(), 10, FILE, os.getuid(), os.getgid(), 5, 5, 5, 5, {})
+    assert through.change(agent, item, Changes(fd, live, 0, 4096, lambda: None), errors) == 0
+    assert [error[:2] for error in errors] == [[gfid.hex(), "not-found"]]
+    os.close(fd)
+    os.close(live)
 
 
 def test_files_of_more_directories_than_stay_open_come_into_their_own(agent, tmp_path):
