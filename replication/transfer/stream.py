@@ -35,7 +35,7 @@ _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
 _COMPARE_BYTES = 64 << 20  # read at the far end for one answer
 BUSY_S = 0.2  # between asking whether another worker is done with a file
-_UNKNOWN = -1  # in the place of tickets, see SecondaryClient.wanted
+_UNKNOWN, _UNDRESSED = -1, -2  # in the place of tickets, see SecondaryClient.wanted
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -188,6 +188,10 @@ class StreamSender:
             (ticket,) = self._client.wanted([item.gfid])
             if ticket <= 0:
                 self._results.append(ItemResult(item.gfid, "ok" if ticket != _UNKNOWN else "vanished"))
+            if ticket == _UNDRESSED:
+                # Who sent it sees the primary from elsewhere, and knows nothing of its metadata.
+                self._results += [ItemResult(other.gfid, "changed") for other in self._compare([item])]
+                return
                 self._progress(1, 0)
                 return
             now = item._replace(ticket=max(ticket, item.ticket))
