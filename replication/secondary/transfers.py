@@ -160,6 +160,12 @@ def abandon(agent: Agent, gfid: bytes) -> None:
         _drop(agent, gfid)
 
 
+def file_leave(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Send it no further on this connection: what came stays, and whoever asks next goes on with it."""
+    _drop(agent, gfid_of(request["gfid"]))
+    return {}
+
+
 def under_way(agent: Agent, gfid: bytes) -> Transfer:
     """The transfer that was begun. Raises AgentError("protocol") when there is none."""
     transfer: Optional[Transfer] = agent.transfers.get(gfid)
