@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
@@ -42,7 +42,8 @@ def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> N
         return
     look = not agent.gfids.refuses_twins()
     for group in crowd.groups(files):
-        crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
+        with through.alone(agent) if look else nullcontext():
+            crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
         if look:
             agent.gfids.refuse_if_away()  # once for all: nothing has a name yet
 

@@ -270,7 +270,7 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
         monkeypatch.setattr(receiver.through, "new_file", and_another_agent)
         agent = SimpleNamespace(
             gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(), tmpfile=False,
-            powers=Powers(),
+            powers=Powers(), tree=SimpleNamespace(staging_fd=staging),
         )  # fmt: skip
         staged, errors = [], []
         receiver.stage(agent, [(item, memoryview(b"x")) for item in items], staged, errors)
