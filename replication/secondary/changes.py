@@ -7,6 +7,7 @@ written into the file, when all of them are here, fits only what was there when 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from hashlib import sha256
@@ -22,8 +23,9 @@ _UNSYNCED = 128 << 20
 class Changes:
     """``fd``: what lies aside; ``live``: the file that they are for, open for reading. Both are the caller's."""
 
-    def __init__(self, fd: int, live: int, got: int, block: int) -> None:
-        """Goes on with what is there from an earlier try. ``got``: the look whose content the file has; ``block``: no piece is longer.
+    def __init__(self, fd: int, live: int, got: int, block: int, says_alive: Callable[[], None]) -> None:
+        """Goes on with what is there from an earlier try. ``got``: the look whose content the file has; ``block``: no piece is longer,
+        and each begins at a multiple of it.
 
         Raises OSError.
         """
@@ -34,10 +36,13 @@ class Changes:
         self._end = 0
         size = os.fstat(fd).st_size
         while self._end + _HEAD.size <= size:
+            says_alive()
             offset, length = _HEAD.unpack(os.pread(fd, _HEAD.size, self._end))
-            if length > block or self._end + _HEAD.size + length > size:
+            if offset % block or length > block or self._end + _HEAD.size + length > size:
                 break
             self._note(offset, length)
+        # Of one that was cut off nothing stays: behind a shorter one in its place its rest would be read as more of them.
+        os.ftruncate(fd, self._end)
 
     def _note(self, offset: int, length: int) -> None:
         self._at[offset] = (self._end + _HEAD.size, length)
@@ -71,7 +76,10 @@ class Changes:
         unsynced = 0
         for offset, (at, length) in sorted(self._at.items()):
             says_alive()
-            _write(target, memoryview(os.pread(self._fd, length, at)), offset)
+            piece = os.pread(self._fd, length, at)
+            if len(piece) < length:
+                raise OSError(errno.EIO, "what came has become shorter")
+            _write(target, memoryview(piece), offset)
             unsynced += length
             if unsynced > _UNSYNCED:
                 os.fsync(target)  # or the last one would take as long as all before

@@ -19,11 +19,10 @@ import struct
 import time
 from contextlib import ExitStack
 from itertools import islice
-from typing import Dict, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Set
 from uuid import UUID
 
 from replication.secondary import layout
-from replication.secondary.crowd import each
 from replication.secondary.index import Row
 from replication.secondary.mounting import GFID, Place, is_one_brick, states, subvolumes
 from replication.secondary.syscalls import rename_new
@@ -88,20 +87,16 @@ class Gfids:
 
     def find(self, gfid: bytes) -> Optional[os.stat_result]:
         """The object of the volume that has it; None when there is none. Raises OSError."""
-        found = self._look(gfid)
+        found = self.seen(gfid)
         if found is None:
-            self._refuse_if_away()
+            self.refuse_if_away()
         return found
 
-    def unknown(self, gfids: Sequence[bytes]) -> List[bool]:
-        """Of each, whether there is none; and True where a brick refuses to make a second one. Raises OSError."""
-        if is_one_brick(self._place):
-            return [True] * len(gfids)
-        found = each(self._look, gfids)
-        self._refuse_if_away()
-        return [one is None for one in found]
+    def refuses_twins(self) -> bool:
+        """Whether no second object can be made of a gfid: there is one brick, which says so by itself. Raises OSError."""
+        return is_one_brick(self._place)
 
-    def _look(self, gfid: bytes) -> Optional[os.stat_result]:
+    def seen(self, gfid: bytes) -> Optional[os.stat_result]:
         """The same as find(), of those bricks that are there."""
         try:
             return os.stat(_text(gfid), dir_fd=self._by_gfid_fd, follow_symlinks=False)
@@ -110,7 +105,8 @@ class Gfids:
                 raise
         return None
 
-    def _refuse_if_away(self) -> None:
+    def refuse_if_away(self) -> None:
+        """Raises OSError where what was not seen may be there."""
         if not all(states(self._place)):
             # It may be there: bricks would take another object of the same gfid.
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))

@@ -245,7 +245,10 @@ def is_one_brick(place: Place) -> bool:
 def states(place: Place) -> List[bool]:
     """Whether each set of bricks is there, as the client has it. Raises OSError."""
     lines = _told(place)
-    return [line.endswith(b"= 1") for line in lines if line.startswith(b"subvolume_status[")]
+    found = [line.endswith(b"= 1") for line in lines if line.startswith(b"subvolume_status[")]
+    if not found:  # of none at all none is away
+        raise OSError(errno.EIO, "it does not say which bricks are there")
+    return found
 
 
 def subvolumes(place: Place) -> int:

@@ -10,7 +10,8 @@ import errno
 import os
 import resource
 import stat
-from typing import Any, List, Optional, Sequence, Set, Tuple, Union
+from contextlib import ExitStack, nullcontext
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
 from replication.secondary.agent import Agent
@@ -37,32 +38,26 @@ def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> N
     """Write files aside; what goes wrong is an error of their own. Raises AgentError, OSError for what concerns all of them."""
     if agent.gfids is None:
         for item, content in files:
-            _keep(_stage_one(agent, item, content, True), staged, errors)
+            _stage_one(agent, item, content, False, staged, errors)
         return
+    look = not agent.gfids.refuses_twins()
     for group in crowd.groups(files):
-        unknown = agent.gfids.unknown([item.gfid for item, _ in group])
-        made = crowd.each(
-            lambda one: _stage_one(agent, one[0][0], one[0][1], one[1]), list(zip(group, unknown))
-        )
-        for each in made:
-            _keep(each, staged, errors)
+        with through.alone(agent) if look else nullcontext():
+            crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
+        if look:
+            agent.gfids.refuse_if_away()  # once for all: nothing has a name yet
 
 
-def _keep(made: Union[Staged, List[Any]], staged: List[Staged], errors: Errors) -> None:
-    if isinstance(made, Staged):
-        staged.append(made)
-    else:
-        errors.append(made)
-
-
-def _stage_one(agent: Agent, item: Item, content: memoryview, unknown: bool) -> Union[Staged, List[Any]]:
-    """A file, or what went wrong. ``unknown``: no object of its volume seems to have its gfid."""
+def _stage_one(
+    agent: Agent, item: Item, content: memoryview, look: bool, staged: List[Staged], errors: Errors
+) -> None:
+    """A file, or what went wrong, is added to its list. ``look``: whether an object of its volume has its gfid."""
     if not stat.S_ISREG(item.mode):
         raise AgentError("protocol", "content for what is no regular file")
     mode = item.mode & 0o777
     file: Optional[Staged] = None
     try:
-        file = _new_file(agent, item, mode, unknown)
+        file = _new_file(agent, item, mode, look)
         if item.extents is None:
             write_all(file.fd, content)
         else:
@@ -73,13 +68,16 @@ def _stage_one(agent: Agent, item: Item, content: memoryview, unknown: bool) -> 
     except OSError as error:
         if file is not None:
             file.close()
-        return [item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)]
-    return file
+        errors.append([item.gfid.hex(), code_of(error), "cannot write it here: {}".format(error.strerror)])
+        return
+    staged.append(file)
 
 
-def _new_file(agent: Agent, item: Item, mode: int, unknown: bool) -> Staged:
+def _new_file(agent: Agent, item: Item, mode: int, look: bool) -> Staged:
     if agent.gfids is not None:
-        made = through.new_file(agent, item.gfid, stat.S_IFREG | mode) if unknown else None
+        # Just before it is made, for another agent may be making it.
+        there = look and agent.gfids.seen(item.gfid) is not None
+        made = None if there else through.new_file(agent, item.gfid, stat.S_IFREG | mode)
         if made is not None:
             return Staged(item, made[0], os.fstat(made[0]).st_ino, agent.staging_fd, made[1], is_right=True)
     if agent.tmpfile:
@@ -181,8 +179,15 @@ def place_ahead(agent: Agent, ready: List[Tuple[Staged, Row, List[Key]]]) -> Set
     there: Set[int] = set()
     plain = [(file, row.id, keys[0]) for file, row, keys in ready if len(keys) == 1 and not row.ino]
     for group in crowd.groups(plain) if agent.gfids is not None else ():
-        fds = [agent.tree.changing(key[0]) for _, _, key in group]
-        done = crowd.each(lambda one: _link_if_free(one[0][0], one[1], one[0][2][1]), list(zip(group, fds)))
+        with ExitStack() as opened:
+            # Of our own: one of the tree's may be closed, and its number another directory's, before all of them are open.
+            fds: Dict[int, int] = {}
+            for _, _, (parent, _) in group:
+                if parent not in fds:
+                    fds[parent] = os.dup(agent.tree.changing(parent))
+                    opened.callback(os.close, fds[parent])
+            places = [(file, fds[key[0]], key[1]) for file, _, key in group]
+            done = crowd.each(lambda one: _link_if_free(*one), places)
         there.update(row_id for (_, row_id, _), is_there in zip(group, done) if is_there)
     return there
 

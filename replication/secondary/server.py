@@ -52,6 +52,7 @@ OPERATIONS: Dict[str, Operation] = {
     "file_data": transfers.file_data,
     "file_blocks": _plain(blocks.file_blocks),
     "file_end": _plain(transfers.file_end),
+    "file_leave": _plain(transfers.file_leave),
     "compare": _plain(transfers.compare),
     "digests": _plain(whole.digests),
     "stage": _plain(inplace.stage),

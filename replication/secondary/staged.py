@@ -31,8 +31,9 @@ class Staged:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            # Once, also where that fails: by then another file may have its number.
+            fd, self.fd = self.fd, -1
+            os.close(fd)
         if self.name is not None:
             try:
                 os.unlink(self.name, dir_fd=self.dir_fd)

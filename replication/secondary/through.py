@@ -14,8 +14,8 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Tuple
 
 from replication.secondary import faults, sql
 from replication.secondary.changes import Changes
@@ -69,6 +69,17 @@ def settle(agent: Agent, staged: List[Staged], errors: Errors) -> Tuple[List[Sta
     return rest, _copy_into(agent, into, errors)
 
 
+@contextmanager
+def alone(agent: Agent) -> Iterator[None]:
+    """No other agent of this root looks for gfids and makes objects of them meanwhile: bricks would take one each. Raises OSError."""
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]]:
     """An empty file aside that has the gfid, where no object seems to have it: its descriptor and name.
 
@@ -88,12 +99,13 @@ def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]
 def make_under_way(agent: Agent, gfid: bytes, name: bytes) -> None:
     """A large file that comes in pieces, as the object that it is to be; none is made where one has its gfid. Raises OSError."""
     assert agent.gfids is not None
-    if agent.gfids.find(gfid) is None:
-        try:
-            agent.gfids.make(agent.tree.staging_fd, name, gfid, stat.S_IFREG | 0o600)
-        except OSError:
-            if agent.gfids.find(gfid) is None:
-                raise
+    with alone(agent):
+        if agent.gfids.find(gfid) is None:
+            try:
+                agent.gfids.make(agent.tree.staging_fd, name, gfid, stat.S_IFREG | 0o600)
+            except OSError:
+                if agent.gfids.find(gfid) is None:
+                    raise
 
 
 def open_object(agent: Agent, row: Row) -> Optional[int]:
@@ -118,7 +130,8 @@ def _make_right(agent: Agent, file: Staged) -> None:
     """Have what came be in an object of its gfid, aside: a new one, or the one that somebody moved away."""
     assert agent.gfids is not None
     item = file.item
-    made = None if agent.gfids.find(item.gfid) else new_file(agent, item.gfid, 0o100600)
+    with alone(agent):
+        made = None if agent.gfids.find(item.gfid) else new_file(agent, item.gfid, 0o100600)
     if made is None:
         name = agent.next_staging_name()
         agent.gfids.fetch(item.gfid, agent.staging_fd, name)
@@ -167,11 +180,11 @@ def _copy_into(agent: Agent, files: List[Staged], errors: Errors) -> List[Item]:
                 file.item.gfid: row
                 for file in files
                 for row in (rows.get(file.item.gfid),)
-                if row is not None and row.ino and row.takes(file.item.ticket)
+                if row is not None and row.takes(file.item.ticket)
             }
             agent.index.db.execute(sql.FORGET_WHOLE)
             agent.index.db.executemany(
-                sql.SAVE_IN_PLACE, [(row.id, signed(row.ino)) for row in wanted.values()]
+                sql.SAVE_IN_PLACE, [(row.id, signed(row.ino)) for row in wanted.values() if row.ino]
             )
         for file in files:
             row = wanted.get(file.item.gfid)

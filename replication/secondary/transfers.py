@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from hashlib import blake2b
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from replication.secondary import through
 from replication.secondary.agent import Agent
@@ -36,13 +36,15 @@ class Transfer:
 
     __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size")
 
-    def __init__(self, fd: int, name: bytes, size: int, live: Optional[int], got: int) -> None:
+    def __init__(
+        self, fd: int, name: bytes, size: int, live: Optional[int], got: int, says_alive: Callable[[], None]
+    ) -> None:
         """``live``: the file that it is to change, which keeps its inode, and is closed with it; ``got``: see Changes."""
         self.fd = fd
         self.name = name
         self.size = size
         self._live = live
-        self.changes = Changes(fd, live, got, BLOCK) if live is not None else None
+        self.changes = Changes(fd, live, got, BLOCK, says_alive) if live is not None else None
         self._room, self._asked_s = 0, 0.0
 
     def close(self) -> None:
@@ -107,7 +109,7 @@ def _begin(
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
-        agent.transfers[gfid] = Transfer(fd, name, size, live, row.got)
+        agent.transfers[gfid] = Transfer(fd, name, size, live, row.got, agent.says_alive)
     except BlockingIOError:
         os.close(fd)
         raise AgentError("busy", "another connection is sending this file") from None
@@ -158,6 +160,12 @@ def abandon(agent: Agent, gfid: bytes) -> None:
         _drop(agent, gfid)
 
 
+def file_leave(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Send it no further on this connection: what came stays, and whoever asks next goes on with it."""
+    _drop(agent, gfid_of(request["gfid"]))
+    return {}
+
+
 def under_way(agent: Agent, gfid: bytes) -> Transfer:
     """The transfer that was begun. Raises AgentError("protocol") when there is none."""
     transfer: Optional[Transfer] = agent.transfers.get(gfid)
@@ -177,7 +185,7 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
     try:
         transfer.make_sure_of_room(len(content))
         if transfer.changes is not None:
-            if len(content) > BLOCK:
+            if len(content) > BLOCK or offset % BLOCK:
                 raise AgentError("protocol", "a piece of a delta is a block")
             transfer.changes.put(offset, content)
             return {}

@@ -11,11 +11,13 @@ import os
 import time
 import zlib
 from collections import deque
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from replication.remote.answers import SecondaryError
+from replication.remote.errors import LinkLost
 from replication.transfer.delta import Shifted, send_blocks
 from replication.transfer.growing import wait_while_written
 from replication.transfer.item import FileItem, ItemResult
@@ -35,7 +37,7 @@ _FRAME_BYTES = 1 << 20
 _FRAME_FILES = 256
 _COMPARE_BYTES = 64 << 20  # read at the far end for one answer
 BUSY_S = 0.2  # between asking whether another worker is done with a file
-_UNKNOWN = -1  # in the place of tickets, see SecondaryClient.wanted
+_UNKNOWN, _UNDRESSED = -1, -2  # in the place of tickets, see SecondaryClient.wanted
 _WINDOW = 16  # frames under way before the oldest answer is waited for
 
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -186,6 +188,10 @@ class StreamSender:
         """After a while, in which it was looked at again, or another worker has sent it."""
         while True:
             (ticket,) = self._client.wanted([item.gfid])
+            if ticket == _UNDRESSED:
+                # Who sent it sees the primary from elsewhere, and knows nothing of its metadata.
+                self._results += [ItemResult(other.gfid, "changed") for other in self._compare([item])]
+                return
             if ticket <= 0:
                 self._results.append(ItemResult(item.gfid, "ok" if ticket != _UNKNOWN else "vanished"))
                 self._progress(1, 0)
@@ -198,10 +204,18 @@ class StreamSender:
                 item = item._replace(how="data")
 
     def _send_large_file(self, item: FileItem, fd: int, stat: Stat) -> None:
-        if item.how == "new":
-            self._send_large(item, fd, stat)
-        else:
-            self._send_changed(item, fd, stat, sparse=stat.blocks * 512 < stat.size)
+        try:
+            if item.how == "new":
+                self._send_large(item, fd, stat)
+            else:
+                self._send_changed(item, fd, stat, sparse=stat.blocks * 512 < stat.size)
+        except _Busy:
+            raise
+        except Exception:
+            # Or nobody else could send it as long as this connection lasts.
+            with suppress(LinkLost):
+                self._client.submit("file_leave", gfid=item.gfid.hex())
+            raise
 
     def _flush(self) -> None:
         if not self._rows:

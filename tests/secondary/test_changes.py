@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 from hashlib import sha256
 
 import pytest
@@ -26,7 +27,7 @@ class Pair:
 
     def __enter__(self):
         self.fds = [os.open(path, os.O_RDWR) for path in (self.aside, self.live)]
-        return Changes(*self.fds, 7, BLOCK)
+        return Changes(*self.fds, 7, BLOCK, lambda: None)
 
     def __exit__(self, *_):
         for fd in self.fds:
@@ -82,6 +83,31 @@ def test_a_file_that_was_written_to_meanwhile_is_not_what_they_are_for(tmp_path,
         fd = os.open(pair.live, os.O_RDWR)
         assert not changes.fit(fd, 7)
         os.close(fd)
+
+
+def test_nothing_of_a_block_that_was_cut_off_is_read_as_another_one(tmp_path):
+    """A shorter one is written in its place, and its own content, which is anybody's, looks like blocks from there on."""
+    old = b"x" * (BLOCK + 10)
+    pair = Pair(tmp_path, old)
+    looks_like_one = struct.pack(">QI", 100, 5) + b"wrong"
+    with pair as changes:
+        changes.put(0, memoryview(b"c" * 10 + looks_like_one * 100))
+    os.truncate(pair.aside, pair.aside.stat().st_size - 100)  # killed in the middle of it
+    with pair as changes:
+        changes.put(BLOCK, memoryview(b"y" * 10))
+    with pair as changes:
+        assert changes.digests(0, len(old)) == [digest(b"x" * BLOCK), digest(b"y" * 10)]
+        changes.write_into(pair.fds[1], len(old), lambda: None)
+    assert pair.live.read_bytes() == b"x" * BLOCK + b"y" * 10
+
+
+def test_what_lies_aside_and_has_become_shorter_is_an_error(tmp_path):
+    pair = Pair(tmp_path, b"x" * BLOCK)
+    with pair as changes:
+        changes.put(0, memoryview(b"y" * BLOCK))
+        os.truncate(pair.aside, 100)
+        with pytest.raises(OSError, match="shorter"):
+            changes.write_into(pair.fds[1], BLOCK, lambda: None)
 
 
 def test_a_crowd_gives_what_each_gave_in_order_and_raises_when_all_have_ended():

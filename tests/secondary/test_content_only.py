@@ -153,6 +153,28 @@ def test_by_a_program_too(trees):
         assert differences(a, b) == ""
 
 
+def test_who_waited_for_a_worker_elsewhere_brings_the_metadata(trees):
+    """Or it would be taken for sent, and its mark pass, while a file is still private."""
+    a, b, _ = trees
+    made(a / "f", os.urandom(3 << 20), 0o664)
+    settle(a / "f")
+    with Both(a, b) as both:
+        items = both.wanted()
+        both.worker.client.call("file_begin", gfid=items[0].gfid.hex(), size=3 << 20, version="v")
+        busy = []
+
+        def progress(_files, _size):
+            if not busy:
+                busy.append(True)
+                both.from_elsewhere(items)
+
+        (result,) = StreamSender(both.volume, both.node.client, compress=False, progress=progress).send(items)
+        assert result.status == "ok"
+        assert both.node.client.wanted([items[0].gfid]) == [0]
+        assert (b / "f").read_bytes() == (a / "f").read_bytes()
+        assert (stat.S_IMODE((b / "f").stat().st_mode), os.listxattr(b / "f")) == (0o664, ["user.of"])
+
+
 def test_a_late_twin_takes_nothing_back(trees):
     """Its content came, and its metadata; then a worker elsewhere compares the same file once more."""
     a, b, _ = trees

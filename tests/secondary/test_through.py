@@ -12,6 +12,7 @@ from replication.secondary.gfids import set_of_bricks
 from replication.secondary.mounting import place_of, volume_of
 from replication.secondary.owner import open_root
 from replication.secondary.protocol import AgentError
+from replication.secondary.staged import Staged
 from replication.secondary.through import replace_content
 
 MIB = 1 << 20
@@ -64,6 +65,29 @@ def test_a_path_says_which_volume_it_is_on():
     ):
         assert volume_of(other) is None
     assert os.fsencode(place.mount.decode()) == b"/run/seamark/gluster/far/photos"
+
+
+def test_a_client_that_says_nothing_of_its_bricks_does_not_say_that_none_is_away(tmp_path):
+    place = mounting.Place("far", "photos", os.fsencode(tmp_path), b"")
+    private = tmp_path / ".meta" / "graphs" / "active" / "photos-dht" / "private"
+    private.parent.mkdir(parents=True)
+    private.write_text("subvol_cnt = 2\nsubvolume_status[0] = 1\nsubvolume_status[1] = 0\n")
+    assert mounting.states(place) == [True, False]
+    private.write_text("")
+    with pytest.raises(OSError, match="does not say"):
+        mounting.states(place)
+
+
+def test_what_is_aside_is_closed_once_also_where_that_fails(tmp_path):
+    """As on a volume, where it says that what was written before is lost."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    file = Staged(None, fd, 1, -1, None)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file"):
+        file.close()
+    assert os.open(tmp_path, os.O_RDONLY) == fd
+    file.close()
+    os.close(fd)
 
 
 def test_which_set_of_bricks_a_file_is_on_is_said_the_same_whoever_of_it_answers_first():

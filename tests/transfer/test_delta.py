@@ -112,6 +112,24 @@ def test_an_interrupted_one_is_gone_on_with_and_believed_in_nothing(session, cha
     assert not under_way.exists()
 
 
+def test_who_stops_in_the_middle_and_stays_connected_lets_others_go_on(session):
+    overwrite(session, (3 * MIB, b"once more"))
+    (item,) = session.wanted()
+
+    def progress(_files, size):
+        if size:
+            raise Broken
+
+    for how in ("data", "new"):
+        sender = StreamSender(session.primary.volume, session.client, compress=False, progress=progress)
+        with pytest.raises(Broken):
+            sender.send([item._replace(how=how)])
+        session.client.call("ping")
+        other = Session(session.primary, session.root, session.target, None)
+        other.client.call("file_begin", gfid=item.gfid.hex(), size=item.size, version="delta")
+        other.close()
+
+
 @pytest.mark.parametrize("rsync_next", [True, False])
 def test_shifted_content_is_left_to_rsync(session, rsync_next):
     path = session.primary.root / "big"

@@ -25,7 +25,8 @@ from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
 from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
-from replication.secondary import mounting
+from replication.secondary import mounting, receiver
+from replication.secondary.metadata import Item, Powers
 from replication.secondary.mounting import BASE
 from replication.secondary.through import new_file
 from tests.conftest import need
@@ -228,7 +229,8 @@ def test_no_second_object_is_made_of_a_gfid_that_is_there(place, bricks):
         agent = SimpleNamespace(
             gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode()
         )
-        assert gfids.unknown([*own, *taken]) == [True] * 20 + [bricks == 1] * 20
+        assert [gfids.seen(gfid) is None for gfid in [*own, *taken]] == [True] * 20 + [False] * 20
+        assert gfids.refuses_twins() == (bricks == 1)
         if bricks == 1:
             assert [new_file(agent, gfid, 0o100600) for gfid in taken] == [None] * 20
         assert not os.listdir(where / "staging")
@@ -238,6 +240,47 @@ def test_no_second_object_is_made_of_a_gfid_that_is_there(place, bricks):
             os.close(fd)
         gfids.close(staging)
         for fd in (root, there, staging):
+            os.close(fd)
+    finally:
+        os.close(mount._share)
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+        node.delete(name)
+
+
+@pytest.mark.slow
+def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_twice(place, monkeypatch):
+    node, name = place.node, f"{place.name}-race"
+    node.volume(name, 2)
+    mount = mounting.hold(mounting.place_of(node.host, name, b""))
+    try:
+        where = Path(os.fsdecode(mount.place.mount))
+        (where / "other").mkdir()
+        (where / "staging").mkdir()
+        root, other, staging = (
+            os.open(path, os.O_RDONLY) for path in (where, where / "other", where / "staging")
+        )
+        gfids = gfids_of.Gfids(mount.place, root)
+        items = [Item(os.urandom(16).hex(), 1, 0o100644, 0, 0, 5, 5, 5, 5, {}) for _ in range(33)]
+
+        def and_another_agent(agent, gfid, mode):
+            if gfid == items[0].gfid:
+                gfids.make(other, b"twin", items[32].gfid, 0o100644)  # which the same thread makes later
+            return new_file(agent, gfid, mode)
+
+        monkeypatch.setattr(receiver.through, "new_file", and_another_agent)
+        agent = SimpleNamespace(
+            gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(), tmpfile=False,
+            powers=Powers(), tree=SimpleNamespace(staging_fd=staging),
+        )  # fmt: skip
+        staged, errors = [], []
+        receiver.stage(agent, [(item, memoryview(b"x")) for item in items], staged, errors)
+        assert errors == []
+        assert {file.item.gfid: file.is_right for file in staged} == {
+            item.gfid: item is not items[32] for item in items
+        }
+        receiver.close_all(agent, staged)
+        gfids.close(staging)
+        for fd in (root, other, staging):
             os.close(fd)
     finally:
         os.close(mount._share)
