@@ -70,11 +70,15 @@ def reach(db: sqlite3.Connection) -> None:
     )
 
 
-def reached_after(db: sqlite3.Connection, time_ns: int) -> bool:
-    """Whether one that asks about a later time is reached."""
+def untold(db: sqlite3.Connection, published_ns: int) -> bool:
+    """Whether the secondary is to know more at once than the mark that it was told, 0: that the first crawl is complete, or that a
+    checkpoint is reached.
+    """
     return (
         db.execute(
-            "SELECT 1 FROM checkpoint WHERE reached_ns IS NOT NULL AND time_ns > ?", (time_ns,)
+            "SELECT 1 FROM brick WHERE complete = 1 AND ?1 = 0 UNION ALL "
+            "SELECT 1 FROM checkpoint WHERE reached_ns IS NOT NULL AND time_ns > ?1",
+            (published_ns,),
         ).fetchone()
         is not None
     )

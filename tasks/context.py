@@ -328,7 +328,7 @@ class Context:
         for the primary may be lost then. The settings go with it. While it is not known what the secondary holds, what it says itself stays.
         One at a time: who finds another one at it and wants more asks again (scheduler/completion.py).
         """
-        untold = self.progress.look(partial(checkpoints.reached_after, time_ns=self.ledger.published()))
+        untold = self.progress.look(partial(checkpoints.untold, published_ns=self.ledger.published()))
         if not self.ledger.once_in(_PUBLISH_EVERY_S, "stime") and not (now or untold):
             return
         if not self.ledger.try_lock("publish mark", _PUBLISH_EVERY_S):
