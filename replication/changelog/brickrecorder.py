@@ -250,9 +250,11 @@ class BrickRecorder:
         self._nodes = {gfid: node for gfid, node in self._nodes.items() if node.names is not None}
         self._drop_searches()
         self._since.cover()
-        # What was not compared yet would be missed by who goes on from there.
+        # What was not compared yet would be missed by who goes on from there, and what is in doubt be believed.
         places = {
-            name: each.place if compared.get(name, True) else self._taken.get(name)
+            name: each.place
+            if compared.get(name, True) and not self.bricks.twins.in_doubt(name)
+            else self._taken.get(name)
             for name, each in {**self.bricks.local, **self.bricks.remote}.items()
         }
         self._taken = {name: place for name, place in places.items() if place is not None}

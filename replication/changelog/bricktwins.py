@@ -58,6 +58,10 @@ class Twins:
                 del self._waiting[name]
         return None
 
+    def in_doubt(self, name: str) -> bool:
+        """Whether it is not known yet if a brick (HOST:PATH) had a witness."""
+        return name in self._waiting
+
     def _missing(self, member: Member, missing: Missing) -> Missing:
         """The same, and what was in doubt of the member before."""
         known = self._waiting.get(str(member.brick))

@@ -17,9 +17,9 @@ import re
 import stat
 import struct
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import Dict, List, Optional, Set
+from typing import Dict, Iterator, List, Optional, Set
 from uuid import UUID
 
 from replication.secondary import layout
@@ -57,6 +57,17 @@ def set_of_bricks(pathinfo: bytes) -> bytes:
         raise OSError(errno.EIO, "where a file lies is not said: {!r}".format(pathinfo))
     brick = _BRICK.match(found[1])
     return b"%s:%s" % (brick[2], brick[1]) if brick is not None else found[1]
+
+
+@contextmanager
+def alone(staging_fd: int) -> Iterator[None]:
+    """No other agent of this root looks for gfids and makes objects of them meanwhile: bricks would take one each. Raises OSError."""
+    fd = os.open(b".", _DIR, dir_fd=staging_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _text(gfid: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
 from replication.secondary.agent import Agent
+from replication.secondary.gfids import alone
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import Item, dress_new
 from replication.secondary.namespace import limbo_name
@@ -42,7 +43,7 @@ def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> N
         return
     look = not agent.gfids.refuses_twins()
     for group in crowd.groups(files):
-        with through.alone(agent) if look else nullcontext():
+        with alone(agent.tree.staging_fd) if look else nullcontext():
             crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
         if look:
             agent.gfids.refuse_if_away()  # once for all: nothing has a name yet

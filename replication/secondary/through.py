@@ -14,11 +14,12 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Tuple
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import faults, sql
 from replication.secondary.changes import Changes
+from replication.secondary.gfids import alone
 from replication.secondary.index import Row, signed
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.namespace import limbo_name
@@ -69,17 +70,6 @@ def settle(agent: Agent, staged: List[Staged], errors: Errors) -> Tuple[List[Sta
     return rest, _copy_into(agent, into, errors)
 
 
-@contextmanager
-def alone(agent: Agent) -> Iterator[None]:
-    """No other agent of this root looks for gfids and makes objects of them meanwhile: bricks would take one each. Raises OSError."""
-    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
 def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]]:
     """An empty file aside that has the gfid, where no object seems to have it: its descriptor and name.
 
@@ -99,7 +89,7 @@ def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]
 def make_under_way(agent: Agent, gfid: bytes, name: bytes) -> None:
     """A large file that comes in pieces, as the object that it is to be; none is made where one has its gfid. Raises OSError."""
     assert agent.gfids is not None
-    with alone(agent):
+    with alone(agent.tree.staging_fd):
         if agent.gfids.find(gfid) is None:
             try:
                 agent.gfids.make(agent.tree.staging_fd, name, gfid, stat.S_IFREG | 0o600)
@@ -130,7 +120,7 @@ def _make_right(agent: Agent, file: Staged) -> None:
     """Have what came be in an object of its gfid, aside: a new one, or the one that somebody moved away."""
     assert agent.gfids is not None
     item = file.item
-    with alone(agent):
+    with alone(agent.tree.staging_fd):
         made = None if agent.gfids.find(item.gfid) else new_file(agent, item.gfid, 0o100600)
     if made is None:
         name = agent.next_staging_name()

@@ -54,9 +54,11 @@ def test_one_whose_twin_was_there(twins, bricks, clock):
     a, b, _ = bricks
     assert twins.restarted(a, clock.ago(1)) is None
     assert twins.missing() is None
+    assert twins.in_doubt(str(a.brick)) and not twins.in_doubt(str(b.brick))
     clock.now += 20
     b.quiet = 5.0
     assert twins.missing() is None
+    assert not twins.in_doubt(str(a.brick))
     b.records = False  # later: it saw all there was to see
     assert twins.missing() is None
 
