@@ -232,12 +232,17 @@ class Server:
             until = time.monotonic() + _STEP_S
             some: list[Record] = []
             ended = True
-            for gfid in found:
-                if gfid:
-                    some.append(Record(Kind.M | Kind.D, gfid, None, None))
-                if time.monotonic() > until or len(some) >= MAX_RECORDS:
-                    ended = False
-                    break
+            try:
+                for gfid in found:
+                    if gfid:
+                        some.append(Record(Kind.M | Kind.D, gfid, None, None))
+                    if time.monotonic() > until or len(some) >= MAX_RECORDS:
+                        ended = False
+                        break
+            except OSError as error:  # who follows it asks again
+                self._forget(path)
+                self._tell({"brick": path, "error": error.strerror or str(error), "unasked": True})
+                continue
             if some:
                 self._tell({"brick": path, "records": len(some), "search": number}, encode(some))
             if ended:

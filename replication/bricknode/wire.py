@@ -11,7 +11,7 @@ Requests:
 Answers, in the order in which things happened:
 
     {"brick": PATH, "began": BOOL, "place": PLACE}              whether it goes on from where it was told to
-    {"brick": PATH, "error": TEXT}                              it is not followed: why
+    {"brick": PATH, "error": TEXT, "unasked": BOOL}             it is not followed (any more): why
     {"brick": PATH, "records": COUNT} + the records
     {"brick": PATH, "place": PLACE}                             all before it is told: where there is much to tell
     {"brick": PATH, "gap": REASON}

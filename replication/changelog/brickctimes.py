@@ -28,12 +28,14 @@ def handle_of(brick: str, gfid: bytes) -> str:
 def changed(brick: str, since_ns: int, *, unexplained: bool) -> Iterator[bytes]:
     """gfids of what changed since then, by the brick's clock; empty ones between them, so that whoever waits can look at the time.
 
-    ``unexplained``: only what changed otherwise than clients can see.
+    ``unexplained``: only what changed otherwise than clients can see. Raises OSError where not all of it can be read, or it goes away.
     """
+    handles = os.path.join(brick, ".glusterfs")
+    began = os.stat(handles)
     for number in range(1 << 16):
-        folder = os.path.join(brick, ".glusterfs", f"{number >> 8:02x}", f"{number & 255:02x}")
+        folder = os.path.join(handles, f"{number >> 8:02x}", f"{number & 255:02x}")
         yield b""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(folder):
                 handle = os.path.join(folder, name)
                 ctime = ctime_of(handle)
@@ -42,6 +44,8 @@ def changed(brick: str, since_ns: int, *, unexplained: bool) -> Iterator[bytes]:
                     is_wanted = abs(seen_ctime_of(handle) - (ctime or 0)) > _EXPLAINED_NS
                 with contextlib.suppress(ValueError):
                     yield UUID(name).bytes if is_wanted else b""
+    if not os.path.samestat(began, os.stat(handles)):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), handles)
 
 
 def seen_ctime_of(handle: str) -> int:

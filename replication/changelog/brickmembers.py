@@ -200,7 +200,7 @@ class RemoteNode:
             self._heed_round(said)
             return
         member = self.members.get(str(said["brick"]))
-        if "began" in said or "error" in said:
+        if "began" in said or ("error" in said and not said.get("unasked")):
             self.link.answered()
         if member is None:
             return  # it was removed meanwhile

@@ -263,16 +263,21 @@ class BrickRecorder:
         return all(compared.values()) and told and seen and not self._since.pending
 
     def _drop_searches(self) -> None:
-        """A node that is away is not waited for where another brick of the set was searched."""
-        for name in list(self._since.elsewhere):
-            member = self.bricks.remote[name]
+        """What cannot be searched, or is on a node that is away, is not waited for where another brick of the set was searched."""
+        local, remote, since = self.bricks.local, self.bricks.remote, self._since
+        lacking = since.elsewhere | {name for name, each in local.items() if each.brick.path in since.unread}
+        for name in lacking:
+            member = local[name] if name in local else remote[name]
             twins = (
                 each
                 for each in self.bricks.members
                 if each.number == member.number and self.bricks.records(each)
             )
-            if not member.followed and any(str(each.brick) not in self._since.elsewhere for each in twins):
-                self._since.elsewhere.discard(name)
+            if name in remote and member.followed:
+                continue
+            if any(str(each.brick) not in lacking for each in twins):
+                since.elsewhere.discard(name)
+                since.unread.discard(member.brick.path)
 
     def look_since(self, since_ns: int | None) -> None:
         """Gluster sets no ctime for an extended attribute, a hole or fallocate, nor for a writer whose clock is behind."""

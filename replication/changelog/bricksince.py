@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,10 @@ import msgspec
 from replication.changelog.brickctimes import changed
 from replication.session_file import replace_file
 
+log = logging.getLogger(__name__)
+
 _STEP_S = 0.03
+_RETRY_S = 10.0
 _MARGIN_NS = 2_000_000_000  # clocks tick, and a segment's end is a little after what it holds
 
 
@@ -32,7 +36,7 @@ class SinceScan:
     """Durable until what it found is: ``kept`` holds what is wanted then.
 
     ``fd`` is readable as long as there is more to do on this node; ``elsewhere`` are bricks that others search, and have
-    not searched yet.
+    not searched yet; ``unread`` are paths of bricks of this node that could not be read to their end: they are tried again.
     """
 
     def __init__(self, kept: Path) -> None:
@@ -40,6 +44,8 @@ class SinceScan:
         self._searched = kept.with_name("bricks.searched")  # when the last search that came to its end began
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.elsewhere: set[str] = set()
+        self.unread: set[str] = set()
+        self._retry_at = 0.0  # time.monotonic()
         self.wanted: Wanted | None = None
         self._found: Iterator[bytes] | None = None
         self._here = False  # there is more to do on this node
@@ -51,7 +57,7 @@ class SinceScan:
     @property
     def pending(self) -> bool:
         """Whether there is something that was not found yet."""
-        return self.wanted is not None and not self._ended
+        return self.wanted is not None and not (self._ended and not self.unread)
 
     def begin(self, since_ns: int | None, elsewhere: Iterable[str] = ()) -> None:
         """Look for what changed since then; None: for what no record tells of, since the last search. Raises SeamarkError.
@@ -78,29 +84,32 @@ class SinceScan:
             os.eventfd_write(self.fd, 1)
         self.wanted, self._found, self._here, self._began_ns = wanted, None, True, time.time_ns()
         self._ended = self._covered = False
+        self.unread.clear()
 
     def some(self, bricks: list[str]) -> list[bytes]:
         """The next gfids of what is on this node, found in a few hundredths of a second. Raises SeamarkError."""
+        if self._ended and self.unread and self.wanted is not None and time.monotonic() > self._retry_at:
+            self._start(self.wanted)
         if self.wanted is None or self._ended:
             return []
         some = []
         if self._here:
             if self._found is None:
-                self._found = _changed(bricks, self.wanted)
+                self._found = self._changed(bricks, self.wanted)
             until = time.monotonic() + _STEP_S
             for gfid in self._found:
                 if gfid:
                     some.append(gfid)
                 if time.monotonic() > until:
                     return some
-            self._here, self._found = False, None
+            self._here, self._found, self._retry_at = False, None, time.monotonic() + _RETRY_S
             os.eventfd_read(self.fd)
         self._ended = not self.elsewhere
         return some
 
     def cover(self) -> None:
         """All that was found by now is in the open segment."""
-        self._covered = self._ended
+        self._covered = self._ended and not self.unread
 
     def settle(self) -> None:
         """What was in the open segment when it was covered is durable: a search that had come to its end by then is forgotten.
@@ -115,7 +124,10 @@ class SinceScan:
     def close(self) -> None:
         os.close(self.fd)
 
-
-def _changed(bricks: list[str], wanted: Wanted) -> Iterator[bytes]:
-    for brick in bricks:
-        yield from changed(brick, wanted.from_ns, unexplained=wanted.unexplained)
+    def _changed(self, bricks: list[str], wanted: Wanted) -> Iterator[bytes]:
+        for brick in bricks:
+            try:
+                yield from changed(brick, wanted.from_ns, unexplained=wanted.unexplained)
+            except OSError as error:
+                log.warning("brick %s cannot be searched: %s", brick, error.strerror)
+                self.unread.add(brick)

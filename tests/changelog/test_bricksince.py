@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from replication.changelog import bricksince
 from replication.changelog.brickctimes import changed, ctime_of
 from replication.changelog.bricksince import SinceScan
 
@@ -67,6 +68,38 @@ def test_a_search_that_begins_anew_is_not_settled_by_the_one_before(search, bric
     scan.settle()
     assert scan.pending and found(scan, path) == [gfid]
     assert search().pending
+
+
+def test_a_brick_that_cannot_be_read_to_its_end_is_searched_again(search, brick, monkeypatch):
+    """Its file system is gone, and that nothing is found there says nothing."""
+    path, gfid = brick
+    scan = search()
+    handles = Path(path) / ".glusterfs"
+    handles.rename(handles.with_name("away"))
+    scan.begin(0)
+    for _ in range(3):
+        assert scan.some([path]) == []
+    scan.cover()
+    scan.settle()
+    assert scan.pending and scan.unread == {path} and search().pending
+    handles.with_name("away").rename(handles)
+    assert scan.some([path]) == []  # not at once
+    monkeypatch.setattr(bricksince, "_RETRY_S", 0.0)
+    monkeypatch.setattr(scan, "_retry_at", 0.0)
+    assert found(scan, path) == [gfid]
+    scan.cover()
+    scan.settle()
+    assert not search().pending
+
+
+def test_a_brick_that_goes_away_while_it_is_searched(brick):
+    path, _ = brick
+    found = changed(path, 0, unexplained=False)
+    next(found)
+    (Path(path) / ".glusterfs").rename(Path(path) / "away")
+    (Path(path) / ".glusterfs").mkdir()
+    with pytest.raises(OSError, match=r"\.glusterfs"):
+        list(found)
 
 
 def handle(brick, gfid):
