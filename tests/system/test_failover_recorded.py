@@ -216,5 +216,6 @@ def test_where_nothing_can_be_written_the_failover_succeeds_and_says_so(pair):
     assert done.stderr == ""
     os.unlink(b.state / "volumes")
     b.monitor()
-    assert "records from now on" in b.ok("failover", b.root)
+    # The monitor that was started just now needs a moment to be there.
+    b.wait_for(lambda: "records from now on" in b.ok("failover", b.root), "it to be recorded")
     assert len(b.ok("list").splitlines()) == 1
