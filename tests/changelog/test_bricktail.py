@@ -264,13 +264,19 @@ def test_who_goes_on_after_the_changelog_was_off_does_not(brick):
     assert not Follower(brick, place).resumed
 
 
-def test_who_goes_on_hears_of_a_restart_meanwhile(brick):
+def left_before_a_restart(brick):
+    """Where somebody was who followed it, and ended before it was killed and started again."""
     follower = Follower(brick)
     brick.write(1)
     follower.poll()
     place = follower.tail.place()
     brick.write(2)
     brick.restart()
+    return place
+
+
+def test_who_goes_on_hears_of_a_restart_meanwhile(brick):
+    place = left_before_a_restart(brick)
     brick.write(3)
     again = Follower(brick, place)
     assert again.poll() == [1, 2, 3]
@@ -280,12 +286,7 @@ def test_who_goes_on_hears_of_a_restart_meanwhile(brick):
 
 def test_after_another_boot_of_its_node_nobody_knows_since_when(brick):
     """What was not on its disk is undone then, however old it is; but not what happens from now on."""
-    follower = Follower(brick)
-    brick.write(1)
-    follower.poll()
-    place = follower.tail.place()
-    brick.write(2)
-    brick.restart()
+    place = left_before_a_restart(brick)
     again = Follower(brick, place._replace(boot="another"))
     assert again.resumed and again.tail.place().boot == ""
     again.poll()
