@@ -71,12 +71,12 @@ def reach(db: sqlite3.Connection) -> None:
 
 
 def untold(db: sqlite3.Connection, published_ns: int) -> bool:
-    """Whether the secondary is to know more at once than the mark that it was told, 0: that the first crawl is complete, or that a
+    """Whether the secondary is to know more at once than the mark that it was told, 0: that there is a mark, or that a
     checkpoint is reached.
     """
     return (
         db.execute(
-            "SELECT 1 FROM brick WHERE complete = 1 AND ?1 = 0 UNION ALL "
+            "SELECT 1 FROM brick WHERE complete = 1 AND stime_ns > 0 AND ?1 = 0 UNION ALL "
             "SELECT 1 FROM checkpoint WHERE reached_ns IS NOT NULL AND time_ns > ?1",
             (published_ns,),
         ).fetchone()

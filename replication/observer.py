@@ -35,6 +35,7 @@ _CONTENT_BYTES = 2 << 20  # content after which a request is sent
 _THIN_CONTENT_BYTES = 1 << 19  # over a long link: the far side begins sooner, and ends sooner after the last
 _READ_AT_ONCE = 32  # files; bounds what is read beyond the next
 _MOST_CONTENT = 8 << 20  # in one request; what is more goes the usual way
+NEVER_NS = 2**63 - 1
 _WINDOW = 24  # requests under way: what they hold is more than a long link does
 
 
@@ -54,6 +55,10 @@ class Findings:
     doubted: set[bytes] = field(
         default_factory=set
     )  # files that changed under a name which is theirs no more
+    astray: dict[bytes, bytes] = field(
+        default_factory=dict
+    )  # directories to be listed, not found: gfid, path
+    moved: bool = False  # some are nowhere known: a later record says where they are
     names: int = 0
     files: int = 0  # whose content went along and is there
     bytes: int = 0  # of that content
@@ -80,7 +85,7 @@ class Observer:
         position: int | None = None,
         after: int | None = None,
         crawl: str | None = None,
-        since_ns: int = 2**63 - 1,
+        since_ns: int = NEVER_NS,
         not_before: int = 0,
         failing: Collection[str] = (),
         carry: bool = False,

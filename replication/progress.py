@@ -1,8 +1,8 @@
 """Durable progress of a session on the primary: epoch, front, mark, crawl frontier, failures.
 
 One SQLite file per session. Redis may vanish at any moment; this is what work resumes from. All
-statements stand in progress_file.py, failures.py, skips.py, checkpoints.py, proofs.py, snapshots.py, drills.py, taken.py, and in
-the methods below; each method is one transaction.
+statements stand in progress_file.py, failures.py, skips.py, unsettled.py, checkpoints.py, proofs.py, snapshots.py, drills.py,
+taken.py, and in the methods below; each method is one transaction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from replication import checkpoints, deletes, failures, frontier, skips, taken
+from replication import checkpoints, deletes, failures, frontier, marking, skips, taken, unsettled
 from replication.checkpoints import Checkpoint
 from replication.deletes import Held
 from replication.failures import Failure
@@ -47,6 +47,11 @@ class Brick:
     crawl_swept: bool
     crawl_ended: int
     complete: bool
+
+    @property
+    def marked(self) -> bool:
+        """Whether there is a mark, and the secondary is what it is the mark of."""
+        return self.complete and self.stime_ns > 0
 
 
 class Progress:
@@ -96,8 +101,12 @@ class Progress:
         return bool(version != before)
 
     def new_epoch(self, at_least: int) -> int:
-        """Take the next epoch, above every earlier one and ``at_least``; durable when it returns."""
+        """Take the next epoch, above every earlier one and ``at_least``; durable when it returns.
+
+        What units of the last one had still to list is forgotten with them.
+        """
         with self._write() as db:
+            unsettled.doubt_mark(db)
             db.execute("UPDATE brick SET epoch = max(epoch + 1, ?)", (at_least,))
             return int(db.execute("SELECT epoch FROM brick").fetchone()[0])
 
@@ -124,19 +133,8 @@ class Progress:
                 "UPDATE brick SET front = ?, front_ns = max(front_ns, ?) WHERE front <= ? AND epoch = ?",
                 (front, front_ns, front, epoch),
             )
-            self._recompute_mark(db)
+            marking.move(db)
         return self.brick()
-
-    @staticmethod
-    def _recompute_mark(db: sqlite3.Connection) -> None:
-        # Monotone: a failure found later about something older holds the mark where it is, it never
-        # moves it back, because it was true when it was given.
-        db.execute(
-            "UPDATE brick SET stime_ns = max(stime_ns, "
-            "min(front_ns, coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns), "
-            "coalesce((SELECT since_ns - 1 FROM held), front_ns))) WHERE complete = 1"
-        )
-        checkpoints.reach(db)
 
     # ---- checkpoints
 
@@ -269,7 +267,7 @@ class Progress:
             return
         with self._write() as db:
             deletes.keep(db, held)
-            self._recompute_mark(db)
+            marking.move(db)
 
     def held(self) -> Held:
         """Deletions that the secondary holds, when it was asked last."""
@@ -289,8 +287,12 @@ class Progress:
             with self._write() as db:
                 db.execute("UPDATE brick SET complete = 0")
 
-    def end_crawl(self, epoch: int, crawl: str) -> None:
-        """The open crawl is complete and durable: the front is where the changelog stood when it began."""
+    def end_crawl(self, epoch: int, crawl: str, *, recorded: bool) -> None:
+        """The open crawl is complete and durable: the front is where the changelog stood when it began.
+
+        ``recorded``: what moved while it looked, from where it was still to come to where it had been, is in the
+        changelog; until that is applied, the mark stays.
+        """
         with self._write() as db:
             done = db.execute(
                 "UPDATE brick SET front = max(front, crawl_position), front_ns = max(front_ns, crawl_ns), "
@@ -303,8 +305,11 @@ class Progress:
             db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             (crawl_ns,) = db.execute("SELECT crawl_ns FROM brick").fetchone()
             failures.end_looked_at(db, crawl_ns)
+            unsettled.forget(db)
+            if recorded:
+                unsettled.doubt_mark(db)
             checkpoints.crawl_ended(db, crawl)
-            self._recompute_mark(db)
+            marking.move(db)
 
     # ---- failures
 
@@ -314,7 +319,7 @@ class Progress:
         """
         with self._write() as db:
             failures.record(db, failed, resolved, since_ns)
-            self._recompute_mark(db)
+            marking.move(db)
 
     def take(
         self, epoch: int, batch: int, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int
@@ -323,7 +328,7 @@ class Progress:
         with self._write() as db:
             if taken.take(db, epoch, batch):
                 failures.record(db, failed, resolved, since_ns)
-            self._recompute_mark(db)
+            marking.move(db)
 
     def taken(self, epoch: int) -> int:
         """The last batch of this epoch whose reports were taken; 0: none."""
@@ -355,7 +360,7 @@ class Progress:
         """Do without these: they hold the mark no more. How many of them were failures."""
         with self._write() as db:
             moved = failures.skip(db, keys, who=who, why=why)
-            self._recompute_mark(db)
+            marking.move(db)
         return moved
 
     def skips(self, *, ended: bool = False) -> list[Skip]:

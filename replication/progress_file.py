@@ -6,7 +6,18 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from replication import checkpoints, deletes, drills, failures, frontier, proofs, skips, snapshots, taken
+from replication import (
+    checkpoints,
+    deletes,
+    drills,
+    failures,
+    frontier,
+    proofs,
+    skips,
+    snapshots,
+    taken,
+    unsettled,
+)
 from replication.errors import ExitCode, SeamarkError
 
 if TYPE_CHECKING:
@@ -19,7 +30,7 @@ CREATE TABLE IF NOT EXISTS brick (
     epoch INTEGER NOT NULL,          -- fence of the latest holder; only ever grows
     front INTEGER NOT NULL,          -- last segment whose batch is applied and durable
     front_ns INTEGER NOT NULL,       -- time of that position
-    stime_ns INTEGER NOT NULL,       -- the mark: min(front_ns, oldest unresolved failure)
+    stime_ns INTEGER NOT NULL,       -- the mark: min(front_ns, oldest unresolved failure, what is unsettled)
     crawl TEXT,                      -- id of the hybrid crawl that is open, or NULL
     crawl_position INTEGER NOT NULL, -- where the changelog stood when that crawl began
     crawl_ns INTEGER NOT NULL,       -- and when that was
@@ -38,10 +49,10 @@ INSERT OR IGNORE INTO brick VALUES (1, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, ''
 -- What a hybrid crawl was made under: that of the open one, and that of the last that was completed.
 CREATE TABLE IF NOT EXISTS crawl_filters (which TEXT PRIMARY KEY, rules TEXT NOT NULL) WITHOUT ROWID;
 """
-_PARTS = (frontier, failures, skips, checkpoints, taken, deletes, proofs, snapshots, drills)
+_PARTS = (frontier, failures, skips, unsettled, checkpoints, taken, deletes, proofs, snapshots, drills)
 _TABLES = _SCHEMA + "".join(part.SCHEMA for part in _PARTS)
-_VERSION = 9  # of the schema
-_EXTENDED = {0, 2, 3, 4, 5, 6, 7, 8}  # an empty file, and versions that lack tables only
+_VERSION = 10  # of the schema
+_EXTENDED = {0, 2, 3, 4, 5, 6, 7, 8, 9}  # an empty file, and versions that lack tables only
 _OPEN_S = 30.0
 
 

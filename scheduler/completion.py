@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from scheduler.send import send
 from tasks.canvas import publish_signature, retry_signature
@@ -42,6 +43,8 @@ class Completion:
             return False
         if self._ctx.place.detector() == "scan":
             return brick.crawl_ended >= self._epoch and not self._on_the_move() and self._published(brick)
+        if self._ctx.progress.look(unsettled.rows):
+            return False
         if self._target is None:
             try:
                 self._target = int(agent_call(self._ctx.place.changelog, "barrier")["position"])

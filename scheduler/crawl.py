@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
 from replication.frontier import encode_dirs
+from replication.observer import NEVER_NS
 from replication.transfer.item import FileItem
 from replication.volume.directory import VolumeError
 from replication.volume.identity import ROOT_GFID
 from scheduler.batches import open_batch
 from scheduler.epoch import start_over
 from scheduler.retry import send_again, wanted_at
+from scheduler.settle import list_again, settle
 from tasks.canvas import mark_signature
 from tasks.deletes import settle_deletes
 from tasks.entry import PART_NAMES
@@ -41,9 +42,7 @@ WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
 _DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
-_LIST_AGAIN_S = 600
 _HELD_EVERY_S = 2  # at least so long between looks whether what is held may go
-_NEVER = 2**63 - 1  # ns
 _GAP = "gap in the changelog"
 
 
@@ -128,10 +127,10 @@ class Crawler:
         position = self.brick.front
         # Records before a gap may have given a version to content whose change lies in it; so may another holder's.
         lost = not self.brick.complete and self.brick.front_ns > 0
-        since = self.brick.front_ns if gap or lost else _NEVER
+        since = self.brick.front_ns if gap or lost else NEVER_NS
         if not self._scanning():
             asked: dict[str, Any] = (
-                {"since_ns": since if since != _NEVER else None} if self.brick.front_ns else {}
+                {"since_ns": since if since != NEVER_NS else None} if self.brick.front_ns else {}
             )
             try:
                 position = int(agent_call(self.ctx.place.changelog, "barrier", **asked)["position"])
@@ -220,9 +219,10 @@ class Crawler:
         if self._scanning():
             return "idle"
         opened = 0
+        settle(self.ctx, self.epoch, walking=_walking(self._under_way(standing)))
         while standing.opened - self.ctx.ledger.forgotten() < WINDOW:
             under_way = self._under_way(standing)
-            if any(unit.startswith("E:") for batch in under_way for unit in batch.units):
+            if _walking(under_way):
                 break  # entries are serial: the next batch's come after these
             after = max([self.brick.front, *(batch.manifest.get("last", 0) for batch in under_way)])
             segments = self._cut(self._following(after))
@@ -279,9 +279,10 @@ class Crawler:
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
             send_again(self.ctx, self.epoch, self._items(forgotten))
             return
-        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and self._list_again():
+        if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and list_again(self.ctx, self.epoch):
             return
         self.ctx.progress.advance(self.epoch, last.number, last.end_ns)
+        settle(self.ctx, self.epoch, walking=False)
         self.ctx.publish_mark(self.epoch)
         if not self.ctx.ledger.limbo() and not self._waits():
             return
@@ -304,32 +305,16 @@ class Crawler:
         held = self.ctx.progress.held()
         return held.any and not held.question and not self.ctx.session.ignore_deletes
 
-    def _list_again(self) -> bool:
-        """Have directories listed that the secondary had to make again, for somebody who could not list them.
-
-        Each is asked for once, which is durable in the changelog. What cannot be listed stays unlisted: what failed
-        is on the failure list, and what is mounted there is not ours.
-        """
-        failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
-        asked = False
-        for gfid, path in self.ctx.secondary(self.epoch).client.unlisted():
-            if f"entry:{os.fsdecode(path)}" in failing or self.ctx.volume.is_mount_point(path):
-                continue
-            if not self.ctx.ledger.once_in(_LIST_AGAIN_S, f"list:{gfid}"):
-                continue
-            directory, name = os.path.split(os.fsdecode(path))
-            with contextlib.suppress(AgentRefused, AgentUnreachable):
-                # D of a directory has it listed.
-                agent_call(self.ctx.place.changelog, "look", dir=directory, names=[name], kinds="EMD")
-                asked = True
-        return asked
-
     def _nothing_since(self, last: SegmentInfo) -> bool:
         """Whether no position between the front and the newest holds anything."""
         return (
             all(s.state is State.TICK for s in self._following(self.brick.front))
             or last.number == self.brick.front
         )
+
+
+def _walking(under_way: list[OpenBatch]) -> bool:
+    return any(unit.startswith("E:") for batch in under_way for unit in batch.units)
 
 
 def _together(segments: list[SegmentInfo]) -> list[list[SegmentInfo]]:

@@ -65,7 +65,7 @@ def drill(
         progress = Progress(place.progress)
         try:
             brick = progress.brick()
-            if not brick.complete:
+            if not brick.marked:
                 raise SeamarkError(
                     f"session {session.name} has no mark yet: its first comparison has not ended, and there is nothing to "
                     "fail over to"

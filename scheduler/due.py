@@ -27,7 +27,7 @@ def is_due(
 
     The first time is one still to come. One that was ended by a kill is due again.
     """
-    if not at or not ctx.progress.brick().complete:
+    if not at or not ctx.progress.brick().marked:
         return False
     tried = ctx.progress.look(tried_ns)
     now = datetime.now(zone(ctx.session.schedule.timezone))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from replication import unsettled
 from replication.changelog.index import State
 from scheduler.snapshot import Crawl, Phase, ProgressSnapshot
 
@@ -58,7 +59,10 @@ class Status:
         failures = ctx.progress.failure_count()
         held = ctx.progress.held()
         waits = held.any and (bool(held.question) or not ctx.session.ignore_deletes)
-        working = busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo or waits
+        unsure = not scanning and bool(ctx.progress.look(unsettled.rows))
+        working = (
+            busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo or waits or unsure
+        )
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
             crawl=self._crawl(brick.crawl is not None or not brick.complete, pending[0].end_ns if pending else None),
@@ -87,7 +91,7 @@ class Status:
 
         ``behind``: something failed, or changes are not recorded: then only the mark says what is there.
         """
-        if not brick.complete:
+        if not brick.marked:
             return None
         if behind:
             return self._lag_by_mark()
@@ -105,7 +109,7 @@ class Status:
 
     def _lag_by_mark(self) -> float | None:
         brick = self._ctx.progress.brick()
-        return max(0.0, time.time() - brick.stime_ns / 1e9) if brick.complete else None
+        return max(0.0, time.time() - brick.stime_ns / 1e9) if brick.marked else None
 
     def _rates(self, files: int, size: int) -> tuple[float, float]:
         now = time.monotonic()

@@ -48,7 +48,7 @@ def hand_back(place: SessionDir, session: Session) -> tuple[int, list[Brick]]:
         brick = progress.brick()
     finally:
         progress.close()
-    if not brick.complete or not brick.stime_ns:
+    if not brick.marked:
         raise SeamarkError(
             f"session {place.name} has no mark that gsyncd could go on from: its first crawl never ended"
         )

@@ -337,7 +337,7 @@ class Context:
             if self._lineage() != self._told_lineage:  # the primary became somebody's secondary, or none
                 self.drop_connection()
             brick = self.progress.brick()
-            text = mark_text(brick) if brick.complete else None
+            text = mark_text(brick) if brick.marked else None
             client = self.secondary(epoch).client
             # First: refused when another holder has taken over, who goes by it.
             client.call("mark", text=text, settings=kept_settings(self.session))

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from replication.frontier import decode_dirs, encode_dirs
-from replication.observer import Observer
+from replication.observer import NEVER_NS, Observer
 from replication.volume.directory import VanishedError
 from tasks.app import app
 from tasks.carry import carrying, counts
@@ -50,6 +50,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
+        walk.leave_unlisted()
         dressed = send_metadata(work, found.meta)
         failures = found.failures + dressed.failures
         crawl_units = {
@@ -104,6 +105,7 @@ class _Walk:
         )
         self._asked: deque[tuple[Future[Reply], Dirs]] = deque()
         self.names = self.observed = self.directories = self.different = 0
+        self._vanished: set[bytes] = set()  # directories
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
@@ -206,12 +208,21 @@ class _Walk:
             self.queue += below
         return len(names)
 
+    def leave_unlisted(self) -> None:
+        """What was not where it was to be was moved or removed, which has a record of its own. But if it was something above that
+        moved, none leads to what is in this, and nothing else says any more that it was not looked at.
+        """
+        if self._vanished:
+            # Content that may have changed and left its version would be looked at by this crawl alone.
+            self.client.unlist(self._vanished, doubt=self.since_ns < NEVER_NS)
+
     def _open(self, gfid: bytes, path: bytes) -> int | None:
         self.directories += 1
         try:
             return self.volume.open_dir(path, gfid)
         except VanishedError:
-            return None  # moved or removed since: recorded, or seen by the next crawl
+            self._vanished.add(gfid)
+            return None
         except OSError as error:
             self.observer.fail("entry", path, error)
             return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from replication import unsettled
 from replication.changelog.control import agent_call
 from replication.changelog.record import Kind, SegmentDamaged
 from replication.changelog.store import SegmentDropped
@@ -20,7 +20,9 @@ from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID
 from tasks.app import app
 from tasks.carry import carrying, counts
+from tasks.metadata import as_moved
 from tasks.unit import DONE, Unit, working
+from tasks.whereabouts import NotFoundError, believed_at, open_parent, where_now
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -58,6 +60,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], work.since_ns())
+        if findings.moved:
+            since_ns = work.since_ns()
+            work.ctx.progress.change(lambda db: unsettled.note(db, since_ns))
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)
         text = json.dumps(
@@ -105,6 +110,8 @@ def _observe_part(
         _look_at_names(work, observer, dict.fromkeys(observer.findings.doubted, Change.UNKNOWN))
         observer.finish()
     queue.update(observer.findings.unlisted)
+    if observer.findings.astray:
+        queue.update(where_now(work, observer, observer.findings.astray))
     if at is None and not queue:
         return observer.findings, None
     empty = encode_dirs([(gfid, b"") for gfid in queue if gfid in observer.findings.empty])
@@ -135,7 +142,8 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
     try:
         fd = volume.open_dir(path, gfid)
     except VanishedError:
-        return []  # moved or removed since: that has a record of its own
+        observer.findings.astray[gfid] = path
+        return []
     except OSError as error:
         observer.fail("entry", path, error)
         return []
@@ -221,8 +229,10 @@ def _look_at_names(
     if not files:
         return
     volume = work.ctx.volume
-    known = work.ctx.secondary(work.epoch).client.names(files)
+    client = work.ctx.secondary(work.epoch).client
+    known = client.names(files)
     for gfid, paths in known.items():
+        looked = not paths
         # Where it is by now, whoever reads them finds out.
         observer.findings.meta += [(gfid, path) for path in paths[:1] if gfid in dressed]
         for path in paths:
@@ -233,12 +243,18 @@ def _look_at_names(
                 continue
             except OSError as error:
                 observer.fail("entry", path, error)
+                looked = True
                 continue
             try:
                 parent = volume.identify_fd(fd)[0] if directory else ROOT_GFID
                 observer.look(fd, parent, directory, {name: files[gfid]})
+                looked = True
             finally:
                 os.close(fd)
+        if not looked and files[gfid] is not Change.NONE:
+            # What it is in has moved, which says nothing of its content.
+            client.doubt(paths[0])
+            observer.findings.failures += as_moved([(gfid, paths[0])], step="data")
 
 
 def _look_by_gfid(work: Unit, observer: Observer, gfid: bytes, change: Change, *, attributes: bool) -> bool:
@@ -301,13 +317,15 @@ def _look(
     """False: it could not be looked at now, and is to be listed when it is seen."""
     work.alive()
     try:
-        fd, path = _open_parent(work, segment, parent)
+        fd, path = open_parent(work, segment, parent)
     except (VanishedError, OSError) as error:
         if isinstance(error, OSError):
-            for at in _believed_at(work, segment, parent):
+            for at in believed_at(work, segment, parent):
                 observer.fail("entry", at, error)
         # Where a handle always leads to what it is of, it is gone, or comes from outside when it comes again.
-        away = parent in observer.born or not work.ctx.volume.keeps_handles
+        away = (
+            parent in observer.born or not work.ctx.volume.keeps_handles or isinstance(error, NotFoundError)
+        )
         observer.born.discard(parent)
         return not away
     try:
@@ -320,46 +338,10 @@ def _look(
     return True
 
 
-def _believed_at(work: Unit, segment: Together, directory: bytes) -> list[bytes]:
-    """Where a directory was; none, where neither the record nor the index knows: then it is listed when its name is seen."""
-    path = segment.dirs[directory].path
-    if path or directory == ROOT_GFID:
-        return [path]
-    return work.ctx.secondary(work.epoch).client.names([directory]).get(directory, [])
-
-
 def _have_listed(work: Unit, observer: Observer, directories: list[bytes]) -> None:
     """Names in them could not be looked at. They may have been renamed at that very moment, and be there after all."""
     if directories:
         observer.flush()  # which may have told of them already
         observer.collect()
         work.ctx.secondary(work.epoch).client.unlist(directories)
-
-
-def _open_parent(work: Unit, segment: Together, parent: bytes) -> tuple[int, bytes]:
-    """The directory of a record, wherever it is now: by its path, its handle, or the secondary's index."""
-    volume = work.ctx.volume
-    hint = segment.dirs.get(parent)
-    if parent == ROOT_GFID:
-        return volume.open_dir(b"", ROOT_GFID), b""
-    if hint is not None:
-        if hint.path:
-            with suppress(VanishedError):
-                return volume.open_dir(hint.path, parent), hint.path
-        try:
-            return volume.open_dir_by_handle(hint.handle)
-        except PermissionError:
-            pass
-        except OSError as error:
-            if volume.keeps_handles:
-                raise
-            volume.check_answers(error)  # else it may be found by its name all the same
-    client = work.ctx.secondary(work.epoch).client
-    for path in client.names([parent]).get(parent, []):
-        try:
-            return volume.open_dir(path, parent), path
-        except VanishedError:
-            continue
-    # Moved, and its new name is observed in a later segment: have it listed when it appears there.
-    client.unlist([parent])
-    raise VanishedError(parent)
+        observer.findings.unlisted += where_now(work, observer, dict.fromkeys(directories))

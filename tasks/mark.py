@@ -123,9 +123,9 @@ def _finish(
 def _end_crawl(work: Unit, manifest: dict[str, Any]) -> None:
     progress = work.ctx.progress
     work.ctx.secondary(work.epoch).client.end_crawl(manifest["crawl"], rebuilt=True)
-    progress.end_crawl(work.epoch, manifest["crawl"])
+    by = work.ctx.place.detector()
+    progress.end_crawl(work.epoch, manifest["crawl"], recorded=by != "scan")
     if work.ctx.session.adopt:  # once: what stands in its place from now on is not what a person meant
         work.ctx.place.change_state(adopt=False)
     took = time.time() - manifest["start_ns"] / 1e9
-    by = work.ctx.place.detector()
     progress.scanned(by, time.time_ns() + int(scan_interval(took, recording=by != "scan") * 1e9))

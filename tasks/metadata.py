@@ -144,15 +144,15 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
     return failures + as_moved(found.missed)
 
 
-def as_moved(missed: list[tuple[bytes, bytes]]) -> list[Failure]:
-    """Failures for objects (gfid, path) whose attributes were not where they were looked for."""
+def as_moved(missed: list[tuple[bytes, bytes]], *, step: str = "metadata") -> list[Failure]:
+    """Failures for objects (gfid, path) whose attributes, or content ("data"), were not where they were looked for."""
     return [
         Failure(
-            step="metadata",
+            step=step,
             gfid=gfid.hex(),
             path=os.fsdecode(path),
             code="moved",
-            error="it was renamed while its attributes were to be read",
+            error="it was renamed while it was to be read",
         )
         for gfid, path in missed
     ]

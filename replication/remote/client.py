@@ -301,13 +301,13 @@ class SecondaryClient:
         found: list[int] = self.call("wanted", gfids=[g.hex() for g in gfids]).header["wanted"]
         return found
 
-    def submit_unlist(self, gfids: Iterable[bytes]) -> Future[Reply]:
-        """Have these directories listed completely again."""
-        return self.submit("unlist", gfids=[g.hex() for g in gfids])
+    def submit_unlist(self, gfids: Iterable[bytes], *, doubt: bool = False) -> Future[Reply]:
+        """Have these directories, and all below them, listed completely again; ``doubt``: and compared, whatever is known of them."""
+        return self.submit("unlist", gfids=[g.hex() for g in gfids], doubt=doubt)
 
-    def unlist(self, gfids: Iterable[bytes]) -> None:
+    def unlist(self, gfids: Iterable[bytes], *, doubt: bool = False) -> None:
         """submit_unlist, and wait."""
-        self.submit_unlist(gfids).result()
+        self.submit_unlist(gfids, doubt=doubt).result()
 
     def doubt(self, path: bytes, *, count: bool = False) -> int | None:
         """Have all at this path and below compared again; how much is left to be. None: the path is not known there."""
@@ -323,12 +323,17 @@ class SecondaryClient:
 
         ``undressed``: those that lack nothing but their metadata.
         """
-        header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
-        return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
+        return self._page("dirty", after=after, limit=limit, undressed=undressed)
 
-    def unlisted(self, limit: int = 1000) -> list[tuple[str, bytes]]:
-        """Directories that somebody has to list: (gfid in hex, path)."""
-        return [(g, os.fsencode(path)) for g, path in self.call("unlisted", limit=limit).header["items"]]
+    def unlisted(
+        self, after: str | None = None, limit: int = 1000
+    ) -> tuple[list[tuple[bytes, bytes]], str | None]:
+        """Directories that somebody has to list: (gfid, path), and where to go on, as above."""
+        return self._page("unlisted", after=after, limit=limit)
+
+    def _page(self, op: str, **asked: Any) -> tuple[list[tuple[bytes, bytes]], str | None]:
+        header = self.call(op, **asked).header
+        return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:
         """Prepare a unit of rsync or tar: path, basis (relative to the root), in_place, unknown (gfids in hex)."""

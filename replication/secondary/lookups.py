@@ -57,32 +57,41 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
     ``after`` is null or the ``next`` of the answer before.
     """
-    query = sql.UNDRESSED if request.get("undressed") else sql.DIRTY
-    limit = int(request.get("limit") or 1000)
-    after = int(request.get("after") or 0)
-    rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
-    return {"items": _named(agent, rows), "next": str(rows[-1].id) if len(rows) == limit else None}
+    return _page(agent, request, sql.UNDRESSED if request.get("undressed") else sql.DIRTY)
 
 
 def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Directories of which no complete listing was applied since they came, or were made again."""
-    limit = int(request.get("limit") or 1000)
-    return {"items": _named(agent, [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (limit,))])}
+    """Directories of which no complete listing was applied since they came, or were made again; ``after`` as above."""
+    return _page(agent, request, sql.UNLISTED)
 
 
-def _named(agent: Agent, rows: List[Row]) -> List[List[str]]:
+def _page(agent: Agent, request: Dict[str, Any], query: str) -> Dict[str, Any]:
     """gfid and a path of each that has a name."""
+    limit = int(request.get("limit") or 1000)
+    after = int(request.get("after") or 0)
+    rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
     agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
-    return [[row.gfid.hex(), _text(agent.tree.path(keys[row.id][0]))] for row in rows if row.id in keys]
+    items = [[row.gfid.hex(), _text(agent.tree.path(keys[row.id][0]))] for row in rows if row.id in keys]
+    return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """These directories, and all below them, must be listed completely again."""
+    """These directories, and all below them, must be listed completely again.
+
+    ``doubt``: and nothing is taken for granted of what is in them, as by the operation of that name.
+    """
     with agent.transaction():
         for row in agent.index.inodes(gfid_of(g) for g in request["gfids"]).values():
+            if request.get("doubt"):
+                _doubt(agent, row.id)
             agent.index.db.execute(sql.UNLIST_BELOW, (row.id,))
     return {}
+
+
+def _doubt(agent: Agent, inode: int) -> None:
+    agent.index.db.execute(sql.DOUBT, (inode,))
+    agent.index.db.execute(sql.DOUBT_NAMES, (inode,))
 
 
 def doubt(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -96,8 +105,7 @@ def doubt(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
         return {"left": None}
     if not request.get("count"):
         with agent.transaction():
-            agent.index.db.execute(sql.DOUBT, (inode,))
-            agent.index.db.execute(sql.DOUBT_NAMES, (inode,))
+            _doubt(agent, inode)
     return {"left": agent.index.db.execute(sql.DOUBTED, (inode,)).fetchone()[0]}
 
 

@@ -162,7 +162,11 @@ SET_DIGEST = "UPDATE inode SET digest = ? WHERE id = ?"
 
 DIRTY = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND dirty <> 0 ORDER BY id LIMIT ?"
 UNDRESSED = "SELECT " + COLUMNS + " FROM inode WHERE id > ? AND pctime < 0 AND dirty = 0 ORDER BY id LIMIT ?"
-UNLISTED = "SELECT " + COLUMNS + " FROM inode WHERE listed = 0 AND mode & 61440 = 16384 AND id <> 1 LIMIT ?"
+UNLISTED = (
+    "SELECT "
+    + COLUMNS
+    + " FROM inode WHERE id > max(1, ?) AND listed = 0 AND mode & 61440 = 16384 ORDER BY id LIMIT ?"
+)
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 SAVE_IN_PLACE = "INSERT OR REPLACE INTO inplace(inode, ino) VALUES(?, ?)"
 _HALF = """SELECT inode.id FROM inplace JOIN inode ON inode.id = inplace.inode

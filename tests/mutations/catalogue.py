@@ -22,7 +22,7 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     # ---- 1: the mark never passes what is not there
     Mutation(
-        "the mark passes failures", 1, "replication/progress.py",
+        "the mark passes failures", 1, "replication/marking.py",
         "coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns)", "front_ns",
         ("tests/replication/test_progress.py",),
     ),
@@ -56,6 +56,31 @@ MUTATIONS = (
         "only the ledger knows whose attributes a crawl has missed", 1, "tasks/crawl.py",
         "record(failures + as_moved(dressed.missed), [], work.since_ns())", "record(failures, [], work.since_ns())",
         ("tests/system/test_lost_ledger.py",),
+    ),
+    Mutation(
+        "a crawl gives a mark whatever moved behind its back", 1, "replication/progress.py",
+        "            if recorded:\n                unsettled.doubt_mark(db)\n", "",
+        ("tests/replication/test_progress.py", "tests/system/test_moved_while_looked_at.py"),
+    ),
+    Mutation(
+        "a directory that a crawl does not find counts as looked at", 1, "tasks/crawl.py",
+        "self._vanished.add(gfid)", "pass",
+        ("tests/system/test_moved_while_looked_at.py",),
+    ),
+    Mutation(
+        "a directory that is not found where it is to be listed counts as listed", 1, "tasks/entry.py",
+        "observer.findings.astray[gfid] = path", "pass",
+        ("tests/system/test_moved_while_looked_at.py",),
+    ),
+    Mutation(
+        "the mark does not wait for a directory that is nowhere known", 1, "tasks/whereabouts.py",
+        "observer.findings.moved = True", "pass",
+        ("tests/system/test_moved_while_looked_at.py",),
+    ),
+    Mutation(
+        "what is unlisted when all is applied that moved it is left so", 1, "scheduler/settle.py",
+        "        if list_again(ctx, epoch):\n            asked += due\n        else:\n            ctx", "        if True:\n            ctx",
+        ("tests/system/test_moved_while_looked_at.py",),
     ),
     Mutation(
         "only the ledger knows whose metadata is to come from home", 1, "scheduler/crawl.py",

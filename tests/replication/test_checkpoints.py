@@ -98,7 +98,7 @@ class World:
             name, order = self.crawl
             for each in [each for each in self.missing if each <= order and each not in self.failing]:
                 del self.missing[each]
-            self.progress.end_crawl(self.epoch, name)
+            self.progress.end_crawl(self.epoch, name, recorded=False)
             self.crawl = None
 
     def lose_changelog(self):
@@ -196,7 +196,7 @@ def test_a_time_is_reached_when_the_mark_passes_it(tmp_path):
     progress = Progress(tmp_path / "progress.sqlite")
     epoch = progress.new_epoch(0)
     progress.begin_crawl(epoch, "c", 0, 100, 0, {})
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     past, future = (
         progress.ask(50, position=None, by_time=True),
         progress.ask(200, position=None, by_time=True),
@@ -232,7 +232,7 @@ def test_only_so_many_are_kept(tmp_path):
     progress = Progress(tmp_path / "progress.sqlite")
     epoch = progress.new_epoch(0)
     progress.begin_crawl(epoch, "c", 0, 100, 0, {})
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     for _ in range(checkpoints.KEPT + 20):
         progress.ask(50, position=None, by_time=True)
     assert len(progress.checkpoints()) == checkpoints.KEPT

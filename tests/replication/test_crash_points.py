@@ -14,6 +14,7 @@ from tests.killing import kill_at_each, run_killed
 WRITER = """
 import json, sys
 from pathlib import Path
+from replication import unsettled
 from replication.checkpoints import Checkpoint
 from replication.failures import Failure
 from replication.progress import Progress
@@ -32,12 +33,14 @@ STEPS = [
     lambda p: (p.crawled("c1", "C:0.1", {}), p.crawled("c1", "C:0.2", {})),
     lambda p: p.crawl_swept("c1"),
     lambda p: p.synced(2),
-    lambda p: p.end_crawl(1, "c1"),
+    lambda p: p.end_crawl(1, "c1", recorded=True),
+    lambda p: p.change(lambda db: unsettled.wait_for(db, [row.id for row in p.look(unsettled.rows)], 3)),
     lambda p: p.checkpoints() or p.ask(250, position=3, by_time=False),
     lambda p: p.take(1, 1, [failure("ab", 210)], [], 200),
     lambda p: p.advance(1, 3, 300),
     lambda p: p.take(1, 2, [], ["data:ab"], 300),
     lambda p: p.advance(1, 5, 500),
+    lambda p: p.change(lambda db: unsettled.settled(db, [row.id for row in p.look(unsettled.rows)])),
     lambda p: p.scanned("scan", 10**18),
 ]
 at, path = int(sys.argv[1]), Path(sys.argv[2])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from replication import unsettled
 from replication.deletes import Held
 from replication.errors import ExitCode
 from replication.failures import Failure
@@ -35,7 +36,7 @@ def crawled(progress, time_ns=100):
     epoch = progress.new_epoch(0)
     assert progress.begin_crawl(epoch, "c", 0, time_ns, 0, {"C:0": "[]"})
     progress.crawled("c", "C:0", {})
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     return epoch
 
 
@@ -74,11 +75,55 @@ def test_a_crawl_that_is_open_ends_with_its_changelog(progress):
     brick = progress.brick()
     assert (brick.front, brick.complete, brick.crawl) == (0, False, None)
     assert progress.frontier() == {}
-    progress.end_crawl(epoch, "old")  # a late twin
+    progress.end_crawl(epoch, "old", recorded=False)  # a late twin
     assert progress.brick().front == 0
     assert progress.begin_crawl(epoch, "new", 7, 700, 0, {"C:0": "[]"})
-    progress.end_crawl(epoch, "new")
+    progress.end_crawl(epoch, "new", recorded=False)
     assert progress.brick().front == 7
+
+
+def rows(progress):
+    return [(row.since_ns, row.upto) for row in progress.look(unsettled.rows)]
+
+
+def ids(progress):
+    return [row.id for row in progress.look(unsettled.rows)]
+
+
+def test_a_crawl_gives_no_mark_until_what_moved_meanwhile_is_applied(progress):
+    """A directory went from where the crawl was still to come to where it had been: it has not seen it."""
+    epoch = progress.new_epoch(0)
+    assert progress.begin_crawl(epoch, "c", 4, 100, 0, {"C:0": "[]"})
+    progress.end_crawl(epoch, "c", recorded=True)
+    assert progress.brick().complete
+    assert not progress.brick().marked
+    assert rows(progress) == [(1, None)]
+    progress.change(lambda db: unsettled.wait_for(db, ids(progress), 6))
+    assert progress.advance(epoch, 6, 300).stime_ns == 0
+    progress.change(lambda db: unsettled.settled(db, ids(progress)))
+    assert progress.brick().marked
+    assert progress.brick().stime_ns == 300
+
+
+def test_what_was_noted_later_waits_for_a_later_position(progress):
+    epoch = crawled(progress)
+    progress.advance(epoch, 1, 150)
+    progress.change(lambda db: unsettled.note(db, 200))
+    asked = ids(progress)
+    progress.change(lambda db: unsettled.note(db, 300))  # while it is asked where the changelog stands
+    progress.change(lambda db: unsettled.wait_for(db, asked, 3))
+    assert rows(progress) == [(200, 3), (300, None)]
+    assert progress.advance(epoch, 3, 400).stime_ns == 199
+    progress.change(lambda db: unsettled.settled(db, asked))
+    assert progress.brick().stime_ns == 299
+
+
+def test_a_new_epoch_doubts_what_is_newer_than_the_mark(progress):
+    """Units of the last one may have known of directories that they were still to list."""
+    crawled(progress)
+    epoch = progress.new_epoch(0)
+    assert rows(progress) == [(101, None)]
+    assert progress.advance(epoch, 3, 300).stime_ns == 100
 
 
 def test_epochs_only_grow(progress):
@@ -129,7 +174,7 @@ def test_one_crawl_at_a_time(progress):
     assert progress.begin_crawl(epoch, "c", 0, 1, 0, {})
     assert not progress.begin_crawl(epoch, "d", 0, 2, 0, {})
     assert progress.brick().crawl == "c"
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     assert not progress.begin_crawl(epoch - 1, "d", 0, 2, 0, {})
 
 
@@ -138,7 +183,7 @@ def test_a_complete_crawl_forgives_what_it_could_read_this_time(progress):
     progress.record([Failure(step="entry", gfid=None, path="d", code="permission", error="no")], [])
     progress.record([failure("cd")], [])
     progress.begin_crawl(epoch, "c", 0, 2**62, 0, {})
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     assert [f.step for f in progress.failures()] == ["data"]
 
 
@@ -241,7 +286,7 @@ def test_a_twin_that_ends_a_crawl_again_leaves_the_next_one_alone(progress):
     epoch = crawled(progress)
     assert progress.begin_crawl(epoch, "next", 0, 200, 0, {"C:0": "[]"})
     progress.record([Failure(step="entry", gfid=None, path="d", code="permission", error="no")], [])
-    progress.end_crawl(epoch, "c")
+    progress.end_crawl(epoch, "c", recorded=False)
     assert progress.frontier() == {"C:0": "[]"}
     assert progress.failure_count() == 1
     assert progress.brick().crawl == "next"
@@ -257,7 +302,7 @@ def test_a_crawl_that_is_resumed_counts_for_the_epoch_that_began_it(progress):
     epoch = progress.new_epoch(0)
     progress.begin_crawl(epoch, "c", 0, 1, 0, {})
     later = progress.new_epoch(0)
-    progress.end_crawl(later, "c")
+    progress.end_crawl(later, "c", recorded=False)
     assert progress.brick().crawl_ended == epoch < later
 
 
@@ -392,7 +437,7 @@ def test_what_another_holder_did_is_not_known_and_its_mark_counts(progress):
     assert progress.begin_crawl(epoch, "e", 9, 4500, 4000, {"C:0": "[]"})
     progress.record([failure()], [], progress.brick().stime_ns + 1)
     progress.crawled("e", "C:0", {})
-    progress.end_crawl(epoch, "e")
+    progress.end_crawl(epoch, "e", recorded=False)
     assert progress.brick().stime_ns == 5000
     progress.record([], [failure().key])
     assert progress.brick().stime_ns == 9000

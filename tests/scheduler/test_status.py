@@ -32,7 +32,9 @@ def report(node, name="photos"):  # noqa: F811
 
 def wait_healthy(node):  # noqa: F811
     try:
-        node.wait_for(lambda: report(node)["healthy"] is True, "healthy", 120)
+        node.wait_for(
+            lambda: (found := report(node))["healthy"] is True and found["lag_s"] is not None, "healthy", 120
+        )
     except AssertionError:
         raise AssertionError(report(node)["reasons"]) from None
 

@@ -804,6 +804,24 @@ def test_a_directory_that_was_made_empty_is_not_to_be_listed_unless_it_was_known
         assert answer.list == [primary.gfid(b"newer").hex()]
 
 
+def test_a_directory_that_a_crawl_missed_is_unlisted_with_all_below_it(trees):
+    """And where records were lost, nothing of what was seen in it is believed: content may have changed and kept its version."""
+    a, b = trees
+    (a / "d" / "below").mkdir(parents=True)
+    (a / "d" / "below" / "file").write_bytes(b"content")
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        assert client.unlisted() == ([], None)
+        client.unlist([primary.gfid(b"d")])
+        assert sorted(path for _, path in client.unlisted()[0]) == [b"d", b"d/below"]
+        first, after = client.unlisted(limit=1)
+        assert [path for _, path in first + client.unlisted(after)[0]] == [b"d", b"d/below"]
+        assert client.dirty()[0] == []
+        client.unlist([primary.gfid(b"d")], doubt=True)
+        assert client.dirty()[0] == [(primary.gfid(b"d/below/file"), b"d/below/file")]
+
+
 def test_content_for_what_is_gone_is_harmless(trees):
     a, b = trees
     (a / "f").write_bytes(b"x")

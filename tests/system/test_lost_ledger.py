@@ -32,11 +32,13 @@ import scheduler.crawl
 idle = scheduler.crawl.Crawler._idle
 
 def unhelped(self):
-    self._lacking, self._list_again = lambda: ([], False), lambda: False
+    self._lacking = lambda: ([], False)
+    again, scheduler.crawl.list_again = scheduler.crawl.list_again, lambda ctx, epoch: False
     try:
         idle(self)
     finally:
-        del self._lacking, self._list_again
+        del self._lacking
+        scheduler.crawl.list_again = again
 
 scheduler.crawl.Crawler._idle = unhelped
 """
