@@ -17,7 +17,17 @@ from functools import partial
 from pathlib import Path
 
 from common import Lab, Report, Row, Series, arguments, settle
-from gluster_lab import PRIMARY, SECONDARY, Cpu, GlusterLab, Gsyncd, outside, rsync_for_gsyncd, run_inside
+from gluster_lab import (
+    PRIMARY,
+    SECONDARY,
+    Cpu,
+    GlusterLab,
+    Gsyncd,
+    call,
+    outside,
+    rsync_for_gsyncd,
+    run_inside,
+)
 
 from tests.system.harness import SeamarkRun
 
@@ -58,6 +68,38 @@ class Side:
 
     def settle(self) -> None:
         """Until it is at rest."""
+
+    def told(self) -> None:
+        """The work has ended: for who has to be told."""
+
+
+class CopySide(Side):
+    """cp(1) and rm(1) from mount to mount, at the very moment: what these names and bytes cost whoever makes them there.
+
+    Nobody has to notice, find, send or prove anything, nothing is synced, readers see halves, and gfids are others.
+    """
+
+    rows = frozenset({"hybrid", "created", "deleted", "large"})
+    exact = ("--omit-dir-times",)
+
+    def __init__(self, lab: GlusterLab, cpu: Cpu, other: Cpu) -> None:
+        lab.volume("cp", PRIMARY, cpu)
+        lab.volume("cs", SECONDARY, cpu)
+        super().__init__("cp, to a mounted volume", cpu, lab.mount("cp", other), lab.mount("cs", cpu))
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def told(self) -> None:
+        there, here = ({each for each in os.listdir(at) if each[0] != "."} for at in (self.root, self.copy))
+        with self.cpu:
+            for name in sorted(there - here):
+                call("cp", "-a", str(self.root / name), str(self.copy / name))
+            for name in sorted(here - there):
+                call("rm", "-r", str(self.copy / name))
 
 
 class GsyncdSide(Side):
@@ -154,6 +196,7 @@ class Bench:
         before = side.cpu.seconds()
         checks = work()
         ended = time.monotonic()
+        side.told()
         for check in checks:
             while not check():
                 assert time.monotonic() < ended + _PATIENCE_S, (
@@ -259,7 +302,8 @@ class Bench:
         side.settle()
         self.measure(side, "large", write)
         side.settle()
-        self.measure(side, "overwritten", overwrite)
+        if self._wanted(side, "overwritten"):
+            self.measure(side, "overwritten", overwrite)
 
     def catch_up(self, side: Side, turn: int) -> None:
         if not self._wanted(side, "catch-up"):
@@ -366,15 +410,15 @@ def main() -> None:
     parser.add_argument(
         "--gsyncd-rsync", metavar="PATH", help="an rsync before 3.5 (default: Debian's older one)"
     )
-    sides = ("gsyncd", "volume", "mount", "directory")
+    sides = ("gsyncd", "volume", "mount", "directory", "cp")
     parser.add_argument(
         "--side",
         action="append",
         choices=sides,
-        help="only this side; may be given more than once (default: all but mount)",
+        help="only this side; may be given more than once (default: all but mount and cp)",
     )
     options = parser.parse_args()
-    chosen = options.side or [side for side in sides if side != "mount"]
+    chosen = options.side or [side for side in sides if side not in ("mount", "cp")]
     if outside():
         rsync = rsync_for_gsyncd(options.gsyncd_rsync) if "gsyncd" in chosen else ""
         with tempfile.TemporaryDirectory(prefix="seamark-gluster-", dir=options.base) as base:
@@ -386,7 +430,9 @@ def main() -> None:
         gsyncd, seamark = Cpu("gsyncd"), {name: Cpu(f"seamark-{name}") for name in sides[1:]}
         with GlusterLab(base).running(gsyncd) as lab:
             began: list[Side] = []
-            for name in sides[1:]:
+            if "cp" in chosen:
+                began.append(CopySide(lab, seamark["cp"], other))
+            for name in sides[1:-1]:
                 if name in chosen:
                     with seamark[name]:
                         ssh = Lab(str(base))

@@ -106,7 +106,7 @@ class Progress:
         What units of the last one had still to list is forgotten with them.
         """
         with self._write() as db:
-            unsettled.doubt_mark(db)
+            unsettled.doubt(db, self.brick().stime_ns + 1)
             db.execute("UPDATE brick SET epoch = max(epoch + 1, ?)", (at_least,))
             return int(db.execute("SELECT epoch FROM brick").fetchone()[0])
 
@@ -280,6 +280,7 @@ class Progress:
             db.execute("UPDATE brick SET front = 0, complete = 0, crawl = NULL, crawl_swept = 0")
             checkpoints.crawl_dropped(db)
             checkpoints.positions_lost(db)
+            unsettled.positions_lost(db)
 
     def expect_full_crawl(self) -> None:
         """What the secondary holds is not known (any more): nothing but a hybrid crawl can tell."""
@@ -294,6 +295,7 @@ class Progress:
         changelog; until that is applied, the mark stays.
         """
         with self._write() as db:
+            since_ns = unsettled.since_ns(db)
             done = db.execute(
                 "UPDATE brick SET front = max(front, crawl_position), front_ns = max(front_ns, crawl_ns), "
                 "crawl = NULL, complete = 1, crawl_ended = crawl_epoch WHERE crawl = ? AND epoch = ?",
@@ -305,9 +307,10 @@ class Progress:
             db.execute("UPDATE OR REPLACE crawl_filters SET which = 'complete' WHERE which = 'open'")
             (crawl_ns,) = db.execute("SELECT crawl_ns FROM brick").fetchone()
             failures.end_looked_at(db, crawl_ns)
-            unsettled.forget(db)
             if recorded:
-                unsettled.doubt_mark(db)
+                unsettled.doubt(db, since_ns)
+            else:
+                unsettled.scanned(db)
             checkpoints.crawl_ended(db, crawl)
             marking.move(db)
 

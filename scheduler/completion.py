@@ -26,6 +26,8 @@ class Completion:
         self._ctx = ctx
         self._epoch = epoch
         self._target: int | None = None
+        self._until_ns = 0
+        self.missed = 0  # what moved, and was not found in all that time
         self._final = 0
         self._follow_until = 0.0
 
@@ -42,15 +44,25 @@ class Completion:
         if not brick.complete or brick.crawl is not None or self._deletes_wait():
             return False
         if self._ctx.place.detector() == "scan":
-            return brick.crawl_ended >= self._epoch and not self._on_the_move() and self._published(brick)
-        if self._ctx.progress.look(unsettled.rows):
-            return False
+            done = brick.crawl_ended >= self._epoch and not self._missed(2**63) and not self._on_the_move()
+            return done and self._published(brick)
         if self._target is None:
             try:
                 self._target = int(agent_call(self._ctx.place.changelog, "barrier")["position"])
+                self._until_ns = time.time_ns()
             except (AgentRefused, AgentUnreachable):
                 return False
-        return brick.front >= self._target and not self._on_the_move() and self._published(brick)
+        done = brick.front >= self._target and not self._missed(self._until_ns) and not self._on_the_move()
+        return done and self._published(brick)
+
+    def _missed(self, until_ns: int) -> bool:
+        """Whether something as old as that may have been missed because it moved, and is still being followed, for a minute."""
+        self.missed = sum(row.since_ns <= until_ns for row in self._ctx.progress.look(unsettled.rows))
+        return self.missed > 0 and self._follows()
+
+    def _follows(self) -> bool:
+        self._follow_until = self._follow_until or time.monotonic() + _FOLLOW_S
+        return time.monotonic() <= self._follow_until
 
     def _deletes_wait(self) -> bool:
         """Whether the secondary holds deletions until it is certain that they are none of a rename."""
@@ -69,8 +81,7 @@ class Completion:
         """Whether files that were renamed while they were to be read are still being followed, for a minute."""
         if not any(failure.code == "moved" for failure in self._ctx.progress.failures()):
             return False
-        self._follow_until = self._follow_until or time.monotonic() + _FOLLOW_S
-        if time.monotonic() > self._follow_until:
+        if not self._follows():
             return False
         if self._ctx.ledger.once_in(1, "follow"):
             send(retry_signature(self._ctx.session.name))

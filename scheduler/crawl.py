@@ -13,6 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.changelog.index import State
 from replication.frontier import encode_dirs
@@ -23,7 +24,7 @@ from replication.volume.identity import ROOT_GFID
 from scheduler.batches import open_batch
 from scheduler.epoch import start_over
 from scheduler.retry import send_again, wanted_at
-from scheduler.settle import list_again, settle
+from scheduler.settle import list_again, settle, settle_scanned
 from tasks.canvas import mark_signature
 from tasks.deletes import settle_deletes
 from tasks.entry import PART_NAMES
@@ -42,6 +43,7 @@ WINDOW = 4  # batches under way at the same time
 _DIRTY_PAGE = 2000
 _DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
+_SCAN_AGAIN_S = 60
 _HELD_EVERY_S = 2  # at least so long between looks whether what is held may go
 _GAP = "gap in the changelog"
 
@@ -94,6 +96,8 @@ class Crawler:
         if self._scanning():
             # A run that begins looks at once, whatever an earlier one planned.
             begun = self.brick.crawl_ended < self.epoch
+            if not begun and self.ctx.progress.look(unsettled.holds) and self._scan_again():
+                return "scan: directories moved during the last one"
             return "scan" if begun or self.ctx.progress.scan_due("scan") else None
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
@@ -102,6 +106,14 @@ class Crawler:
             return f"{_GAP}: it begins after what was applied"
         due = self.ctx.progress.scan_due(self.ctx.place.detector())
         return "periodic look for what was not recorded" if due else None
+
+    def _scan_again(self) -> bool:
+        """Whether the last scan missed something that is still not there: not more than once a minute."""
+        settle_scanned(self.ctx, self.epoch)
+        if not self.ctx.progress.look(unsettled.holds):
+            self.ctx.publish_mark(self.epoch)
+            return False
+        return self.ctx.ledger.once_in(_SCAN_AGAIN_S, "scan again")
 
     def _filters(self) -> str:
         return json.dumps(self.ctx.session.filters)

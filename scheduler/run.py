@@ -318,7 +318,7 @@ class Run:
                 self.update(snapshot)
                 return ExitCode.INTERRUPTED if self.options.once else ExitCode.OK
             if self.options.once and completion.reached():
-                code = self._finish(ctx, status)
+                code = self._finish(ctx, status, completion.missed)
                 vigil.look(status.snapshot)
                 return code
             if time.monotonic() > self.opening.until:
@@ -368,9 +368,11 @@ class Run:
                 f"{question}; to agree: seamark deletions {self.session.name} allow, and run it again"
             )
 
-    def _finish(self, ctx: Context, status: Status) -> int:
+    def _finish(self, ctx: Context, status: Status, missed: int) -> int:
         self._finished = True
         lines = log_failures(ctx)
+        if missed:
+            lines.append(f"{missed} directories were moving while they were to be looked at: run it again")
         for line in lines:
             log.error("%s", line)
         self.update(status.look(Phase.FINISHED if not lines else Phase.FAILED))

@@ -1,43 +1,55 @@
 """What a walk did not find where it was to be: looked for when all is applied that was recorded by then.
 
-A directory that is to be listed, and has moved, stays unlisted on the secondary, whatever its name becomes there. The
-mark waits (replication/unsettled.py) until the changelog is applied up to a moment after that, so that the secondary has the
-name, and until what is unlisted then was listed.
+A directory that is to be listed, and has moved, stays unlisted on the secondary, whatever its name becomes there. When the
+changelog is applied up to a moment after that, the secondary's index has the name that it had then, and it is looked at there.
+The mark waits (replication/unsettled.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.secondary.layout import HIDDEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import sqlite3
+    from collections.abc import Iterable, Iterator
 
+    from replication.unsettled import Unsettled
     from tasks.context import Context
 
-_AGAIN_S = 30
+_ASK_EVERY_S = 1
 _AT_ONCE = 1000  # directories
+_LIST_AGAIN_S = 60
 
 
 def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     """Go on with what may have been missed. ``walking``: units of entries are under way, and list what they find."""
-    rows = ctx.progress.look(unsettled.rows)
-    if not rows:
+    if not ctx.progress.look(unsettled.holds):
         return
     front = ctx.progress.brick().front
-    asked = [row.id for row in rows if row.upto is None]
-    due = [row.id for row in rows if row.upto is not None and row.upto <= front]
+    ctx.progress.change(lambda db: unsettled.applied(db, front))
+    for row in ctx.progress.look(unsettled.rows):
+        if row.gfid == unsettled.ALL:
+            ctx.progress.change(partial(unsettled.doubted, row=row, gfids=_left_unlisted(ctx, epoch)))
+    rows = ctx.progress.look(unsettled.rows)
+    now = time.time_ns()
+    # (A time that is far away is a clock that jumped.)
+    due = [
+        r
+        for r in rows
+        if r.gfid and r.upto is not None and r.upto <= front and not now < r.again_ns < now + 10**11
+    ]
     if due and not walking:
-        if list_again(ctx, epoch):
-            asked += due
-        else:
-            ctx.progress.change(lambda db: unsettled.settled(db, due))
-    if not asked:
+        _look_for(ctx, epoch, due[:_AT_ONCE])
+        rows = ctx.progress.look(unsettled.rows)
+    asked = [row for row in rows if row.upto is None]
+    if not asked or not ctx.ledger.once_in(_ASK_EVERY_S, "settle"):
         return
     try:
         position = int(agent_call(ctx.place.changelog, "barrier")["position"])
@@ -46,51 +58,98 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     ctx.progress.change(lambda db: unsettled.wait_for(db, asked, position))
 
 
-def list_again(ctx: Context, epoch: int) -> bool:
-    """Have directories listed that no listing was applied of, and whether there were any.
-
-    Each is asked for once, which is durable in the changelog. What cannot be listed stays unlisted: what failed is on the
-    failure list, and what is mounted there is not ours.
-    """
-    looks: dict[bytes, list[bytes]] = {}
-    asked: set[bytes] = set()
-    for path in _unlisted(ctx, epoch):
-        if any(above in asked for above in _above(path)):
-            continue  # D of a directory has all below it listed
-        if not ctx.ledger.once_in(_AGAIN_S, f"list:{os.fsdecode(path)}"):
-            continue
-        asked.add(path)
-        directory, name = os.path.split(path)
-        looks.setdefault(directory, []).append(name)
-        if len(asked) >= _AT_ONCE:
-            break
-    for directory, names in looks.items():
-        with contextlib.suppress(AgentRefused, AgentUnreachable):
-            # Refused: it has moved since. Then it has another path when it is asked for next.
-            text = os.fsdecode(directory)
-            agent_call(
-                ctx.place.changelog, "look", dir=text, names=[os.fsdecode(n) for n in names], kinds="EMD"
-            )
-    return bool(asked)
+def settle_scanned(ctx: Context, epoch: int) -> None:
+    """The same where nobody records: what a scan has missed, the next one finds, or does not find any more."""
+    missed = [row for row in ctx.progress.look(unsettled.rows) if row.gfid]
+    found = []
+    for start in range(0, len(missed), _AT_ONCE):
+        some = missed[start : start + _AT_ONCE]
+        where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in some)
+        found += [
+            row for row in some if (at := where.get(bytes.fromhex(row.gfid or ""))) is None or at.listed
+        ]
+    ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
 
-def _unlisted(ctx: Context, epoch: int) -> Iterator[bytes]:
-    """Paths of directories that somebody has to list, those above others first."""
-    failing = {key.partition(":")[2] for key in ctx.progress.failing()}
+def _left_unlisted(ctx: Context, epoch: int) -> list[bytes]:
+    """All directories that somebody has to list, without those below others, which are listed with them."""
     client = ctx.secondary(epoch).client
+    found: list[tuple[bytes, bytes | None]] = []
     after = None
     while True:
         page, after = client.unlisted(after)
-        for path in sorted(path for _, path in page):
-            # What has no name there has come to an end, or comes with a record of its own.
-            if path.startswith(HIDDEN + b"/") or os.fsdecode(path) in failing:
-                continue
-            if not ctx.volume.is_mount_point(path):
-                yield path
+        found += page
         if after is None:
-            return
+            break
+    paths = {path for _, path in found if path is not None}
+    return [gfid for gfid, path in found if path is None or not any(above in paths for above in _above(path))]
 
 
 def _above(path: bytes) -> Iterator[bytes]:
     while path := os.path.dirname(path):
         yield path
+
+
+def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
+    """Have these directories looked at where the secondary has them by now; done with is what is listed, or gone."""
+    where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in due)
+    failing = _failing(ctx)
+    done, again, paths = [], [], []
+    for row in due:
+        at = where.get(bytes.fromhex(row.gfid or ""))
+        if at is None or at.listed:
+            done.append(row)
+        elif at.path is None:
+            again.append(row)  # without a name: it comes with a record, or to an end
+        elif not _can_be_listed(ctx, at.path, failing):
+            done.append(row)
+        else:
+            again.append(row)
+            paths.append(at.path)
+    last = ctx.store.last_closed()
+    # Whoever listed it did so for a record that was closed by now.
+    position = last.number if last is not None else 0
+
+    def note(db: sqlite3.Connection) -> None:
+        unsettled.listed(db, done, position)
+        unsettled.look_again(db, again)
+
+    ctx.progress.change(note)  # before it is asked for: what fails now is tried again
+    _have_listed(ctx, paths)
+
+
+def list_again(ctx: Context, epoch: int) -> bool:
+    """Have directories listed that the secondary had to make again, for somebody who could not list them; whether there were any.
+
+    Each is asked for once a minute, which is durable in the changelog. What cannot be listed stays unlisted: what failed
+    is on the failure list, and what is mounted there is not ours.
+    """
+    failing = _failing(ctx)
+    page, _ = ctx.secondary(epoch).client.unlisted()
+    paths = [
+        path for gfid, path in page
+        if path is not None and _can_be_listed(ctx, path, failing) and ctx.ledger.once_in(_LIST_AGAIN_S, f"list:{gfid.hex()}")
+    ]  # fmt: skip
+    _have_listed(ctx, paths)
+    return bool(paths)
+
+
+def _failing(ctx: Context) -> set[str]:
+    return {key.partition(":")[2] for key in ctx.progress.failing()}
+
+
+def _can_be_listed(ctx: Context, path: bytes, failing: set[str]) -> bool:
+    return os.fsdecode(path) not in failing and not ctx.volume.is_mount_point(path)
+
+
+def _have_listed(ctx: Context, paths: Iterable[bytes]) -> None:
+    """Record that these directories are to be listed, with all below them."""
+    looks: dict[bytes, list[bytes]] = {}
+    for path in paths:
+        directory, name = os.path.split(path)
+        looks.setdefault(directory, []).append(name)
+    for directory, names in looks.items():
+        with contextlib.suppress(AgentRefused, AgentUnreachable):
+            # D of a directory has it listed. Refused: it has moved since, and has another path when it is asked for next.
+            text = [os.fsdecode(name) for name in names]
+            agent_call(ctx.place.changelog, "look", dir=os.fsdecode(directory), names=text, kinds="EMD")

@@ -59,9 +59,15 @@ class Status:
         failures = ctx.progress.failure_count()
         held = ctx.progress.held()
         waits = held.any and (bool(held.question) or not ctx.session.ignore_deletes)
-        unsure = not scanning and bool(ctx.progress.look(unsettled.rows))
+        unsure = ctx.progress.look(unsettled.holds)
         working = (
-            busy or bool(pending) or brick.crawl is not None or not brick.complete or limbo or waits or unsure
+            busy
+            or bool(pending)
+            or brick.crawl is not None
+            or not brick.complete
+            or limbo
+            or waits
+            or (unsure and not scanning)
         )
         return ProgressSnapshot(
             phase=phase or (Phase.RUNNING if working else Phase.IDLE),
@@ -73,7 +79,7 @@ class Status:
             bytes_sent=counters.get("bytes_sent", 0),
             rate_bytes_s=rate, files_s=files_rate,
             eta_s=self._eta(total_bytes - size, rate, total_files - files, files_rate),
-            lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0 or waits),
+            lag_s=self._lag(brick, pending, working=working, behind=scanning or failures > 0 or waits or unsure),
             failures=failures,
             skipped=ctx.progress.skip_count(),
             stime=brick.stime_ns / 1e9 if brick.stime_ns else None,

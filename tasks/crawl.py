@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from replication import unsettled
 from replication.frontier import decode_dirs, encode_dirs
 from replication.observer import NEVER_NS, Observer
 from replication.volume.directory import VanishedError
@@ -17,6 +18,7 @@ from tasks.metadata import as_moved, data_units, send_metadata, undressed
 from tasks.unit import DONE, Unit, working
 
 if TYPE_CHECKING:
+    import sqlite3
     from concurrent.futures import Future
 
     from celery import Task
@@ -50,7 +52,7 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
-        walk.leave_unlisted()
+        walk.note_vanished()
         dressed = send_metadata(work, found.meta)
         failures = found.failures + dressed.failures
         crawl_units = {
@@ -208,13 +210,19 @@ class _Walk:
             self.queue += below
         return len(names)
 
-    def leave_unlisted(self) -> None:
+    def note_vanished(self) -> None:
         """What was not where it was to be was moved or removed, which has a record of its own. But if it was something above that
         moved, none leads to what is in this, and nothing else says any more that it was not looked at.
         """
-        if self._vanished:
-            # Content that may have changed and left its version would be looked at by this crawl alone.
-            self.client.unlist(self._vanished, doubt=self.since_ns < NEVER_NS)
+        if not self._vanished:
+            return
+        # Content that may have changed and left its version would be looked at by this crawl alone.
+        self.client.unlist(self._vanished, doubt=self.since_ns < NEVER_NS)
+
+        def miss(db: sqlite3.Connection) -> None:
+            unsettled.miss(db, self._vanished, unsettled.since_ns(db))
+
+        self.work.ctx.progress.change(miss)
 
     def _open(self, gfid: bytes, path: bytes) -> int | None:
         self.directories += 1

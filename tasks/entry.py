@@ -60,9 +60,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], work.since_ns())
-        if findings.moved:
+        if findings.missed:
             since_ns = work.since_ns()
-            work.ctx.progress.change(lambda db: unsettled.note(db, since_ns))
+            work.ctx.progress.change(lambda db: unsettled.miss(db, findings.missed, since_ns))
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)
         text = json.dumps(
@@ -151,6 +151,8 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
     try:
         names = volume.names(fd, is_root=not path)
         below = observer.list_directory(fd, gfid, path, names, empty=empty)
+        if not empty:
+            observer.findings.meta.append((gfid, path))  # names may have come and gone
         return below if empty else []
     except OSError as error:
         observer.fail("entry", path, error)
@@ -253,7 +255,7 @@ def _look_at_names(
                 os.close(fd)
         if not looked and files[gfid] is not Change.NONE:
             # What it is in has moved, which says nothing of its content.
-            client.doubt(paths[0])
+            client.unlist([gfid], doubt=True)
             observer.findings.failures += as_moved([(gfid, paths[0])], step="data")
 
 

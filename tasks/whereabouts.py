@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from replication.secondary.layout import HIDDEN
 from replication.volume.directory import VanishedError
 from replication.volume.identity import ROOT_GFID
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from replication.changelog.together import Together
     from replication.observer import Observer
+    from replication.volume.directory import DirectoryVolume
     from tasks.unit import Unit
 
 
@@ -61,18 +61,30 @@ def where_now(
 ) -> list[tuple[bytes, bytes]]:
     """Where directories are that are to be listed, and were not found (at that path).
 
-    One that is nowhere known has been moved or removed, which has a record of its own. But if it was something above it that moved, no
-    record leads to it: it stays unlisted, and the mark waits.
+    Of one that the secondary does not know a record will tell, or of what it is in. What it knows, and has in another place than
+    the primary, was moved or removed: if it was something above it that moved, no record leads to it, and it is among what was missed.
     """
     observer.flush()
     observer.collect()
+    client = work.ctx.secondary(work.epoch).client
+    known = client.whereabouts(directories)
     found = []
-    now = work.ctx.names_now(work.epoch, directories)
-    for gfid, path in directories.items():
-        paths = now.get(gfid)
-        if paths and paths[0] != path and not paths[0].startswith(HIDDEN + b"/"):
-            found.append((gfid, paths[0]))
-            observer.findings.meta.append((gfid, paths[0]))  # names came and went there
-        elif paths != []:  # else the volume itself says that it is gone
-            observer.findings.moved = True
+    for gfid, tried in directories.items():
+        at = known.get(gfid)
+        paths = _said_by(work.ctx.volume, gfid)
+        path = paths[0] if paths else at.path if at is not None else None
+        if paths == [] or (at is None and not paths):
+            continue
+        if path is not None and path != tried:
+            found.append((gfid, path))
+        elif at is None or not at.listed:
+            observer.findings.missed.append(gfid)
     return found
+
+
+def _said_by(volume: DirectoryVolume, gfid: bytes) -> list[bytes] | None:
+    """Where the volume itself says that it is; None where it cannot tell."""
+    try:
+        return volume.paths_of(gfid)
+    except OSError:
+        return None

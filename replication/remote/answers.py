@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from replication.errors import ExitCode
 from replication.remote.errors import RemoteError
@@ -24,6 +24,13 @@ class SecondaryError(RemoteError):
             self.exit_code = ExitCode.TEMPORARY
         elif code == "owned":
             self.exit_code = ExitCode.LOCKED
+
+
+class Whereabouts(NamedTuple):
+    """A directory on the secondary: whether all that is in it was listed, and its path, None where it has no name."""
+
+    listed: bool
+    path: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

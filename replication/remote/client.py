@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from replication.errors import SeamarkError
 from replication.observation import Listing
-from replication.remote.answers import Observed, Reply, SecondaryError
+from replication.remote.answers import Observed, Reply, SecondaryError, Whereabouts
 from replication.remote.encoding import encode_listing
 from replication.remote.errors import LinkLost
 from replication.remote.outbox import Outbox
@@ -25,6 +25,10 @@ PROTOCOL = 4
 WINDOW = 32  # requests under way on one link
 _LENGTHS = struct.Struct(">II")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def _path(text: str | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
 
 
 class SecondaryClient:
@@ -323,17 +327,20 @@ class SecondaryClient:
 
         ``undressed``: those that lack nothing but their metadata.
         """
-        return self._page("dirty", after=after, limit=limit, undressed=undressed)
+        header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
+        return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def unlisted(
         self, after: str | None = None, limit: int = 1000
-    ) -> tuple[list[tuple[bytes, bytes]], str | None]:
-        """Directories that somebody has to list: (gfid, path), and where to go on, as above."""
-        return self._page("unlisted", after=after, limit=limit)
+    ) -> tuple[list[tuple[bytes, bytes | None]], str | None]:
+        """Directories that somebody has to list: (gfid, path or None for one without a name), and where to go on, as above."""
+        header = self.call("unlisted", after=after, limit=limit).header
+        return [(bytes.fromhex(g), _path(p)) for g, p in header["items"]], header["next"]
 
-    def _page(self, op: str, **asked: Any) -> tuple[list[tuple[bytes, bytes]], str | None]:
-        header = self.call(op, **asked).header
-        return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
+    def whereabouts(self, gfids: Iterable[bytes]) -> dict[bytes, Whereabouts]:
+        """What the secondary knows of these directories."""
+        found = self.call("whereabouts", gfids=[g.hex() for g in gfids]).header["found"]
+        return {bytes.fromhex(g): Whereabouts(listed, _path(path)) for g, listed, path in found}
 
     def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:
         """Prepare a unit of rsync or tar: path, basis (relative to the root), in_place, unknown (gfids in hex)."""

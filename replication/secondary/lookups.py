@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from replication.secondary import faults, held, kept, layout, sql
 from replication.secondary.agent import Agent
@@ -57,16 +57,7 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
     ``after`` is null or the ``next`` of the answer before.
     """
-    return _page(agent, request, sql.UNDRESSED if request.get("undressed") else sql.DIRTY)
-
-
-def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Directories of which no complete listing was applied since they came, or were made again; ``after`` as above."""
-    return _page(agent, request, sql.UNLISTED)
-
-
-def _page(agent: Agent, request: Dict[str, Any], query: str) -> Dict[str, Any]:
-    """gfid and a path of each that has a name."""
+    query = sql.UNDRESSED if request.get("undressed") else sql.DIRTY
     limit = int(request.get("limit") or 1000)
     after = int(request.get("after") or 0)
     rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
@@ -76,10 +67,37 @@ def _page(agent: Agent, request: Dict[str, Any], query: str) -> Dict[str, Any]:
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 
+def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Directories of which no complete listing was applied since they came, or were made again; ``after`` as above.
+
+    The path is null for one that has no name, nor one that something above it has.
+    """
+    limit = int(request.get("limit") or 1000)
+    rows = [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (int(request.get("after") or 0), limit))]
+    items = [[row.gfid.hex(), path] for row, path in _places(agent, rows)]
+    return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
+
+
+def whereabouts(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Of each of these directories that is known: whether it is listed, and its path, null as above."""
+    rows = agent.index.inodes(gfid_of(g) for g in request["gfids"]).values()
+    return {"found": [[row.gfid.hex(), bool(row.listed), path] for row, path in _places(agent, list(rows))]}
+
+
+def _places(agent: Agent, rows: List[Row]) -> Iterator[Tuple[Row, Optional[str]]]:
+    agent.tree.begin()
+    keys = agent.index.names(row.id for row in rows)
+    for row in rows:
+        path = agent.tree.path(keys[row.id][0]) if row.id in keys else None
+        if path is not None and path.startswith(layout.HIDDEN + b"/"):
+            path = None
+        yield row, None if path is None else _text(path)
+
+
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """These directories, and all below them, must be listed completely again.
 
-    ``doubt``: and nothing is taken for granted of what is in them, as by the operation of that name.
+    ``doubt``: and nothing is taken for granted of them (they may be files, too), as by the operation of that name.
     """
     with agent.transaction():
         for row in agent.index.inodes(gfid_of(g) for g in request["gfids"]).values():

@@ -62,6 +62,7 @@ OPERATIONS: Dict[str, Operation] = {
     "unlisted": _plain(lookups.unlisted),
     "wanted": _plain(lookups.wanted),
     "unlist": _plain(lookups.unlist),
+    "whereabouts": _plain(lookups.whereabouts),
     "doubt": _plain(lookups.doubt),
     "stat": _plain(lookups.statistics),
     "check": _plain(lookups.check),

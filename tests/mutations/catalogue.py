@@ -59,7 +59,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a crawl gives a mark whatever moved behind its back", 1, "replication/progress.py",
-        "            if recorded:\n                unsettled.doubt_mark(db)\n", "",
+        "            if recorded:\n                unsettled.doubt(db, since_ns)\n            else:\n", "            if True:\n",
         ("tests/replication/test_progress.py", "tests/system/test_moved_while_looked_at.py"),
     ),
     Mutation(
@@ -74,13 +74,18 @@ MUTATIONS = (
     ),
     Mutation(
         "the mark does not wait for a directory that is nowhere known", 1, "tasks/whereabouts.py",
-        "observer.findings.moved = True", "pass",
+        "observer.findings.missed.append(gfid)", "pass",
         ("tests/system/test_moved_while_looked_at.py",),
     ),
     Mutation(
-        "what is unlisted when all is applied that moved it is left so", 1, "scheduler/settle.py",
-        "        if list_again(ctx, epoch):\n            asked += due\n        else:\n            ctx", "        if True:\n            ctx",
+        "a directory that was missed counts as listed when all is applied that moved it", 1, "scheduler/settle.py",
+        "if at is None or at.listed:\n            done", "if True:\n            done",
         ("tests/system/test_moved_while_looked_at.py",),
+    ),
+    Mutation(
+        "a directory that is missed again is as young as the record that had it looked for", 1, "replication/unsettled.py",
+        "since_ns = min(since_ns, excluded.since_ns)", "since_ns = excluded.since_ns",
+        ("tests/replication/test_progress.py",),
     ),
     Mutation(
         "only the ledger knows whose metadata is to come from home", 1, "scheduler/crawl.py",

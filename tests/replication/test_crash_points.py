@@ -34,13 +34,15 @@ STEPS = [
     lambda p: p.crawl_swept("c1"),
     lambda p: p.synced(2),
     lambda p: p.end_crawl(1, "c1", recorded=True),
-    lambda p: p.change(lambda db: unsettled.wait_for(db, [row.id for row in p.look(unsettled.rows)], 3)),
+    lambda p: [p.change(lambda db: unsettled.doubted(db, r, [b"d"])) for r in p.look(unsettled.rows) if r.gfid == ""],
+    lambda p: p.change(lambda db: unsettled.wait_for(db, p.look(unsettled.rows), 3)),
     lambda p: p.checkpoints() or p.ask(250, position=3, by_time=False),
     lambda p: p.take(1, 1, [failure("ab", 210)], [], 200),
     lambda p: p.advance(1, 3, 300),
     lambda p: p.take(1, 2, [], ["data:ab"], 300),
     lambda p: p.advance(1, 5, 500),
-    lambda p: p.change(lambda db: unsettled.settled(db, [row.id for row in p.look(unsettled.rows)])),
+    lambda p: p.change(lambda db: unsettled.listed(db, [r for r in p.look(unsettled.rows) if r.gfid], 3)),
+    lambda p: p.change(lambda db: unsettled.applied(db, p.brick().front)),
     lambda p: p.scanned("scan", 10**18),
 ]
 at, path = int(sys.argv[1]), Path(sys.argv[2])

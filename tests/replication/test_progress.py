@@ -82,12 +82,23 @@ def test_a_crawl_that_is_open_ends_with_its_changelog(progress):
     assert progress.brick().front == 7
 
 
-def rows(progress):
-    return [(row.since_ns, row.upto) for row in progress.look(unsettled.rows)]
+def rows(progress, *, known=False):
+    """What is unsettled: what it is of, since when, and up to where; ``known``: all that is unlisted is known by now."""
+    if known:
+        for row in progress.look(unsettled.rows):
+            if row.gfid == unsettled.ALL:
+                progress.change(lambda db, row=row: unsettled.doubted(db, row, []))
+    return [(row.gfid, row.since_ns, row.upto) for row in progress.look(unsettled.rows)]
 
 
-def ids(progress):
-    return [row.id for row in progress.look(unsettled.rows)]
+def wait_for(progress, position):
+    asked = [row for row in progress.look(unsettled.rows) if row.upto is None]
+    progress.change(lambda db: unsettled.wait_for(db, asked, position))
+
+
+def applied(progress):
+    progress.change(lambda db: unsettled.applied(db, progress.brick().front))
+    return progress.brick().stime_ns
 
 
 def test_a_crawl_gives_no_mark_until_what_moved_meanwhile_is_applied(progress):
@@ -97,33 +108,101 @@ def test_a_crawl_gives_no_mark_until_what_moved_meanwhile_is_applied(progress):
     progress.end_crawl(epoch, "c", recorded=True)
     assert progress.brick().complete
     assert not progress.brick().marked
-    assert rows(progress) == [(1, None)]
-    progress.change(lambda db: unsettled.wait_for(db, ids(progress), 6))
-    assert progress.advance(epoch, 6, 300).stime_ns == 0
-    progress.change(lambda db: unsettled.settled(db, ids(progress)))
+    assert rows(progress) == [("", 1, None)]
+    assert rows(progress, known=True) == [(None, 1, None)]
+    wait_for(progress, 6)
+    progress.advance(epoch, 5, 200)
+    assert applied(progress) == 0
+    progress.advance(epoch, 6, 300)
+    assert progress.brick().stime_ns == 0
+    assert applied(progress) == 300
     assert progress.brick().marked
-    assert progress.brick().stime_ns == 300
+
+
+def test_a_later_crawl_holds_the_mark_where_all_was_there(progress):
+    epoch = crawled(progress)
+    progress.advance(epoch, 3, 300)
+    progress.record([failure(first_ns=200)], [])
+    assert progress.begin_crawl(epoch, "d", 5, 500, 0, {"C:0": "[]"})
+    progress.end_crawl(epoch, "d", recorded=True)
+    assert rows(progress) == [("", 301, None)]
+
+
+def test_gaps_while_each_crawl_is_under_way_do_not_keep_the_mark_for_ever(progress):
+    """Each asks for a position behind a gap, which only another crawl gets over."""
+    epoch = progress.new_epoch(0)
+    for number in range(1, 5):
+        at = number * 10
+        assert progress.begin_crawl(epoch, f"c{number}", at, at * 100, 0, {})
+        progress.end_crawl(epoch, f"c{number}", recorded=True)
+        rows(progress, known=True)
+        wait_for(progress, at + 9)  # the gap is at + 6
+        progress.advance(epoch, at + 5, (at + 5) * 100)
+        assert applied(progress) == ((at - 5) * 100 if number > 1 else 0)
 
 
 def test_what_was_noted_later_waits_for_a_later_position(progress):
     epoch = crawled(progress)
     progress.advance(epoch, 1, 150)
-    progress.change(lambda db: unsettled.note(db, 200))
-    asked = ids(progress)
-    progress.change(lambda db: unsettled.note(db, 300))  # while it is asked where the changelog stands
+    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    asked = progress.look(unsettled.rows)
+    progress.change(
+        lambda db: unsettled.miss(db, [b"b"], 300)
+    )  # while it is asked where the changelog stands
     progress.change(lambda db: unsettled.wait_for(db, asked, 3))
-    assert rows(progress) == [(200, 3), (300, None)]
-    assert progress.advance(epoch, 3, 400).stime_ns == 199
-    progress.change(lambda db: unsettled.settled(db, asked))
-    assert progress.brick().stime_ns == 299
+    assert rows(progress) == [("61", 200, 3), ("62", 300, None)]
+    progress.advance(epoch, 3, 400)
+    assert applied(progress) == 199  # it was not listed yet
+    progress.change(lambda db: unsettled.listed(db, progress.look(unsettled.rows)[:1], 3))
+    assert applied(progress) == 299
+
+
+def test_a_directory_that_is_missed_twice_is_as_old_as_at_first(progress):
+    epoch = crawled(progress)
+    progress.advance(epoch, 1, 150)
+    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    wait_for(progress, 3)
+    (before,) = progress.look(unsettled.rows)
+    progress.change(lambda db: unsettled.miss(db, [b"a"], 300))
+    # Whoever saw it as it was before says nothing of it now.
+    progress.change(lambda db: unsettled.listed(db, [before], 3))
+    progress.change(lambda db: unsettled.look_again(db, [before]))
+    assert rows(progress) == [("61", 200, None)]
+    progress.advance(epoch, 9, 900)
+    assert applied(progress) == 199
 
 
 def test_a_new_epoch_doubts_what_is_newer_than_the_mark(progress):
     """Units of the last one may have known of directories that they were still to list."""
     crawled(progress)
     epoch = progress.new_epoch(0)
-    assert rows(progress) == [(101, None)]
+    assert rows(progress) == [("", 101, None)]
     assert progress.advance(epoch, 3, 300).stime_ns == 100
+    progress.new_epoch(0)
+    assert rows(progress) == [("", 101, None)]
+
+
+def test_where_nothing_is_recorded_only_what_a_scan_knows_that_it_missed_holds_the_mark(progress):
+    epoch = progress.new_epoch(0)
+    assert progress.begin_crawl(epoch, "c", 0, 100, 0, {})
+    progress.change(lambda db: unsettled.miss(db, [b"a"], unsettled.since_ns(db)))
+    progress.end_crawl(epoch, "c", recorded=False)
+    assert (rows(progress), progress.brick().stime_ns) == ([("61", 1, None)], 0)
+    assert progress.begin_crawl(epoch, "d", 0, 200, 0, {})
+    progress.change(lambda db: unsettled.miss(db, [b"b"], unsettled.since_ns(db)))
+    progress.end_crawl(epoch, "d", recorded=False)
+    found = progress.look(unsettled.rows)[:1]
+    progress.change(lambda db: unsettled.scanned(db, found))
+    assert (rows(progress), progress.brick().stime_ns) == ([("62", 101, None)], 100)
+
+
+def test_another_changelog_has_other_positions(progress):
+    epoch = crawled(progress)
+    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    wait_for(progress, 3)
+    progress.changelog_lost()
+    assert rows(progress) == [("61", 200, None)]
+    assert epoch
 
 
 def test_epochs_only_grow(progress):

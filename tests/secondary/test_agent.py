@@ -822,6 +822,24 @@ def test_a_directory_that_a_crawl_missed_is_unlisted_with_all_below_it(trees):
         assert client.dirty()[0] == [(primary.gfid(b"d/below/file"), b"d/below/file")]
 
 
+def test_a_file_is_doubted_wherever_it_is(trees):
+    """Also below a directory that waits in limbo, and whose path leads nowhere."""
+    a, b = trees
+    (a / "d").mkdir()
+    (a / "d" / "file").write_bytes(b"content")
+    primary = Primary(a)
+    with Far(b) as client:
+        primary.crawl(client)
+        file, directory = primary.gfid(b"d/file"), primary.gfid(b"d")
+        os.rename(a / "d", a / "x")
+        client.observe([Listing(ROOT_GFID, [Entry(b"d", None)])], position=1, limbo_until=1)
+        assert client.whereabouts([directory, bytes(15) + b"\x99"]) == {directory: (True, None)}
+        client.unlist([file], doubt=True)
+        assert client.wanted([file])[0] > 0
+        client.unlist([directory])
+        assert client.unlisted() == ([(directory, None)], None)
+
+
 def test_content_for_what_is_gone_is_harmless(trees):
     a, b = trees
     (a / "f").write_bytes(b"x")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
+import time
 
 import pytest
 
+from replication import unsettled
 from tests.judge import assert_same
 from tests.system.hooks import hook
 from tests.system.test_lost_ledger import UNHELPED
@@ -35,6 +39,36 @@ answers = tasks.crawl._Walk._answers
 tasks.crawl._Walk._answers = lambda self, leave: answers(self, 0)
 """
 
+# It moves once more when it is to be listed there, and it takes the recorder some seconds to say so.
+TWICE = """
+once = tasks.entry._list
+
+def twice(work, observer, gfid, path):
+    if path == b"new/below" and os.path.exists({again!r}):
+        os.rename({root!r} + "/new", {root!r} + "/newer")
+        os.kill(int(open({again!r}).read()), signal.SIGSTOP)
+        os.unlink({again!r})
+    return once(work, observer, gfid, path)
+
+tasks.entry._list = twice
+"""
+
+# From the moment at which a directory is to be looked for again the recorder does not answer, for as long as a file is there.
+AWAY = """
+import scheduler.settle
+called = scheduler.settle.agent_call
+gone = {begun}
+
+def away(store, op, **asked):
+    global gone
+    gone = gone or op == "look"
+    if gone and os.path.exists({away!r}):
+        raise scheduler.settle.AgentUnreachable("no agent answers")
+    return called(store, op, **asked)
+
+scheduler.settle.agent_call = away
+"""
+
 # The changelog is not read for as long as a file is there.
 WITHHELD = """
 import scheduler.crawl
@@ -45,19 +79,41 @@ def withheld(self, standing):
 
 scheduler.crawl.Crawler._changelog = withheld
 """
+BY_CRAWL = ("tasks.crawl", "_Walk._open", "self, gfid, path")
+BY_RECORD = ("tasks.entry", "_list", "work, observer, gfid, path")
 
 
-@pytest.fixture
-def below(place):
-    """Of a tree with a directory in which there is more than one level."""
+class Scene:
+    """``old/NAME/deep/file``; what it is below is renamed to ``new`` when it is to be listed, once ``flag`` is there."""
 
-    def make(top):
-        directory = place.base / top / "below"
-        (directory / "deep").mkdir(parents=True)
-        (directory / "deep" / "file").write_bytes(b"content")
-        return directory
+    def __init__(self, place, tmp_path, looker, more="", name=b"below", **names):
+        self.place, self.name, self.flag, self.again = place, name, tmp_path / "flag", tmp_path / "again"
+        module, function, arguments = looker
+        code = (MOVED + more).format(
+            module=module, function=function, arguments=arguments, path=b"old/" + name, flag=str(self.flag),
+            again=str(self.again), root=str(place.primary), **names,
+        )  # fmt: skip
+        self.path = hook(tmp_path, "tasks.unit", code)
 
-    return make
+    def make(self, top):
+        directory = os.path.join(os.fsencode(self.place.base / top), self.name, b"deep")
+        os.makedirs(directory)
+        with open(os.path.join(directory, b"file"), "w", encoding="ascii") as file:
+            file.write("content")
+
+    def come_from_outside(self, run):
+        """Returns the time at which it was renamed, or a little before (ns)."""
+        self.make("outside")
+        run.wait_same()
+        run.wait_idle()
+        self.flag.touch()
+        os.rename(self.place.base / "outside", self.place.primary / "old")
+        run.wait_for(lambda: not self.flag.exists(), "it to be listed")
+        return (self.place.primary / "new" / "known").stat().st_ctime_ns
+
+    def arrived(self, *tops):
+        name = os.fsdecode(self.name)
+        return any((self.place.secondary / top / name / "deep" / "file").exists() for top in tops)
 
 
 def mark_after_now(run, place):
@@ -67,48 +123,125 @@ def mark_after_now(run, place):
     run.wait_for(lambda: run.progress()["stime_ns"] > at_ns, "the mark")
 
 
-def moved(tmp_path, place, module, function, arguments):
-    """A hook that moves ``old`` when ``old/below`` is to be listed, and the file that says that it has not yet."""
-    flag = tmp_path / "flag"
-    text = (MOVED + UNHELPED).format(
-        module=module, function=function, arguments=arguments, path=b"old/below", flag=str(flag),
-        root=str(place.primary), held=str(tmp_path / "held"),
-    )  # fmt: skip
-    return flag, text
+def is_ahead(run, at_ns, arrived, seconds):
+    """Whether the mark is seen after ``at_ns`` while what is older has not arrived."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not arrived():
+        if run.progress()["stime_ns"] > at_ns:
+            time.sleep(0.05)
+            if not arrived():
+                return True
+        time.sleep(0.005)
+    return False
 
 
-def test_a_directory_that_a_crawl_finds_no_more(place, tmp_path, below):
+def end(run, place):
+    run.wait_same()
+    assert run.stop() == 0
+    assert_same(place.primary, place.secondary)
+
+
+def test_a_directory_that_a_crawl_finds_no_more(place, tmp_path):
     """No record names what is below what was renamed."""
-    below("primary/old")
-    flag, code = moved(tmp_path, place, "tasks.crawl", "_Walk._open", "self, gfid, path")
-    flag.touch()
-    with place.run(python_path=hook(tmp_path, "tasks.unit", code + AWAITED)) as run:
-        run.wait_for(lambda: not flag.exists(), "the crawl to come there")
+    scene = Scene(place, tmp_path, BY_CRAWL, AWAITED + UNHELPED)
+    scene.make("primary/old")
+    scene.flag.touch()
+    with place.run(python_path=scene.path) as run:
+        run.wait_for(lambda: not scene.flag.exists(), "the crawl to come there")
         mark_after_now(run, place)
-        assert (place.secondary / "new" / "below" / "deep" / "file").exists()
-        run.wait_same()
-        assert run.stop() == 0
-    assert_same(place.primary, place.secondary)
+        assert scene.arrived("new")
+        end(run, place)
 
 
-def test_a_directory_that_came_from_outside_and_is_found_no_more(place, tmp_path, below):
+def test_a_directory_that_came_from_outside_and_is_found_no_more(place, tmp_path):
     """Listed because of a record; and the record of what it is called by now is in the next segment."""
-    flag, code = moved(tmp_path, place, "tasks.entry", "_list", "work, observer, gfid, path")
-    (place.primary / "first").touch()
-    below("outside")
-    with place.run(python_path=hook(tmp_path, "tasks.unit", code)) as run:
-        run.wait_same()
-        flag.touch()
-        os.rename(place.base / "outside", place.primary / "old")
-        run.wait_for(lambda: not flag.exists(), "it to be listed")
+    scene = Scene(place, tmp_path, BY_RECORD, UNHELPED)
+    with place.run(python_path=scene.path) as run:
+        scene.come_from_outside(run)
         mark_after_now(run, place)
-        assert (place.secondary / "new" / "below" / "deep" / "file").exists()
-        run.wait_same()
-        assert run.stop() == 0
+        assert scene.arrived("new")
+        end(run, place)
+
+
+@pytest.mark.slow
+def test_a_name_that_is_not_utf8(place, tmp_path):
+    scene = Scene(place, tmp_path, BY_RECORD, name=b"bel\xffow")
+    with place.run(python_path=scene.path) as run:
+        scene.come_from_outside(run)
+        end(run, place)
+
+
+@pytest.mark.slow
+def test_the_recorder_is_away_when_a_directory_is_to_be_looked_for(place, tmp_path):
+    """It was asked to have it listed, in vain."""
+    away = tmp_path / "away"
+    away.touch()
+    scene = Scene(place, tmp_path, BY_RECORD, UNHELPED + AWAY, begun=False, away=str(away))
+    with place.run(python_path=scene.path) as run:
+        at_ns = scene.come_from_outside(run)
+        ahead = is_ahead(run, at_ns, lambda: scene.arrived("new"), 15)
+        away.unlink()
+        assert not ahead
+        end(run, place)
+
+
+@pytest.mark.slow
+def test_it_moves_again_when_it_is_to_be_listed(place, tmp_path):
+    """What is in it is as old as when it was missed first, not as the record that had it looked for."""
+    scene = Scene(place, tmp_path, BY_RECORD, TWICE)
+    with place.run(python_path=scene.path) as run:
+        run.wait_idle()
+        recorder = run.pids("agent")
+        scene.again.write_text(str(recorder))
+        at_ns = scene.come_from_outside(run)
+        ahead = is_ahead(run, at_ns, lambda: scene.arrived("old", "new", "newer"), 10)
+        os.kill(recorder, signal.SIGCONT)
+        assert not ahead
+        end(run, place)
+        assert not scene.again.exists()
+
+
+@pytest.mark.slow
+def test_a_scan_that_ends_by_itself_looks_again(place, tmp_path):
+    """Nobody records what moved: what a scan knows that it missed another one has to find."""
+    scene = Scene(place, tmp_path, BY_CRAWL, AWAITED)
+    scene.make("primary/old")
+    assert place.once("--change-detector", "scan").process.returncode == 0
+    file = place.primary / "old" / "below" / "deep" / "file"
+    file.write_text("another content")
+    scene.flag.touch()
+    run = place.once("--change-detector", "scan", python_path=scene.path)
+    assert not scene.flag.exists()
+    assert run.process.returncode == 0
     assert_same(place.primary, place.secondary)
 
 
-AWAY = """
+@pytest.mark.slow
+def test_the_lag_says_that_the_mark_waits(place, tmp_path):
+    """Changes that are newer than what may have been missed are applied meanwhile."""
+    away = tmp_path / "away"
+    path = hook(tmp_path, "tasks.unit", AWAY.format(begun=True, away=str(away)))
+    with place.run(python_path=path) as run:
+        run.wait_for(lambda: run.status.get("stime"), "the mark")
+        away.touch()  # it is not told where the changelog stands
+        (progress,) = run.state.glob("sessions/*/progress.sqlite")
+        with sqlite3.connect(progress) as db:
+            (mark,) = db.execute("SELECT stime_ns FROM brick").fetchone()
+            unsettled.doubt(db, mark + 1)
+        db.close()
+        begin, until = len(run.messages), time.monotonic() + 12
+        while time.monotonic() < until:
+            (place.primary / f"f{time.monotonic_ns()}").write_text("content")
+            time.sleep(0.02)
+        said = [m for m in run.messages[begin:] if m.get("message_type") == "status"]
+        assert [
+            m["time"] - m["stime"] - m["lag_s"] for m in said if m["time"] - m["stime"] - m["lag_s"] > 5
+        ] == []
+        away.unlink()
+        end(run, place)
+
+
+BEHIND_ITS_BACK = """
 import tasks.crawl
 observed = tasks.crawl._Walk._observe
 
@@ -127,7 +260,7 @@ def test_what_moves_to_where_the_crawl_has_been(place, tmp_path):
     (place.primary / "was" / "x").mkdir(parents=True)
     (place.primary / "was" / "x" / "file").write_bytes(b"content")
     flag, held = tmp_path / "flag", tmp_path / "held"
-    code = (AWAY + WITHHELD).format(flag=str(flag), held=str(held), root=str(place.primary))
+    code = (BEHIND_ITS_BACK + WITHHELD).format(flag=str(flag), held=str(held), root=str(place.primary))
     flag.touch()
     held.touch()
     with place.run(python_path=hook(tmp_path, "tasks.unit", code)) as run:
@@ -139,6 +272,4 @@ def test_what_moves_to_where_the_crawl_has_been(place, tmp_path):
         held.unlink()
         run.wait_for(lambda: run.progress()["stime_ns"], "the mark")
         assert (place.secondary / "x" / "file").exists()
-        run.wait_same()
-        assert run.stop() == 0
-    assert_same(place.primary, place.secondary)
+        end(run, place)
