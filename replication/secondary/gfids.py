@@ -39,6 +39,7 @@ _BRICK = re.compile(rb"POSIX\((.*)\):([^:]*):")
 _JOINED = 64  # paths of several pieces that are tried
 _STAGING = b"/".join((layout.HIDDEN, layout.STAGING, b""))
 _AGENTS = _STAGING + b"agent."
+_AT_IT = "another worker is at this file; it is tried again"
 _RESERVED = 16  # the first are Gluster's own: of the root, of the trash
 
 
@@ -81,7 +82,10 @@ def _refuse_of_the_living(path: bytes, dir_fd: int, locks: ExitStack) -> None:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             dir_fd = os.open(path.rpartition(b"/")[2], flags, dir_fd=dir_fd)
             locks.callback(os.close, dir_fd)
-        fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, _AT_IT) from None
 
 
 class Gfids:

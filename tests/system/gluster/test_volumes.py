@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -20,12 +21,14 @@ import pytest
 from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
+from replication.observation import Entry, Inode, Listing
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
 from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
 from replication.secondary import mounting, receiver
+from replication.secondary.layout import ROOT_GFID
 from replication.secondary.metadata import Item, Powers
 from replication.secondary.mounting import BASE
 from replication.secondary.through import new_file
@@ -284,6 +287,57 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
             os.close(fd)
     finally:
         os.close(mount._share)
+        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+        node.delete(name)
+
+
+def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(place, monkeypatch):
+    """Two are given the same unit: whoever comes second finds the gfid taken, by what is not placed yet."""
+    monkeypatch.setenv("PATH", place.node.environment["PATH"])
+    node, name = place.node, f"{place.name}-busy"
+    link = open_secondary(parse_target(node.volume(name, 2)), SshOptions())
+    try:
+        client = client_of(link)
+        client.hello(session="s", volume="v", epoch=1, create=True)
+        gfid, made = os.urandom(16), os.urandom(16)
+        inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 1, 5, 5, 5)
+        symlink = Inode(made, 0o120777, 0, 0, 1, 8, 0, 1, 5, 5, 5)
+        client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
+
+        there = mounting.volume_of(mounting.place_of(node.host, name, b""))
+        staging = Path(os.fsdecode(there.mount)) / ".seamark" / "staging"
+        (staging / "agent.twin").mkdir()
+        root, twin = (os.open(path, os.O_RDONLY) for path in (staging.parent.parent, staging / "agent.twin"))
+        fcntl.flock(twin, fcntl.LOCK_EX)
+        gfids = gfids_of.Gfids(there, root)
+        gfids.make(twin, b"1", gfid, 0o100600)
+        gfids.make(twin, b"2", made, 0o120777, target=b"t")
+
+        def send():
+            return client.data([[gfid.hex(), 1, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"x"])
+
+        def look(position):
+            return client.observe(
+                [Listing(ROOT_GFID, [Entry(b"link", symlink, b"t")])], position=position, limbo_until=1
+            )
+
+        ((of, code, said),) = send()
+        assert (of, code) == (gfid.hex(), "busy")
+        assert "another worker is at this file" in said
+        ((of, code, said),) = look(2).errors
+        assert (of, code) == (made.hex(), "busy")
+        assert said.startswith("link: ")
+        assert "another worker is at this file" in said
+        for each in ("1", "2"):
+            (staging / "agent.twin" / each).unlink()
+        assert send() == []
+        assert look(3).errors == []
+        os.close(gfids._by_gfid_fd)
+        for fd in (root, twin):
+            os.close(fd)
+        (staging / "agent.twin").rmdir()
+    finally:
+        link.close()
         node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
         node.delete(name)
 
