@@ -9,6 +9,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -316,55 +317,94 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
     receiver.close_all(agent, staged)
 
 
-def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(place, monkeypatch):
-    """Two are given the same unit: whoever comes second finds the gfid taken, by what is not placed yet."""
+@pytest.fixture
+def served(place, monkeypatch):
+    """An agent on a volume of its own: its client, and the volume as it has it mounted."""
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
-    node, name = place.node, f"{place.name}-busy"
+    node, name = place.node, f"{place.name}-served"
     link = open_secondary(parse_target(node.volume(name, 2)), SshOptions())
-    try:
-        client = client_of(link)
-        client.hello(session="s", volume="v", epoch=1, create=True)
-        gfid, made = os.urandom(16), os.urandom(16)
-        inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 1, 5, 5, 5)
-        symlink = Inode(made, 0o120777, 0, 0, 1, 8, 0, 1, 5, 5, 5)
-        client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
+    client = client_of(link)
+    client.hello(session="s", volume="v", epoch=1, create=True)
+    yield SimpleNamespace(client=client, place=mounting.volume_of(mounting.place_of(node.host, name, b"")))
+    link.close()
+    node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+    node.delete(name)
 
-        there = mounting.volume_of(mounting.place_of(node.host, name, b""))
-        staging = Path(os.fsdecode(there.mount)) / ".seamark" / "staging"
-        (staging / "agent.twin").mkdir()
-        root, twin = (os.open(path, os.O_RDONLY) for path in (staging.parent.parent, staging / "agent.twin"))
-        fcntl.flock(twin, fcntl.LOCK_EX)
-        gfids = gfids_of.Gfids(there, root)
-        gfids.make(twin, b"1", gfid, 0o100600)
-        gfids.make(twin, b"2", made, 0o120777, target=b"t")
 
-        def send():
-            return client.data([[gfid.hex(), 1, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"x"])
+def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(served):
+    """Two are given the same unit: whoever comes second finds the gfid taken, by what is not placed yet."""
+    client = served.client
+    gfid, made = os.urandom(16), os.urandom(16)
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 1, 5, 5, 5)
+    symlink = Inode(made, 0o120777, 0, 0, 1, 8, 0, 1, 5, 5, 5)
+    client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
 
-        def look(position):
-            return client.observe(
-                [Listing(ROOT_GFID, [Entry(b"link", symlink, b"t")])], position=position, limbo_until=1
-            )
+    there = served.place
+    staging = Path(os.fsdecode(there.mount)) / ".seamark" / "staging"
+    (staging / "agent.twin").mkdir()
+    root, twin = (os.open(path, os.O_RDONLY) for path in (staging.parent.parent, staging / "agent.twin"))
+    fcntl.flock(twin, fcntl.LOCK_EX)
+    gfids = gfids_of.Gfids(there, root)
+    gfids.make(twin, b"1", gfid, 0o100600)
+    gfids.make(twin, b"2", made, 0o120777, target=b"t")
 
-        ((of, code, said),) = send()
-        assert (of, code) == (gfid.hex(), "busy")
-        assert "another worker is at this file" in said
-        ((of, code, said),) = look(2).errors
-        assert (of, code) == (made.hex(), "busy")
-        assert said.startswith("link: ")
-        assert "another worker is at this file" in said
-        for each in ("1", "2"):
-            (staging / "agent.twin" / each).unlink()
-        assert send() == []
-        assert look(3).errors == []
-        os.close(gfids._by_gfid_fd)
-        for fd in (root, twin):
-            os.close(fd)
-        (staging / "agent.twin").rmdir()
-    finally:
-        link.close()
-        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
-        node.delete(name)
+    def send():
+        return client.data([[gfid.hex(), 1, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"x"])
+
+    def look(position):
+        return client.observe(
+            [Listing(ROOT_GFID, [Entry(b"link", symlink, b"t")])], position=position, limbo_until=1
+        )
+
+    ((of, code, said),) = send()
+    assert (of, code) == (gfid.hex(), "busy")
+    assert "another worker is at this file" in said
+    ((of, code, said),) = look(2).errors
+    assert (of, code) == (made.hex(), "busy")
+    assert said.startswith("link: ")
+    assert "another worker is at this file" in said
+    for each in ("1", "2"):
+        (staging / "agent.twin" / each).unlink()
+    assert send() == []
+    assert look(3).errors == []
+    os.close(gfids._by_gfid_fd)
+    for fd in (root, twin):
+        os.close(fd)
+    (staging / "agent.twin").rmdir()
+
+
+def test_what_came_stays_when_its_directory_was_taken_away(served):
+    client, where = served.client, Path(os.fsdecode(served.place.mount))
+    gfids, numbers = [os.urandom(16) for _ in range(4)], iter(range(1, 9))
+    (unit, large), folders = gfids[:2], gfids[2:]
+    inodes = [Inode(gfid, 0o100644, 0, 0, 2, n, 0, 7, 5, 5, 5) for n, gfid in enumerate(gfids[:2], 7)]
+
+    def look(parent, entries):
+        listing = Listing(parent, [Entry(name, inode) for name, inode in entries])
+        client.observe([listing], position=next(numbers), limbo_until=1)
+
+    def item(gfid):
+        return [gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, 7 + gfids.index(gfid), {}]
+
+    def begin():
+        folder = Inode(folders[0], 0o040755, 0, 0, 2, 3, 0, 0, 5, 5, 5)
+        look(ROOT_GFID, [(b"d", folder), (b"e", folder._replace(gfid=folders[1], ino=4))])
+        look(folders[0], zip((b"unit", b"large"), inodes, strict=True))
+
+    begin()
+    look(folders[1], zip((b"unit", b"large"), inodes, strict=True))
+    (where / client.stage("u-1", [unit])["path"] / unit.hex()).write_bytes(b"content")
+    client.call("file_begin", gfid=large.hex(), size=7, version="v1")
+    client.call("file_data", b"content", gfid=large.hex(), offset=0)
+    shutil.rmtree(where / "d")
+    assert client.commit("u-1", [item(unit)]) == []
+    begin()
+    shutil.rmtree(where / "d")
+    assert client.call("file_end", gfid=large.hex(), item=item(large), digest=None).header["errors"] == []
+    for name, gfid in (("unit", unit), ("large", large)):
+        assert (where / "e" / name).read_bytes() == b"content"
+        assert os.getxattr(where / "e" / name, gfids_of.GFID) == gfid
+    assert client.check() == []
 
 
 @pytest.mark.slow
