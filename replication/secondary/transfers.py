@@ -28,7 +28,7 @@ from replication.secondary.tree import LostDirectory
 _READ = 1 << 20
 _PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
 BLOCK = 128 << 10  # bytes, of a delta
-_DELTA, _CHANGES = "delta", b"changes"
+_DELTA, _CHANGES = "delta", b"blocks"  # "changes" is what older versions have left, and goes
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
 
 
