@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import threading
 import time
 
 import pytest
@@ -18,6 +21,8 @@ from scheduler.failback import session_on
 from scheduler.monitor_client import ask_monitor
 from scheduler.way_back import record_from_now
 from tests.changelog.running import running
+from tests.conftest import missing
+from tests.filesystems import available, filesystem
 from tests.scheduler.test_monitor import node  # noqa: F401
 from tests.secondary.test_promotion import promote
 from tests.secondary.test_seeding import Turned
@@ -175,3 +180,31 @@ def test_why_it_cannot_be_is_a_line_and_takes_a_moment(turned, tmp_path, monkeyp
     says = record_from_now(str(tmp_path / "state"), str(turned.b)).says
     assert "did not answer" in says and time.monotonic() < began + 30
     assert not (tmp_path / "state").exists()
+
+
+def test_a_state_directory_that_hangs_in_the_kernel_holds_no_promotion_up(
+    turned, tmp_path, monkeypatch, caplog
+):
+    """Whoever writes to a file system that is frozen cannot be killed either."""
+    if why := available("xfs"):
+        missing(why)
+    monkeypatch.setattr(way_back, "_LONGEST_S", 0.5)
+    with filesystem("xfs", tmp_path / "disk") as disk:
+        thawed = threading.Event()
+
+        def thaw():
+            thawed.set()
+            subprocess.run(["fsfreeze", "--unfreeze", disk], check=False)
+
+        subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+        timer = threading.Timer(60, thaw)
+        timer.start()
+        try:
+            says = record_from_now(str(disk / "state"), str(turned.b)).says
+            assert not thawed.is_set()
+        finally:
+            timer.cancel()
+            thaw()
+        assert f"{disk / 'state'} did not answer" in says
+        (left,) = re.findall(r"process (\d+) is left behind", caplog.text)
+        os.waitpid(int(left), 0)
