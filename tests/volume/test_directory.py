@@ -183,3 +183,5 @@ def test_the_root_is_the_root_whatever_its_handle(volume):
     fd = volume.open_dir(b"", ROOT_GFID)
     assert identify_fd(fd)[0] == identify_fd(volume.root_fd)[0]
     os.close(fd)
+    with pytest.raises(VanishedError):
+        volume.open_dir(b"", gfid_at(volume, b"dir"))
