@@ -111,6 +111,15 @@ class Gfids:
         """Whether no second object can be made of a gfid: there is one brick, which says so by itself. Raises OSError."""
         return is_one_brick(self._place)
 
+    @contextmanager
+    def making(self, staging_fd: int) -> Iterator[bool]:
+        """Objects are made meanwhile. Yields whether each gfid has to be looked for just before; then nobody else makes any. Raises OSError."""
+        if self.refuses_twins():
+            yield False
+            return
+        with alone(staging_fd):
+            yield True
+
     def seen(self, gfid: bytes) -> Optional[os.stat_result]:
         """The same as find(), of those bricks that are there."""
         try:
