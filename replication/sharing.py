@@ -78,8 +78,10 @@ def needs(volume: Path) -> Needs | None:
     found = []
     for place in consumers(volume):
         with contextlib.suppress(SeamarkError):  # a damaged session is no trouble of the others
-            config, state = place.load_config(), place.state()
-            waits = state is not None and state.desired is Desired.RECORDING
+            config, waits = place.load_config(), False
+            with contextlib.suppress(SeamarkError):  # it is recorded all the same
+                state = place.state()
+                waits = state is not None and state.desired is Desired.RECORDING
             interval_s = _UNREAD_S if waits else config.segment_interval
             found.append(Needs(round(interval_s * 1000), int(config.changelog_limit)))
     if not found:

@@ -73,6 +73,7 @@ class Monitor:
         self._looked = 0.0
         self._sessions: dict[str, Service] = {}
         self._damaged: dict[str, str] = {}
+        self._known: dict[str, Desired] = {}  # what was wanted of each when it was last told
         self._notifier = Notifier()
         self._books: dict[str, EventBook] = {}
         self._stillness: dict[str, Stillness] = {}
@@ -233,14 +234,26 @@ class Monitor:
         """What is wanted of a session; None: nothing, here."""
         place = SessionDir(Path(self.options.state_dir), name)
         if not place.named_config.exists():
+            self._known.pop(name, None)
             return None  # a run in the foreground looks after itself
         try:
             state = place.state()
         except SeamarkError as error:
             self._tell_damaged(place, error.message)
-            return Desired.STARTED if name in self._sessions else None
+            return self._not_told(name)
         self._damaged.pop(name, None)
-        return state.desired if state is not None else None
+        if state is None:
+            # What was damaged is removed, as people are told to: until it is said again what is wanted, it is recorded.
+            return Desired.RECORDING if self._known.get(name) is Desired.RECORDING else None
+        self._known[name] = state.desired
+        return state.desired
+
+    def _not_told(self, name: str) -> Desired:
+        """What is done of a session of which nobody can tell what is wanted: what changes meanwhile may be known by its record alone."""
+        known = self._known.setdefault(name, Desired.RECORDING)
+        if name in self._sessions:
+            return Desired.STARTED
+        return Desired.RECORDING if known in _RUNNING else known
 
     def _tell_damaged(self, place: SessionDir, why: str) -> None:
         if self._damaged.get(place.name) != why:

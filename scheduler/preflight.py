@@ -7,6 +7,7 @@ the others: it is done in a short-lived child.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import select
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from replication.session import Session, SessionDir
 
+log = logging.getLogger("seamark.preflight")
+
 _CODES = {
     "owned": ExitCode.LOCKED, "loop": ExitCode.USAGE, "not-empty": ExitCode.USAGE, "inside": ExitCode.USAGE, "not-found": ExitCode.NOT_FOUND,
     "read-only": ExitCode.TEMPORARY, "no-space": ExitCode.TEMPORARY, "permission": ExitCode.ERROR,
@@ -33,6 +36,7 @@ _CODES = {
 
 
 _TURN_S = 0.25
+_REAP_S = 2.0
 NO_SNAPSHOTS = (
     "its file system has no snapshots, which checkpoint_snapshot needs; move the secondary to btrfs (a subvolume is best), "
     "or to XFS made with reflink=1, or set checkpoint_snapshot false"
@@ -159,7 +163,7 @@ class InChild:
             late = not select.select([pipe], [], [], patience)[0]
             if late:
                 os.kill(self._pid, signal.SIGKILL)
-            text = pipe.read()
+            text = "" if late else pipe.read()  # one that cannot be killed keeps its end open
         self._reap()
         if late:
             raise TemporaryError(
@@ -191,8 +195,17 @@ class InChild:
             self._reap()
 
     def _reap(self) -> None:
+        """Wait for its end, a moment: what hangs in the kernel, on a file system that does not answer, cannot be killed either."""
         pid, self._pid = self._pid, 0
-        os.waitpid(pid, 0)
+        until = time.monotonic() + _REAP_S
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                log.warning(
+                    "process %d is left behind: it waits in the kernel, for a file system that does not answer, and ends when that does",
+                    pid,
+                )
+                return
+            time.sleep(0.005)
 
 
 def _answer(work: Callable[[], dict[str, Any]], pipe: int) -> NoReturn:

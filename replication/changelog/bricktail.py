@@ -3,7 +3,8 @@
 A brick appends to CHANGELOG, and every rollover-time gives that the name of a second, in a folder of its date, and begins
 another one; empty ones go. HTIME lists them, but not those that a brick which was started again found: so files are found
 by their names, and HTIME tells what is amiss: a file of its that is not there, a second with two files (the later one
-replaced the earlier), and a file that it does not have, which shows that the brick was started again.
+replaced the earlier), and a file that it does not have, which shows that the brick was started again. One that ended just
+between the name and the next CHANGELOG leaves no such file: there CHANGELOG is younger than what came before it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _CHUNK = 1 << 20
 _CURRENT = "trusted.glusterfs.current_htime"
 _PREFIX = "CHANGELOG."
 _DAYS = 2
+_TAIL = 8192  # bytes at the end of HTIME that hold a name
+_NEXT_NS = 1_000_000_000  # within which a brick begins the next CHANGELOG
 
 
 class Place(NamedTuple):
@@ -94,6 +97,10 @@ class BrickTail:
         self._listed: dict[int, int] = {}  # seconds that HTIME has, and how often
         self._boot = boot_id()
         self._same_boot = True  # as when the file was written that is read
+        self._rolled: list[int] = []  # seconds at which HTIME got a name, whatever became of the file
+        self._began: tuple[int, int] | None = (
+            None  # what is known, or need not be, to follow what came before it
+        )
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -110,6 +117,8 @@ class BrickTail:
         self._floor = closed[-1].second if closed else 0
         self._done = {(each.second, each.ino) for each in closed if each.second == self._floor}
         self._listed = {self._floor: 1}
+        self._rolled = self._last_rolled()
+        self._began = _identity_of(os.path.join(self.directory, "CHANGELOG"))
         self._same_boot = True
 
     def resume(self, place: Place) -> bool:
@@ -120,6 +129,8 @@ class BrickTail:
         self._same_boot = place.boot == self._boot
         self._floor, self._done = place.floor, set(place.done)
         self._listed = {place.floor: 1}
+        self._rolled = self._last_rolled()
+        self._began = place.open
         if place.open == (0, 0):
             return True
         names = [os.path.join(self.directory, "CHANGELOG"), *(each.path for each in self._new())]
@@ -204,7 +215,29 @@ class BrickTail:
             return False
         self._identity = _identity(self._fd)
         self._name, self._second, self._offset, self._encoding, self._damaged = path, second, 0, None, False
+        if not second and self._current_htime() == self._htime:
+            closed_ns = os.stat(os.path.join(self.directory, "htime", self._htime)).st_ctime_ns
+            if _identity_of(path) == self._identity:  # nothing was closed since
+                self._check_began(closed_ns, 0)
         return True
+
+    def _check_began(self, closed_ns: int, second: int) -> None:
+        """Tell of the brick's end where the open file was not begun just after the last one before it was closed.
+
+        ``closed_ns``: when that was, as far as HTIME says; ``second``: of the open file, 0 if it is CHANGELOG.
+        """
+        ino, born_ns = self._identity
+        if self._began == self._identity:
+            return
+        self._began = self._identity
+        before = [
+            each for each in self._closed(self._floor) if each.ino != ino and not 0 < second <= each.second
+        ]
+        for each in before[-1:]:
+            with contextlib.suppress(FileNotFoundError):
+                closed_ns = max(closed_ns, os.stat(each.path).st_ctime_ns)
+        if born_ns > closed_ns + _NEXT_NS:
+            self._on_restart(closed_ns - _NEXT_NS if self._same_boot else None)
 
     def _is_current(self) -> bool:
         """Whether CHANGELOG is the open file still, or none is there yet to follow it."""
@@ -228,6 +261,9 @@ class BrickTail:
             (each.second for each in self._new() if each.ino == self._identity[0]), 0
         )
         if second:
+            before = [each for each in self._rolled if each < second]
+            if before:
+                self._check_began((before[-1] + 1) * 10**9, second)
             self._done.add((second, self._identity[0]))
             if second not in self._listed:
                 self._on_restart(os.fstat(self._fd).st_mtime_ns if self._same_boot else None)
@@ -237,6 +273,7 @@ class BrickTail:
             self._floor = max([self._floor, *(each for each, _ in self._done)])
             self._done = {each for each in self._done if each[0] == self._floor}
             self._listed = {each: times for each, times in self._listed.items() if each >= self._floor}
+            self._rolled = self._rolled[-1:]
 
     # ---- files
 
@@ -278,6 +315,13 @@ class BrickTail:
         """When the brick last rolled its changelog: it does so every rollover-time, whatever happens. Raises OSError."""
         return os.stat(os.path.join(self.directory, "htime", self._htime)).st_mtime_ns
 
+    def _last_rolled(self) -> list[int]:
+        """The last second that HTIME had a name of, where it was read to; none if it had none."""
+        with open(os.path.join(self.directory, "htime", self._htime), "rb") as file:
+            file.seek(max(0, self._htime_at - _TAIL))
+            entries = file.read(min(self._htime_at, _TAIL)).split(b"\0")
+        return [second for entry in entries[-2:-1] if (second := _second_of(entry)) is not None]
+
     def _check_htime(self) -> None:
         """Read on in HTIME, and tell of what is missing. Raises _ChangelogWasOff."""
         if self._current_htime() != self._htime:
@@ -289,13 +333,14 @@ class BrickTail:
         self._htime_at += len(data) - len(entries.pop())
         there = {each.second for each in self._closed(self._floor)} | {second for second, _ in self._done}
         for entry in entries:
-            name = os.path.basename(os.fsdecode(entry))
-            if not name.startswith(_PREFIX):
+            second = _second_of(entry)
+            if second is not None:
+                self._rolled.append(second)
+            if not os.path.basename(entry).startswith(_PREFIX.encode()):
                 continue  # in lower case: it was empty
-            if not name.removeprefix(_PREFIX).isdecimal():
+            if second is None:
                 self._on_gap("damaged")
                 continue
-            second = int(name.removeprefix(_PREFIX))
             self._listed[second] = self._listed.get(second, 0) + 1
             if self._listed[second] > 1 or second not in there:
                 self._on_gap("damaged")
@@ -303,6 +348,12 @@ class BrickTail:
 
 class _ChangelogWasOff(Exception):
     pass
+
+
+def _second_of(entry: bytes) -> int | None:
+    """Of a name in HTIME, in upper or lower case; None: it is none."""
+    prefix, _, second = os.path.basename(entry).partition(b".")
+    return int(second) if prefix.lower() == b"changelog" and second.isdigit() else None
 
 
 def _numbers(folder: str) -> Iterator[str]:

@@ -162,6 +162,7 @@ def _create(namespace: Namespace, step: Step, errors: List[Any]) -> None:
             errno.EACCES,
             errno.EINVAL,
             errno.ENAMETOOLONG,
+            errno.EAGAIN,  # another agent is making it (gfids.py)
         ):
             raise
         errors.append((step.row, error, step.key))

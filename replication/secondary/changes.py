@@ -1,8 +1,9 @@
 """What is to change in a large file that keeps its inode (through.py): blocks that came, and where each belongs.
 
-They lie aside in the order in which they came, each behind its offset and length (u64be, u32be); of one offset the last
-counts, and one that was cut off never came. The rest of the file stays as it is, and is neither copied nor sent. So what is
-written into the file, when all of them are here, fits only what was there when the others were compared.
+They lie aside, each in a slot of its own behind its offset and length (u64be, u32be): a slot has room for a whole block, and
+what comes again of a block takes the place of what came before. One that was cut off never came; one that was overwritten
+halfway is like any other compared before it is believed. The rest of the file stays as it is, and is neither copied nor sent. So what
+is written into the file, when all of them are here, fits only what was there when the others were compared.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from array import array
 from hashlib import sha256
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from replication.secondary.crowd import each
 from replication.secondary.mounting import drop_pages
 
 _HEAD = struct.Struct(">QI")
 _UNSYNCED = 128 << 20
+_PAGE = 1024  # blocks
 
 
 class Changes:
-    """``fd``: what lies aside; ``live``: the file that they are for, open for reading. Both are the caller's."""
+    """``fd``: what lies aside; ``live``: the file that they are for, open for reading. Both are the caller's.
+
+    Memory: 4 bytes for each block, of stretches of 1024 blocks in which there are some.
+    """
 
     def __init__(self, fd: int, live: int, got: int, block: int, says_alive: Callable[[], None]) -> None:
         """Goes on with what is there from an earlier try. ``got``: the look whose content the file has; ``block``: no piece is longer,
@@ -32,26 +38,49 @@ class Changes:
         self._fd, self._live, self._got, self._block = fd, live, got, block
         drop_pages(live)
         self._seen = _state(live)
-        self._at: Dict[int, Tuple[int, int]] = {}  # offset in the file: where it lies, and its length
-        self._end = 0
+        self._slot_size = _HEAD.size + block
+        self._slots: Dict[int, array[int]] = {}  # of _PAGE blocks each: the number of its slot, from 1 on
+        self._count = 0
         size = os.fstat(fd).st_size
-        while self._end + _HEAD.size <= size:
+        while self._count * self._slot_size + _HEAD.size <= size:
             says_alive()
-            offset, length = _HEAD.unpack(os.pread(fd, _HEAD.size, self._end))
-            if offset % block or length > block or self._end + _HEAD.size + length > size:
+            offset, length = self._head(self._count)
+            if offset % block or length > block or self._content_at(self._count) + length > size:
                 break
-            self._note(offset, length)
-        # Of one that was cut off nothing stays: behind a shorter one in its place its rest would be read as more of them.
-        os.ftruncate(fd, self._end)
+            self._note(offset)
+        os.ftruncate(fd, self._count * self._slot_size)
 
-    def _note(self, offset: int, length: int) -> None:
-        self._at[offset] = (self._end + _HEAD.size, length)
-        self._end += _HEAD.size + length
+    def _content_at(self, slot: int) -> int:
+        return slot * self._slot_size + _HEAD.size
+
+    def _head(self, slot: int) -> Tuple[int, int]:
+        """The offset and the length that a slot says."""
+        offset, length = _HEAD.unpack(os.pread(self._fd, _HEAD.size, slot * self._slot_size))
+        return offset, length
+
+    def _slot(self, offset: int) -> Optional[int]:
+        page, at = divmod(offset // self._block, _PAGE)
+        known = self._slots.get(page)
+        return known[at] - 1 if known is not None and known[at] else None
+
+    def _note(self, offset: int) -> None:
+        """The block of this offset is in the next slot."""
+        page, at = divmod(offset // self._block, _PAGE)
+        self._count += 1
+        self._slots.setdefault(page, array("I", bytes(4 * _PAGE)))[at] = self._count
+
+    def _taken(self) -> Iterator[int]:
+        """Slots, in the order of their blocks."""
+        for page in sorted(self._slots):
+            yield from (number - 1 for number in self._slots[page] if number)
 
     def put(self, offset: int, content: memoryview) -> None:
         """A block that came. Raises OSError."""
-        _write(self._fd, memoryview(_HEAD.pack(offset, len(content)) + content), self._end)
-        self._note(offset, len(content))
+        slot = self._slot(offset)
+        at = (self._count if slot is None else slot) * self._slot_size
+        _write(self._fd, memoryview(_HEAD.pack(offset, len(content)) + content), at)
+        if slot is None:
+            self._note(offset)
 
     def digests(self, start: int, stop: int) -> List[str]:
         """Of the blocks of a range, as they came or as they are in the file; empty where neither is so. Raises OSError."""
@@ -59,11 +88,11 @@ class Changes:
         return each(lambda offset: self._digest(offset, min(self._block, stop - offset)), offsets)
 
     def _digest(self, offset: int, length: int) -> str:
-        at = self._at.get(offset)
+        slot = self._slot(offset)
         piece = (
             os.pread(self._live, length, offset)
-            if at is None
-            else os.pread(self._fd, min(length, at[1]), at[0])
+            if slot is None
+            else os.pread(self._fd, min(length, self._head(slot)[1]), self._content_at(slot))
         )
         return sha256(piece).hexdigest()[:32] if piece else ""
 
@@ -74,9 +103,13 @@ class Changes:
     def write_into(self, target: int, size: int, says_alive: Callable[[], None]) -> None:
         """Have the file hold what it is to hold, and be on disk. Raises OSError."""
         unsynced = 0
-        for offset, (at, length) in sorted(self._at.items()):
+        for slot in self._taken():
             says_alive()
-            piece = os.pread(self._fd, length, at)
+            there = os.pread(self._fd, self._slot_size, slot * self._slot_size)
+            offset, length = (
+                _HEAD.unpack(there[: _HEAD.size]) if len(there) >= _HEAD.size else (0, self._block)
+            )
+            piece = there[_HEAD.size : _HEAD.size + length]
             if len(piece) < length:
                 raise OSError(errno.EIO, "what came has become shorter")
             _write(target, memoryview(piece), offset)

@@ -39,6 +39,7 @@ _BRICK = re.compile(rb"POSIX\((.*)\):([^:]*):")
 _JOINED = 64  # paths of several pieces that are tried
 _STAGING = b"/".join((layout.HIDDEN, layout.STAGING, b""))
 _AGENTS = _STAGING + b"agent."
+_AT_IT = "another worker is at this file; it is tried again"
 _RESERVED = 16  # the first are Gluster's own: of the root, of the trash
 
 
@@ -81,7 +82,10 @@ def _refuse_of_the_living(path: bytes, dir_fd: int, locks: ExitStack) -> None:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             dir_fd = os.open(path.rpartition(b"/")[2], flags, dir_fd=dir_fd)
             locks.callback(os.close, dir_fd)
-        fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(dir_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, _AT_IT) from None
 
 
 class Gfids:
@@ -106,6 +110,15 @@ class Gfids:
     def refuses_twins(self) -> bool:
         """Whether no second object can be made of a gfid: there is one brick, which says so by itself. Raises OSError."""
         return is_one_brick(self._place)
+
+    @contextmanager
+    def making(self, staging_fd: int) -> Iterator[bool]:
+        """Objects are made meanwhile. Yields whether each gfid has to be looked for just before; then nobody else makes any. Raises OSError."""
+        if self.refuses_twins():
+            yield False
+            return
+        with alone(staging_fd):
+            yield True
 
     def seen(self, gfid: bytes) -> Optional[os.stat_result]:
         """The same as find(), of those bricks that are there."""

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from replication.secondary import basis, layout, sql
 from replication.secondary.agent import Agent
 from replication.secondary.content_only import came, undress
+from replication.secondary.gfids import gfid_at
 from replication.secondary.index import Row, signed
 from replication.secondary.leftovers import sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
@@ -26,6 +27,7 @@ from replication.secondary.receiver import place
 from replication.secondary.staged import Staged
 from replication.secondary.syscalls import free_bytes
 from replication.secondary.transfers import abandon
+from replication.secondary.tree import LostDirectory
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
@@ -128,7 +130,7 @@ def _in_place(wanted: Optional[bool], row: Row, room: int) -> bool:
 
 
 def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Place what the engine wrote, and remove the unit's directory."""
+    """Place what the engine wrote, and remove the unit's directory. Raises LostDirectory: it may be asked again."""
     name = _unit_name(request)
     errors: List[List[Any]] = []
     try:
@@ -136,34 +138,51 @@ def commit(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     except FileNotFoundError:
         raise AgentError("not-found", "no such unit") from None
     staged: List[Staged] = []
-    live: List[Item] = []
-    done = 0
     try:
-        rows = agent.index.inodes(gfid_of(fields[0]) for fields in request["items"])
-        items = [Item(*fields) for fields in request["items"]]
-        undress(agent, items)
-        for item in items:
-            file = _written(agent, item, new_fd, errors)
-            if file is None:
-                continue
-            row = rows.get(item.gfid)
-            if row is not None and row.ino == file.ino:
-                file.close()
-                live.append(item)
-            else:
-                os.close(file.fd)  # the name is enough; thousands of files may come in one unit
-                file.fd = -1
-                staged.append(file)
-        done = place(agent, staged, errors) + written_through(agent, live, errors)
-        for item in [*live, *(file.item for file in staged)]:
-            basis.forget(agent, item.gfid)
-    finally:
+        done = _commit(agent, [Item(*fields) for fields in request["items"]], new_fd, staged, errors)
+    except LostDirectory:
         for file in staged:
-            file.close()
+            file.go_back(new_fd, file.item.gfid.hex().encode())
+            if file.fd >= 0:
+                os.close(file.fd)
         os.close(new_fd)
-        _remove(agent, name)
-        _unlock(agent)
+        raise
+    except BaseException:
+        _end(agent, name, new_fd, staged)
+        raise
+    _end(agent, name, new_fd, staged)
     return {"errors": errors, "done": done}
+
+
+def _commit(
+    agent: Agent, items: List[Item], new_fd: int, staged: List[Staged], errors: List[List[Any]]
+) -> int:
+    live: List[Item] = []
+    rows = agent.index.inodes(item.gfid for item in items)
+    undress(agent, items)
+    for item in items:
+        file = _written(agent, item, new_fd, errors)
+        if file is None:
+            continue
+        os.close(file.fd)  # the name is enough; thousands of files may come in one unit
+        file.fd = -1
+        row = rows.get(item.gfid)
+        if row is not None and row.ino == file.ino:
+            live.append(item)
+        else:
+            staged.append(file)
+    done = place(agent, staged, errors) + written_through(agent, live, errors)
+    for item in [*live, *(file.item for file in staged)]:
+        basis.forget(agent, item.gfid)
+    return done
+
+
+def _end(agent: Agent, name: bytes, new_fd: int, staged: List[Staged]) -> None:
+    for file in staged:
+        file.close()
+    os.close(new_fd)
+    _remove(agent, name)
+    _unlock(agent)
 
 
 def _written(agent: Agent, item: Item, new_fd: int, errors: List[List[Any]]) -> Optional[Staged]:
@@ -178,11 +197,13 @@ def _written(agent: Agent, item: Item, new_fd: int, errors: List[List[Any]]) -> 
         if not stat.S_ISREG(found.st_mode) or found.st_size != item.size:
             raise OSError(5, "{} bytes came, not {}".format(found.st_size, item.size))
         dress_existing(b"/proc/self/fd/%d" % fd, found, item, agent.powers, item.xattrs, times=True)
+        # As a try before this one may have left it.
+        is_right = agent.gfids is not None and gfid_at(new_fd, name) == item.gfid
     except OSError as error:
         os.close(fd)
         errors.append([item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)])
         return None
-    return Staged(item, fd, found.st_ino, new_fd, name)
+    return Staged(item, fd, found.st_ino, new_fd, name, is_right)
 
 
 def written_through(agent: Agent, items: List[Item], errors: List[List[Any]]) -> int:

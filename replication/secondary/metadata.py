@@ -71,7 +71,9 @@ def replicated(name: str, powers: Powers) -> bool:
 
 
 def is_replicated(name: str, trusted: bool) -> bool:
-    """The same; ``trusted``: whether attributes of the namespace trusted can be set on the secondary."""
+    """The same: user.*, trusted.*, capabilities and ACLs, never our own, or Gluster's. ``trusted``: whether attributes of that
+    namespace can be set on the secondary.
+    """
     if name.startswith(_NEVER):
         return False
     return name.startswith("user.") or name in _EXACT or (trusted and name.startswith("trusted."))

@@ -10,12 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import nullcontext
 from typing import Callable, Container, Dict, List, Optional
 
 from replication.secondary import faults
 from replication.secondary.displaced import Displacer
-from replication.secondary.gfids import Gfids, alone
+from replication.secondary.gfids import Gfids
 from replication.secondary.index import Key, Row, is_object_of
 from replication.secondary.metadata import Powers
 from replication.secondary.shadows import Shadows
@@ -295,7 +294,7 @@ class Namespace:
         mode = row.mode
         kind = stat.S_IFMT(mode)
         if self._gfids is not None:
-            with nullcontext() if self._gfids.refuses_twins() else alone(self.tree.staging_fd):
+            with self._gfids.making(self.tree.staging_fd):
                 self._gfids.provide(row, fd, name, target or "")
         elif kind == stat.S_IFREG:
             made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode & 0o700, dir_fd=fd)

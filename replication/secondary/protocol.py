@@ -27,6 +27,7 @@ _CODES = {
     errno.EROFS: "read-only",
     errno.EACCES: "permission",
     errno.EPERM: "permission",
+    errno.EAGAIN: "busy",
 }
 
 

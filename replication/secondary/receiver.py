@@ -10,12 +10,11 @@ import errno
 import os
 import resource
 import stat
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
 from replication.secondary.agent import Agent
-from replication.secondary.gfids import alone
 from replication.secondary.index import Key, Row
 from replication.secondary.metadata import Item, dress_new
 from replication.secondary.namespace import limbo_name
@@ -41,9 +40,8 @@ def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> N
         for item, content in files:
             _stage_one(agent, item, content, False, staged, errors)
         return
-    look = not agent.gfids.refuses_twins()
     for group in crowd.groups(files):
-        with alone(agent.tree.staging_fd) if look else nullcontext():
+        with agent.gfids.making(agent.tree.staging_fd) as look:
             crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
         if look:
             agent.gfids.refuse_if_away()  # once for all: nothing has a name yet

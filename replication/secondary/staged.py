@@ -29,6 +29,12 @@ class Staged:
         self.is_right = is_right
         self.changes: Optional[Changes] = None
 
+    def go_back(self, dir_fd: int, name: bytes) -> None:
+        """Have it stand there again, where it was made as another object meanwhile. Raises OSError."""
+        if self.name is not None and (self.dir_fd, self.name) != (dir_fd, name):
+            os.rename(self.name, name, src_dir_fd=self.dir_fd, dst_dir_fd=dir_fd)
+            self.dir_fd, self.name = dir_fd, name
+
     def close(self) -> None:
         if self.fd >= 0:
             # Once, also where that fails: by then another file may have its number.

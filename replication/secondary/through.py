@@ -14,7 +14,7 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import faults, sql
@@ -83,7 +83,22 @@ def new_file(agent: Agent, gfid: bytes, mode: int) -> Optional[Tuple[int, bytes]
         if agent.gfids.find(gfid) is None:
             raise
         return None
-    return os.open(name, os.O_RDWR | _FILE, dir_fd=agent.staging_fd), name
+    return _open_aside(agent, name), name
+
+
+def _open_aside(agent: Agent, name: bytes) -> int:
+    """What was just put aside, for writing. Raises OSError; then it is not there any more."""
+    try:
+        return os.open(name, os.O_RDWR | _FILE, dir_fd=agent.staging_fd)
+    except OSError:
+        _remove_aside(agent, name)
+        raise
+
+
+def _remove_aside(agent: Agent, name: bytes) -> None:
+    """As long as an object is aside nobody gets its gfid, and its own agent does not either."""
+    with suppress(OSError):
+        os.unlink(name, dir_fd=agent.staging_fd)
 
 
 def make_under_way(agent: Agent, gfid: bytes, name: bytes) -> None:
@@ -125,7 +140,7 @@ def _make_right(agent: Agent, file: Staged) -> None:
     if made is None:
         name = agent.next_staging_name()
         agent.gfids.fetch(item.gfid, agent.staging_fd, name)
-        made = os.open(name, os.O_RDWR | _FILE, dir_fd=agent.staging_fd), name
+        made = _open_aside(agent, name), name
     fd, name = made
     try:
         source = _source(file)
@@ -138,6 +153,7 @@ def _make_right(agent: Agent, file: Staged) -> None:
         )
     except BaseException:
         os.close(fd)
+        _remove_aside(agent, name)
         raise
     file.close()
     file.fd, file.ino, file.dir_fd, file.name, file.is_right = (

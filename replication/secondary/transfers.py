@@ -23,18 +23,19 @@ from replication.secondary.protocol import AgentError, code_of, unpacked
 from replication.secondary.receiver import place
 from replication.secondary.staged import Staged
 from replication.secondary.syscalls import list_directory, spare_bytes
+from replication.secondary.tree import LostDirectory
 
 _READ = 1 << 20
 _PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
 BLOCK = 128 << 10  # bytes, of a delta
-_DELTA, _CHANGES = "delta", b"changes"
+_DELTA, _CHANGES = "delta", b"blocks"  # "changes" is what older versions have left, and goes
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
 
 
 class Transfer:
     """A file under way: ``.seamark/staging/<gfid>.<version>``, locked by this process."""
 
-    __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size")
+    __slots__ = ("_asked_s", "_live", "_room", "changes", "fd", "name", "size", "was_lost")
 
     def __init__(
         self, fd: int, name: bytes, size: int, live: Optional[int], got: int, says_alive: Callable[[], None]
@@ -45,6 +46,7 @@ class Transfer:
         self.size = size
         self._live = live
         self.changes = Changes(fd, live, got, BLOCK, says_alive) if live is not None else None
+        self.was_lost = False  # the directory that it was to be placed in
         self._room, self._asked_s = 0, 0.0
 
     def close(self) -> None:
@@ -206,40 +208,63 @@ def file_data(agent: Agent, request: Dict[str, Any], payload: bytes) -> Dict[str
 
 
 def file_end(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """All pieces came: check the digest if there is one, and place the file."""
+    """All pieces came: check the digest if there is one, and place the file. Raises LostDirectory: it may be asked again."""
     item = Item(*request["item"])
     transfer = under_way(agent, gfid_of(request["gfid"]))
-    del agent.transfers[item.gfid]
     if transfer.changes is not None:
         return _end_changes(agent, item, transfer, transfer.changes)
-    fd = transfer.fd
-    staged = Staged(item, fd, os.fstat(fd).st_ino, agent.tree.staging_fd, transfer.name)
+    staged = Staged(item, transfer.fd, os.fstat(transfer.fd).st_ino, agent.tree.staging_fd, transfer.name)
+    stays = False
     try:
-        os.ftruncate(fd, item.size)
-        if agent.gfids is not None:
-            staged.is_right = gfid_at(staged.dir_fd, transfer.name) == item.gfid
-        wanted = request.get("digest")
-        if wanted is not None and content_digest(fd) != wanted:
-            return {
-                "errors": [[item.gfid.hex(), "io", "the content does not have the digest that was sent"]],
-                "done": 0,
-            }
-        try:
-            undress(agent, [item])
-            path = b"/proc/self/fd/%d" % fd
-            dress_existing(path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
-            if staged.is_right:
-                os.fsync(fd)  # a client of a volume has no syncfs(2)
-        except OSError as error:
-            return {
-                "errors": [[item.gfid.hex(), code_of(error), "cannot finish it: {}".format(error.strerror)]],
-                "done": 0,
-            }
-        errors: List[List[Any]] = []
-        done = place(agent, [staged], errors)
-        return {"errors": errors, "done": done, "bytes": item.size}
-    finally:
+        answer = _end(agent, staged, transfer.name, request.get("digest"))
+        # Its names are gone with their directory, which is listed again: then it is wanted as it came.
+        stays = transfer.was_lost and [error[1] for error in answer["errors"]] == ["not-found"]
+    except LostDirectory:
+        transfer.was_lost = True
+        _put_back(agent, transfer, staged)
+        raise
+    except BaseException:
+        del agent.transfers[item.gfid]
         staged.close()
+        raise
+    if stays:
+        _put_back(agent, transfer, staged)
+        _drop(agent, item.gfid)
+    else:
+        del agent.transfers[item.gfid]
+        staged.close()
+    return answer
+
+
+def _end(agent: Agent, staged: Staged, name: bytes, wanted: Optional[str]) -> Dict[str, Any]:
+    item, fd = staged.item, staged.fd
+    os.ftruncate(fd, item.size)
+    if agent.gfids is not None:
+        staged.is_right = gfid_at(staged.dir_fd, name) == item.gfid
+    if wanted is not None and content_digest(fd) != wanted:
+        words = "the content does not have the digest that was sent"
+        return {"errors": [[item.gfid.hex(), "io", words]], "done": 0}
+    try:
+        undress(agent, [item])
+        path = b"/proc/self/fd/%d" % fd
+        dress_existing(path, os.fstat(fd), item, agent.powers, item.xattrs or {}, times=True)
+        if staged.is_right:
+            os.fsync(fd)  # a client of a volume has no syncfs(2)
+    except OSError as error:
+        words = "cannot finish it: {}".format(error.strerror)
+        return {"errors": [[item.gfid.hex(), code_of(error), words]], "done": 0}
+    errors: List[List[Any]] = []
+    done = place(agent, [staged], errors)
+    return {"errors": errors, "done": done, "bytes": item.size}
+
+
+def _put_back(agent: Agent, transfer: Transfer, staged: Staged) -> None:
+    """Have what came be as it came: whoever asks again goes on with it."""
+    if transfer.fd != staged.fd:
+        transfer.fd = staged.fd
+        fcntl.flock(transfer.fd, fcntl.LOCK_EX)
+    staged.go_back(agent.tree.staging_fd, transfer.name)
+    os.fchmod(transfer.fd, 0o600)  # or we might not be allowed to open it again
 
 
 def _end_changes(agent: Agent, item: Item, transfer: Transfer, changes: Changes) -> Dict[str, Any]:
@@ -250,9 +275,13 @@ def _end_changes(agent: Agent, item: Item, transfer: Transfer, changes: Changes)
         done = through.change(agent, item, changes, errors)
         if not errors:
             os.unlink(transfer.name, dir_fd=agent.tree.staging_fd)
-        return {"errors": errors, "done": done, "bytes": item.size}
-    finally:
-        transfer.close()
+    except LostDirectory:
+        raise  # it is asked again at once
+    except BaseException:
+        _drop(agent, item.gfid)
+        raise
+    _drop(agent, item.gfid)
+    return {"errors": errors, "done": done, "bytes": item.size}
 
 
 def content_digest(fd: int) -> str:

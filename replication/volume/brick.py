@@ -21,7 +21,6 @@ from replication.secondary.handles import inode_number
 from replication.volume.directory import DirectoryVolume, VanishedError
 from replication.volume.gluster import GlusterVolume, VolumeAway, is_own
 from replication.volume.handle import Stat, open_beneath, stat_at
-from replication.volume.identity import ROOT_GFID
 from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
@@ -158,13 +157,6 @@ class BrickVolume(DirectoryVolume):
         return path[len(self.root) + 1 :] if path.startswith(self.root + b"/") else None
 
     # ---- opening
-
-    def open_dir(self, path: bytes, gfid: bytes) -> int:
-        fd = self.open_dir_unchecked(path)
-        if (gfid != ROOT_GFID or path) and self.identify_fd(fd)[0] != gfid:
-            os.close(fd)
-            raise VanishedError(path)
-        return fd
 
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""

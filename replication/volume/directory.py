@@ -21,7 +21,7 @@ from replication.observation import Change, Entry, Inode
 from replication.secondary.filters import EVERYTHING, Filters
 from replication.secondary.handles import inode_number
 from replication.volume.handle import Stat, open_beneath, open_by_handle, stat_at
-from replication.volume.identity import identify
+from replication.volume.identity import ROOT_GFID, identify
 from replication.volume.xattrs import read_xattrs
 
 if TYPE_CHECKING:
@@ -153,12 +153,12 @@ class DirectoryVolume:
     # ---- opening
 
     def open_dir(self, path: bytes, gfid: bytes) -> int:
-        """Open the directory ``gfid`` at ``path`` (relative, b"" = root).
+        """Open the directory ``gfid`` at ``path`` (relative, b"" = root, which is ROOT_GFID, too, whatever its own is).
 
         Raises VanishedError when that path is not (or no longer) that directory, OSError when it cannot be read.
         """
         fd = self.open_dir_unchecked(path)
-        if path and self.identify_fd(fd)[0] != gfid:
+        if (path or gfid != ROOT_GFID) and self.identify_fd(fd)[0] != gfid:
             os.close(fd)
             raise VanishedError(path)
         return fd

@@ -24,7 +24,6 @@ from replication.gluster.single import noted
 from replication.secondary.handles import inode_number
 from replication.volume.directory import RESERVED, DirectoryVolume, VanishedError
 from replication.volume.handle import Stat, stat_at
-from replication.volume.identity import ROOT_GFID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,13 +210,6 @@ class GlusterVolume(DirectoryVolume):
             raise OSError(errno.ENOTCONN, "a part of the volume is away")
 
     # ---- opening
-
-    def open_dir(self, path: bytes, gfid: bytes) -> int:
-        fd = self.open_dir_unchecked(path)
-        if (gfid != ROOT_GFID or path) and self.identify_fd(fd)[0] != gfid:
-            os.close(fd)
-            raise VanishedError(path)
-        return fd
 
     def open_dir_by_handle(self, handle: bytes) -> tuple[int, bytes]:
         """``handle``: its gfid."""

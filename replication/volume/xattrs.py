@@ -1,4 +1,4 @@
-"""Which extended attributes are replicated, and reading them. Source: xattr(7), acl(5), capabilities(7)."""
+"""Reading the extended attributes that are replicated. Source: xattr(7), acl(5), capabilities(7)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import errno
 import os
 from base64 import b64encode
 
-_NEVER = ("user.seamark.", "trusted.seamark.", "trusted.glusterfs.")  # see secondary/metadata.py
-_KEPT = ("user.", "trusted.")
-_KEPT_EXACTLY = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
+from replication.secondary.metadata import is_replicated
+
 _NONE = {errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP}
-
-
-def replicated(name: str) -> bool:
-    """Whether an attribute of this name is replicated: user.*, trusted.*, capabilities and ACLs, never our own, or Gluster's."""
-    return (name.startswith(_KEPT) and not name.startswith(_NEVER)) or name in _KEPT_EXACTLY
 
 
 def read_xattrs(target: int | bytes) -> dict[str, str]:
@@ -31,7 +25,7 @@ def read_xattrs(target: int | bytes) -> dict[str, str]:
         raise
     found = {}
     for name in names:
-        if not replicated(name):
+        if not is_replicated(name, trusted=True):  # who receives them knows what it can set
             continue
         try:
             value = os.getxattr(target, name, follow_symlinks=follow)

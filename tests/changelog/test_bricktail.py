@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from replication.changelog.bricktail import BrickTail
 
 HEADER = b"GlusterFS Changelog | version: v1.2 | encoding : 2\n"
-NOW = 1_796_000_000  # seconds, within a day
 
 
 def can_have_trusted(path):
@@ -29,7 +29,7 @@ class Brick:
         self.path = base / "brick"
         self.changelogs = self.path / ".glusterfs" / "changelogs"
         (self.changelogs / "htime").mkdir(parents=True)
-        self.clock = NOW
+        self.clock = int(time.time())  # runs ahead: what it says of files is never long before they were made
         self.switch_on()
 
     def switch_on(self):
@@ -47,7 +47,7 @@ class Brick:
             file.write(record(number))
 
     def _closed(self):
-        folder = self.changelogs / "2026" / "11" / "29"
+        folder = self.changelogs / time.strftime("%Y/%m/%d", time.gmtime(self.clock))
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"CHANGELOG.{self.clock}"
 
@@ -73,6 +73,13 @@ class Brick:
         """What it was writing gets a name, but no place in HTIME."""
         self.written_ns = (self.changelogs / "CHANGELOG").stat().st_mtime_ns
         self.roll(3, listed=False)
+
+    def end_between(self):
+        """It is killed when HTIME has the name already, and nothing is there to take the next records; and started again."""
+        self.roll(begin=False)
+        self.ended_ns = time.time_ns()
+        time.sleep(1.1)
+        self._begin()
 
     def switch_off(self):
         self.roll(begin=False)
@@ -297,3 +304,70 @@ def test_after_another_boot_of_its_node_nobody_knows_since_when(brick):
     brick.restart()
     again.poll()
     assert again.ended == [None, brick.written_ns]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_brick_that_ended_before_it_had_begun_the_next_file(brick, written):
+    """Nothing of it lacks a place in HTIME then; what it did last was recorded nowhere."""
+    follower = Follower(brick)
+    follower.poll()
+    place = follower.tail.place()
+    if written:
+        brick.write(1)
+    brick.end_between()
+    brick.write(2)
+    expected = [1, 2] if written else [2]
+    assert follower.poll() == expected
+    again = Follower(brick, place)
+    assert again.resumed
+    assert again.poll() == expected
+    for each in (follower, again):
+        (since,) = each.ended
+        assert brick.ended_ns - 5e9 < since < brick.ended_ns
+        assert not each.gaps
+    place = again.tail.place()
+    brick.write(3)
+    brick.roll()
+    for each in (follower, again, Follower(brick, place)):
+        before = each.restarts
+        each.poll()
+        brick.roll()
+        each.poll()
+        assert (each.restarts, each.gaps) == (before, [])
+
+
+def test_who_hears_of_it_when_the_next_file_is_closed_already(brick):
+    """As whoever followed it was away meanwhile."""
+    follower = Follower(brick)
+    follower.poll()
+    place = follower.tail.place()
+    brick.clock -= 100  # it ran behind: when files were closed is known by themselves
+    brick.write(1)
+    brick.roll()
+    brick.write(2)
+    brick.end_between()
+    brick.write(3)
+    brick.roll()
+    brick.write(4)
+    again = Follower(brick, place)
+    assert again.poll() == [1, 2, 3, 4]
+    assert again.restarts == 1
+    assert not again.gaps
+    assert brick.ended_ns - 5e9 < again.ended[0] < brick.ended_ns
+    after_boot = Follower(brick, place._replace(boot="another"))
+    assert after_boot.poll() == [1, 2, 3, 4]
+    assert after_boot.ended == [None]
+
+
+def test_who_hears_of_it_when_what_was_closed_before_was_empty(brick):
+    follower = Follower(brick)
+    follower.poll()
+    place = follower.tail.place()
+    brick.clock -= 100
+    brick.roll()
+    brick.write(1)
+    brick.roll()
+    again = Follower(brick, place)
+    assert again.poll() == [1]
+    assert len(again.ended) == 1
+    assert abs(again.ended[0] // 10**9 - (brick.clock - 15)) <= 1

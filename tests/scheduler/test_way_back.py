@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import threading
 import time
 
 import pytest
@@ -15,8 +18,12 @@ from replication.session import Desired, SessionDir, node_name, pair_id, session
 from replication.settings import SessionConfig
 from scheduler import way_back
 from scheduler.failback import session_on
+from scheduler.monitor_client import ask_monitor
 from scheduler.way_back import record_from_now
 from tests.changelog.running import running
+from tests.conftest import missing
+from tests.filesystems import available, filesystem
+from tests.scheduler.test_monitor import node  # noqa: F401
 from tests.secondary.test_promotion import promote
 from tests.secondary.test_seeding import Turned
 
@@ -50,6 +57,41 @@ def test_it_is_one_session_whatever_was_interrupted(turned, tmp_path):
     assert record_from_now(str(state), str(turned.b)) == said
     assert place.state().recording == before.recording
     assert session_names(state) == ["photos"]
+
+
+def test_it_records_though_what_is_remembered_of_it_is_damaged(turned, node):  # noqa: F811
+    """Nobody can tell then what is wanted of it; what is changed meanwhile may be known by its record alone."""
+    node.monitor()
+    node.wait_for(lambda: ask_monitor(str(node.state), "look") is not None, "the monitor")
+    said = record_from_now(str(node.state), str(turned.b))
+    assert said.recording, said
+    place = SessionDir(node.state, "photos")
+    before = place.state()
+
+    def goes_on(name, count):
+        for _ in range(3):  # an agent that is not wanted any more has ended after that
+            ask_monitor(str(node.state), "look")
+            time.sleep(0.5)
+        (turned.b / name).write_bytes(b"1")
+        node.wait_for(
+            lambda: Count(place.changelog, before.recording).look().names == count, f"{name} to be recorded"
+        )
+
+    goes_on("sound", 1)
+    place.state_file.write_text("{")
+    goes_on("damaged", 2)
+    assert "damaged" in node.ok("list")
+    assert node.stop() == 0
+    node.monitor()
+    node.wait_for(lambda: ask_monitor(str(node.state), "look") is not None, "the monitor")
+    goes_on("and after another start", 3)
+    place.state_file.unlink()  # as the message says
+    goes_on("removed", 4)
+    assert record_from_now(str(node.state), str(turned.b)).recording
+    assert place.state().recording == before.recording
+    assert place.state().desired is Desired.RECORDING
+    goes_on("said again", 5)
+    assert node.stop() == 0
 
 
 def session_to(state, name, primary, secondary, **known):
@@ -138,3 +180,31 @@ def test_why_it_cannot_be_is_a_line_and_takes_a_moment(turned, tmp_path, monkeyp
     says = record_from_now(str(tmp_path / "state"), str(turned.b)).says
     assert "did not answer" in says and time.monotonic() < began + 30
     assert not (tmp_path / "state").exists()
+
+
+def test_a_state_directory_that_hangs_in_the_kernel_holds_no_promotion_up(
+    turned, tmp_path, monkeypatch, caplog
+):
+    """Whoever writes to a file system that is frozen cannot be killed either."""
+    if why := available("xfs"):
+        missing(why)
+    monkeypatch.setattr(way_back, "_LONGEST_S", 0.5)
+    with filesystem("xfs", tmp_path / "disk") as disk:
+        thawed = threading.Event()
+
+        def thaw():
+            thawed.set()
+            subprocess.run(["fsfreeze", "--unfreeze", disk], check=False)
+
+        subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+        timer = threading.Timer(60, thaw)
+        timer.start()
+        try:
+            says = record_from_now(str(disk / "state"), str(turned.b)).says
+            assert not thawed.is_set()
+        finally:
+            timer.cancel()
+            thaw()
+        assert f"{disk / 'state'} did not answer" in says
+        (left,) = re.findall(r"process (\d+) is left behind", caplog.text)
+        os.waitpid(int(left), 0)

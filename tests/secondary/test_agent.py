@@ -396,6 +396,53 @@ def test_large_files_resume_and_stay_sparse(trees):
     far.close()
 
 
+@pytest.mark.parametrize("names", [("d/f",), ("d/f", "e/g")])
+@pytest.mark.parametrize("how", ["pieces", "unit"])
+def test_what_came_stays_when_its_directory_was_taken_away(trees, how, names):
+    """It goes to the names that it has still, or to those that it has when the directory was listed again."""
+    a, b = trees
+    for folder in ("d", "e"):
+        (a / folder).mkdir()
+    (a / "d/f").write_bytes(b"content")
+    for name in names[1:]:
+        os.link(a / "d/f", a / name)
+    primary = Primary(a)
+    gfid = primary.gfid(b"d/f")
+    item = primary.item(gfid, b"d/f")
+    with Far(b) as client:
+        client.begin_crawl("c")
+        for folder in (b"", b"d", b"e"):
+            client.observe([primary.listing(folder)], crawl="c", limbo_until=1)
+
+        def begin():
+            return client.call("file_begin", gfid=gfid.hex(), size=7, version="v1").header["offset"]
+
+        if how == "pieces":
+            assert begin() == 0
+            client.call("file_data", b"content", gfid=gfid.hex(), offset=0)
+        else:
+            (b / client.stage("u-1", [gfid])["path"] / gfid.hex()).write_bytes(b"content")
+        shutil.rmtree(b / "d")
+        if how == "pieces":
+            errors = client.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"]
+        else:
+            errors = client.commit("u-1", [item])
+        assert [code for _, code, _ in errors] == ["not-found"] * (len(names) == 1)
+        if len(names) > 1:
+            assert (b / "e/g").read_bytes() == b"content"
+        elif how == "pieces":
+            client.observe([primary.listing(b"d")], crawl="c", limbo_until=1)
+            assert begin() == 7
+            assert client.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+        for crawl in "xy":
+            primary.crawl(client, crawl)
+        assert client.check() == []
+        assert os.listdir(b / ".seamark/staging") == [
+            n for n in os.listdir(b / ".seamark/staging") if n.startswith("agent.")
+        ]
+    assert differences(a, b) == ""
+
+
 def test_a_newer_version_waits_for_the_one_that_is_on_its_way(trees):
     """Of a file that changes faster than it is sent, one version after the other would else be thrown away."""
     a, b = trees

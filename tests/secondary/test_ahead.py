@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -78,7 +79,7 @@ def test_files_of_more_directories_than_stay_open_come_into_their_own(agent, tmp
     tell(agent, 1, listings)
     # What a volume has, without one: each gfid seems to be taken, and files are made without.
     agent.gfids = SimpleNamespace(
-        refuses_twins=lambda: False, seen=lambda _gfid: os.stat("/"), refuse_if_away=lambda: None
+        making=lambda _fd: nullcontext(True), seen=lambda _gfid: os.stat("/"), refuse_if_away=lambda: None
     )
     files = [(os.urandom(16), b"%d" % n) for n in range(len(deep))]
     seen = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import tracemalloc
 from hashlib import sha256
 
 import pytest
@@ -99,6 +100,52 @@ def test_nothing_of_a_block_that_was_cut_off_is_read_as_another_one(tmp_path):
         assert changes.digests(0, len(old)) == [digest(b"x" * BLOCK), digest(b"y" * 10)]
         changes.write_into(pair.fds[1], len(old), lambda: None)
     assert pair.live.read_bytes() == b"x" * BLOCK + b"y" * 10
+
+
+def test_what_comes_again_takes_no_more_room(tmp_path):
+    """Each try finds another version of a file that changes all the time; the last block grows."""
+    old = b"x" * (3 * BLOCK)
+    pair = Pair(tmp_path, old)
+    for number in range(50):
+        blocks = {0: bytes([number]) * BLOCK, 2 * BLOCK: bytes([number]) * (number + 1)}
+        with pair as changes:
+            for offset, block in blocks.items():
+                changes.put(offset, memoryview(block))
+            assert changes.digests(0, 2 * BLOCK + number + 1) == [
+                digest(each) for each in (blocks[0], old[:BLOCK], blocks[2 * BLOCK])
+            ]
+            assert pair.aside.stat().st_size <= 2 * (BLOCK + 100)
+            if number == 49:
+                changes.write_into(pair.fds[1], 2 * BLOCK + 50, lambda: None)
+    assert pair.live.read_bytes() == b"".join((blocks[0], old[:BLOCK], blocks[2 * BLOCK]))
+
+
+def test_what_is_overwritten_halfway_is_not_believed(tmp_path):
+    pair = Pair(tmp_path, b"x" * BLOCK)
+    with pair as changes:
+        changes.put(0, memoryview(b"a" * BLOCK))
+    with open(pair.aside, "r+b") as file:  # killed in the middle of the next one
+        file.write(struct.pack(">QI", 0, BLOCK) + b"b" * 100)
+    with pair as changes:
+        assert changes.digests(0, BLOCK) == [digest(b"b" * 100 + b"a" * (BLOCK - 100))]
+        changes.put(0, memoryview(b"b" * BLOCK))
+        changes.write_into(pair.fds[1], BLOCK, lambda: None)
+    assert pair.live.read_bytes() == b"b" * BLOCK
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_of_many_blocks_little_is_kept_in_memory(tmp_path, step):
+    pair, count = Pair(tmp_path, b""), 20_000
+    with pair as changes:
+        tracemalloc.start()
+        for number in range(count):
+            changes.put(step * number * BLOCK, memoryview(b"1"))
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 16 * count
+    with pair as again:
+        last = step * (count - 1) * BLOCK
+        assert again.digests(last, last + BLOCK) == [digest(b"1")]
 
 
 def test_what_lies_aside_and_has_become_shorter_is_an_error(tmp_path):

@@ -13,10 +13,11 @@ from replication.observation import Change
 from replication.secondary.digests import digest_of
 from replication.secondary.index import Index, Row, root_row
 from replication.secondary.layout import ROOT_ID
+from replication.secondary.metadata import is_replicated
 from replication.volume.directory import DirectoryVolume, VanishedError, VolumeError
 from replication.volume.handle import open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, identify, identify_fd
-from replication.volume.xattrs import read_xattrs, replicated
+from replication.volume.xattrs import read_xattrs
 
 # Any byte but "/" and NUL, up to 255 of them; bytes that are no UTF-8, and characters on both sides of them in order.
 NAMES = st.one_of(
@@ -167,9 +168,9 @@ def test_xattrs_of_ours_and_of_the_system_stay_here(volume):
     os.setxattr(path, "user.kept", b"\0")
     os.setxattr(path, "user.seamark.x.stime", b"ours")
     assert read_xattrs(path) == {"user.kept": "AA=="}
-    assert not replicated("security.selinux")
-    assert replicated("security.capability")
-    assert not replicated("trusted.seamark.x.stime")
+    assert not is_replicated("security.selinux", trusted=True)
+    assert is_replicated("security.capability", trusted=True)
+    assert not is_replicated("trusted.seamark.x.stime", trusted=True)
 
 
 def test_a_primary_that_is_not_there_is_one_clear_line(tmp_path):
@@ -183,3 +184,5 @@ def test_the_root_is_the_root_whatever_its_handle(volume):
     fd = volume.open_dir(b"", ROOT_GFID)
     assert identify_fd(fd)[0] == identify_fd(volume.root_fd)[0]
     os.close(fd)
+    with pytest.raises(VanishedError):
+        volume.open_dir(b"", gfid_at(volume, b"dir"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
 import re
+import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,14 +23,17 @@ import pytest
 from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
+from replication.observation import Entry, Inode, Listing
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
 from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
-from replication.secondary import mounting, receiver
+from replication.secondary import mounting, receiver, through
+from replication.secondary.layout import ROOT_GFID
 from replication.secondary.metadata import Item, Powers
 from replication.secondary.mounting import BASE
+from replication.secondary.staged import Staged
 from replication.secondary.through import new_file
 from tests.conftest import need
 from tests.judge import assert_same, differences
@@ -168,124 +174,237 @@ def test_objects_have_the_gfids_of_the_primary(pair):
     pair.assert_same_objects()
 
 
+class Held:
+    """A volume of its own that this process holds mounted, as an agent does."""
+
+    def __init__(self, node, name, place):
+        self.node, self.name, self.place = node, name, place
+        self.where = Path(os.fsdecode(place.mount))
+        self._opened = []
+        self.gfids = gfids_of.Gfids(place, self.opened(""))
+
+    def opened(self, folder):
+        """A descriptor of a directory, which is made."""
+        (self.where / folder).mkdir(exist_ok=True)
+        self._opened.append(os.open(self.where / folder, os.O_RDONLY))
+        return self._opened[-1]
+
+    def agent(self, staging, **more):
+        """As much of an agent as makes files aside."""
+        return SimpleNamespace(
+            gfids=self.gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(),
+            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, **more,
+        )  # fmt: skip
+
+    def close(self):
+        os.close(self.gfids._by_gfid_fd)
+        for fd in self._opened:
+            os.close(fd)
+
+
+@pytest.fixture
+def hold(place):
+    def hold(bricks, *kind):
+        node.volume(name, bricks, *kind)
+        mount = mounting.hold(mounting.place_of(node.host, name, b""))
+        shares.append(mount._share)
+        held.append(Held(node, name, mount.place))
+        return held[0]
+
+    node, name, held, shares = place.node, f"{place.name}-held", [], []
+    yield hold
+    for each in held:
+        each.close()
+    for share in shares:
+        os.close(share)
+    node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+    node.delete(name)
+
+
 @pytest.mark.slow
-def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(place, monkeypatch):
+def test_a_sync_reaches_each_set_of_bricks_also_those_that_are_added(hold, monkeypatch):
     monkeypatch.setattr(gfids_of, "_JOURNAL_S", 0.01)
-    node, name = place.node, f"{place.name}-sync"
-    node.volume(name, 4, "replica", "2")
-    mount = mounting.hold(mounting.place_of(node.host, name, b""))
-    try:
-        where = Path(os.fsdecode(mount.place.mount))
-        (where / "x").mkdir()
-        fd = os.open(where / "x", os.O_RDONLY)
+    held = hold(4, "replica", "2")
+    fd = held.opened("x")
 
-        def sets(files):
-            path = mount.place.mount + b"/x/"
-            found = {os.getxattr(path + each, gfids_of._PATHINFO) for each in files}
-            return {re.search(rb"REPLICATE:[^>]*", each)[0] for each in found}
+    def sets(files):
+        path = held.place.mount + b"/x/"
+        found = {os.getxattr(path + each, gfids_of._PATHINFO) for each in files}
+        return {re.search(rb"REPLICATE:[^>]*", each)[0] for each in found}
 
-        def reached(gfids):
-            gfids.flush(fd)
-            (directory,) = os.listdir(where / "x")
-            return sets(os.fsencode(f"{directory}/{each}") for each in os.listdir(where / "x" / directory))
+    def reached(gfids):
+        gfids.flush(fd)
+        (directory,) = os.listdir(held.where / "x")
+        return sets(os.fsencode(f"{directory}/{each}") for each in os.listdir(held.where / "x" / directory))
 
-        for _ in range(8):  # the two of a replica do not answer in the same order each time
-            gfids = gfids_of.Gfids(mount.place, fd)
-            assert len(reached(gfids)) == 2
-            gfids.close(fd)
-            assert not os.listdir(where / "x")
-        gfids = gfids_of.Gfids(mount.place, fd)
+    for _ in range(8):  # the two of a replica do not answer in the same order each time
+        gfids = gfids_of.Gfids(held.place, fd)
         assert len(reached(gfids)) == 2
-        node.add_bricks(name, 4, 5)
-        node.wait_for(lambda: len(mounting.states(mount.place)) == 3, "the bricks that were added")
-        assert len(reached(gfids)) == 3
         gfids.close(fd)
-        os.close(fd)
-    finally:
-        os.close(mount._share)
-        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
-        node.delete(name)
+        assert not os.listdir(held.where / "x")
+    gfids = gfids_of.Gfids(held.place, fd)
+    assert len(reached(gfids)) == 2
+    held.node.add_bricks(held.name, 4, 5)
+    held.node.wait_for(lambda: len(mounting.states(held.place)) == 3, "the bricks that were added")
+    assert len(reached(gfids)) == 3
+    gfids.close(fd)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bricks", [1, 2])
-def test_no_second_object_is_made_of_a_gfid_that_is_there(place, bricks):
+def test_no_second_object_is_made_of_a_gfid_that_is_there(hold, bricks):
     """Of one brick that brick says so, and nobody asks before."""
-    node, name = place.node, f"{place.name}-twice"
-    node.volume(name, bricks)
-    mount = mounting.hold(mounting.place_of(node.host, name, b""))
+    held = hold(bricks)
+    assert mounting.is_one_brick(held.place) == (bricks == 1)
+    there, staging, gfids = held.opened("there"), held.opened("staging"), held.gfids
+    own, taken = [[os.urandom(16) for _ in range(20)] for _ in range(2)]
+    for number, gfid in enumerate(taken):
+        gfids.make(there, b"%d" % number, gfid, 0o100644)
+    agent = held.agent(staging)
+    assert [gfids.seen(gfid) is None for gfid in [*own, *taken]] == [True] * 20 + [False] * 20
+    assert gfids.refuses_twins() == (bricks == 1)
+    if bricks == 1:
+        assert [new_file(agent, gfid, 0o100600) for gfid in taken] == [None] * 20
+    assert not os.listdir(held.where / "staging")
+    for gfid in own:
+        fd, made = new_file(agent, gfid, 0o100600)
+        assert gfids_of.gfid_at(staging, made) == gfid
+        os.close(fd)
+
+
+def test_a_file_that_cannot_be_written_aside_leaves_its_gfid_free(hold):
+    """Who holds a name aside is not asked for it, also not by itself: such a gfid could not be used any more."""
+    held = hold(1)
+    staging, gfids = held.opened("staging"), held.gfids
+    agent, gfid = held.agent(staging), os.urandom(16)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
     try:
-        where = Path(os.fsdecode(mount.place.mount))
-        assert mounting.is_one_brick(mount.place) == (bricks == 1)
-        for folder in ("there", "staging"):
-            (where / folder).mkdir()
-        root, there, staging = (
-            os.open(path, os.O_RDONLY) for path in (where, where / "there", where / "staging")
-        )
-        gfids = gfids_of.Gfids(mount.place, root)
-        own, taken = [[os.urandom(16) for _ in range(20)] for _ in range(2)]
-        for number, gfid in enumerate(taken):
-            gfids.make(there, b"%d" % number, gfid, 0o100644)
-        agent = SimpleNamespace(
-            gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode()
-        )
-        assert [gfids.seen(gfid) is None for gfid in [*own, *taken]] == [True] * 20 + [False] * 20
-        assert gfids.refuses_twins() == (bricks == 1)
-        if bricks == 1:
-            assert [new_file(agent, gfid, 0o100600) for gfid in taken] == [None] * 20
-        assert not os.listdir(where / "staging")
-        for gfid in own:
-            fd, made = new_file(agent, gfid, 0o100600)
-            assert gfids_of.gfid_at(staging, made) == gfid
-            os.close(fd)
-        gfids.close(staging)
-        for fd in (root, there, staging):
-            os.close(fd)
+        with pytest.raises(OSError, match="Too many open files"):
+            new_file(agent, gfid, 0o100600)
     finally:
-        os.close(mount._share)
-        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
-        node.delete(name)
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert not os.listdir(held.where / "staging")
+    assert gfids.seen(gfid) is None
+    item = Item(gfid.hex(), 1, 0o100644, 0, 0, 5, 5, 5, 5, {})
+    for _ in range(2):  # of a new object, and of one that was moved away
+        with pytest.raises(FileNotFoundError):
+            through._make_right(agent, Staged(item, -1, 0, staging, b"never came"))
+        assert not os.listdir(held.where / "staging")
+        assert gfids.seen(gfid) is None
+        gfids.make(held.opened("there"), b"f", gfid, 0o100644)
 
 
 @pytest.mark.slow
-def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_twice(place, monkeypatch):
-    node, name = place.node, f"{place.name}-race"
-    node.volume(name, 2)
-    mount = mounting.hold(mounting.place_of(node.host, name, b""))
-    try:
-        where = Path(os.fsdecode(mount.place.mount))
-        (where / "other").mkdir()
-        (where / "staging").mkdir()
-        root, other, staging = (
-            os.open(path, os.O_RDONLY) for path in (where, where / "other", where / "staging")
+def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_twice(hold, monkeypatch):
+    held = hold(2)
+    other, staging, gfids = held.opened("other"), held.opened("staging"), held.gfids
+    items = [Item(os.urandom(16).hex(), 1, 0o100644, 0, 0, 5, 5, 5, 5, {}) for _ in range(33)]
+
+    def and_another_agent(agent, gfid, mode):
+        if gfid == items[0].gfid:
+            gfids.make(other, b"twin", items[32].gfid, 0o100644)  # which the same thread makes later
+        return new_file(agent, gfid, mode)
+
+    monkeypatch.setattr(receiver.through, "new_file", and_another_agent)
+    agent = held.agent(staging, tmpfile=False)
+    staged, errors = [], []
+    receiver.stage(agent, [(item, memoryview(b"x")) for item in items], staged, errors)
+    assert errors == []
+    assert {file.item.gfid: file.is_right for file in staged} == {
+        item.gfid: item is not items[32] for item in items
+    }
+    receiver.close_all(agent, staged)
+
+
+@pytest.fixture
+def served(place, monkeypatch):
+    """An agent on a volume of its own: its client, and the volume as it has it mounted."""
+    monkeypatch.setenv("PATH", place.node.environment["PATH"])
+    node, name = place.node, f"{place.name}-served"
+    link = open_secondary(parse_target(node.volume(name, 2)), SshOptions())
+    client = client_of(link)
+    client.hello(session="s", volume="v", epoch=1, create=True)
+    yield SimpleNamespace(client=client, place=mounting.volume_of(mounting.place_of(node.host, name, b"")))
+    link.close()
+    node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
+    node.delete(name)
+
+
+def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(served):
+    """Two are given the same unit: whoever comes second finds the gfid taken, by what is not placed yet."""
+    client = served.client
+    gfid, made = os.urandom(16), os.urandom(16)
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 1, 5, 5, 5)
+    symlink = Inode(made, 0o120777, 0, 0, 1, 8, 0, 1, 5, 5, 5)
+    client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
+
+    there = served.place
+    staging = Path(os.fsdecode(there.mount)) / ".seamark" / "staging"
+    (staging / "agent.twin").mkdir()
+    root, twin = (os.open(path, os.O_RDONLY) for path in (staging.parent.parent, staging / "agent.twin"))
+    fcntl.flock(twin, fcntl.LOCK_EX)
+    gfids = gfids_of.Gfids(there, root)
+    gfids.make(twin, b"1", gfid, 0o100600)
+    gfids.make(twin, b"2", made, 0o120777, target=b"t")
+
+    def send():
+        return client.data([[gfid.hex(), 1, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"x"])
+
+    def look(position):
+        return client.observe(
+            [Listing(ROOT_GFID, [Entry(b"link", symlink, b"t")])], position=position, limbo_until=1
         )
-        gfids = gfids_of.Gfids(mount.place, root)
-        items = [Item(os.urandom(16).hex(), 1, 0o100644, 0, 0, 5, 5, 5, 5, {}) for _ in range(33)]
 
-        def and_another_agent(agent, gfid, mode):
-            if gfid == items[0].gfid:
-                gfids.make(other, b"twin", items[32].gfid, 0o100644)  # which the same thread makes later
-            return new_file(agent, gfid, mode)
+    ((of, code, said),) = send()
+    assert (of, code) == (gfid.hex(), "busy")
+    assert "another worker is at this file" in said
+    ((of, code, said),) = look(2).errors
+    assert (of, code) == (made.hex(), "busy")
+    assert said.startswith("link: ")
+    assert "another worker is at this file" in said
+    for each in ("1", "2"):
+        (staging / "agent.twin" / each).unlink()
+    assert send() == []
+    assert look(3).errors == []
+    os.close(gfids._by_gfid_fd)
+    for fd in (root, twin):
+        os.close(fd)
+    (staging / "agent.twin").rmdir()
 
-        monkeypatch.setattr(receiver.through, "new_file", and_another_agent)
-        agent = SimpleNamespace(
-            gfids=gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(), tmpfile=False,
-            powers=Powers(), tree=SimpleNamespace(staging_fd=staging),
-        )  # fmt: skip
-        staged, errors = [], []
-        receiver.stage(agent, [(item, memoryview(b"x")) for item in items], staged, errors)
-        assert errors == []
-        assert {file.item.gfid: file.is_right for file in staged} == {
-            item.gfid: item is not items[32] for item in items
-        }
-        receiver.close_all(agent, staged)
-        gfids.close(staging)
-        for fd in (root, other, staging):
-            os.close(fd)
-    finally:
-        os.close(mount._share)
-        node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
-        node.delete(name)
+
+def test_what_came_stays_when_its_directory_was_taken_away(served):
+    client, where = served.client, Path(os.fsdecode(served.place.mount))
+    gfids, numbers = [os.urandom(16) for _ in range(4)], iter(range(1, 9))
+    (unit, large), folders = gfids[:2], gfids[2:]
+    inodes = [Inode(gfid, 0o100644, 0, 0, 2, n, 0, 7, 5, 5, 5) for n, gfid in enumerate(gfids[:2], 7)]
+
+    def look(parent, entries):
+        listing = Listing(parent, [Entry(name, inode) for name, inode in entries])
+        client.observe([listing], position=next(numbers), limbo_until=1)
+
+    def item(gfid):
+        return [gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, 7 + gfids.index(gfid), {}]
+
+    def begin():
+        folder = Inode(folders[0], 0o040755, 0, 0, 2, 3, 0, 0, 5, 5, 5)
+        look(ROOT_GFID, [(b"d", folder), (b"e", folder._replace(gfid=folders[1], ino=4))])
+        look(folders[0], zip((b"unit", b"large"), inodes, strict=True))
+
+    begin()
+    look(folders[1], zip((b"unit", b"large"), inodes, strict=True))
+    (where / client.stage("u-1", [unit])["path"] / unit.hex()).write_bytes(b"content")
+    client.call("file_begin", gfid=large.hex(), size=7, version="v1")
+    client.call("file_data", b"content", gfid=large.hex(), offset=0)
+    shutil.rmtree(where / "d")
+    assert client.commit("u-1", [item(unit)]) == []
+    begin()
+    shutil.rmtree(where / "d")
+    assert client.call("file_end", gfid=large.hex(), item=item(large), digest=None).header["errors"] == []
+    for name, gfid in (("unit", unit), ("large", large)):
+        assert (where / "e" / name).read_bytes() == b"content"
+        assert os.getxattr(where / "e" / name, gfids_of.GFID) == gfid
+    assert client.check() == []
 
 
 @pytest.mark.slow
