@@ -16,10 +16,9 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from replication.gluster.bricks import TAKEN
 from replication.secondary.handles import inode_number
 from replication.volume.directory import DirectoryVolume, VanishedError
-from replication.volume.gluster import GlusterVolume, VolumeAway, is_own
+from replication.volume.gluster import GlusterVolume, VolumeAway, is_own, is_within_own
 from replication.volume.handle import Stat, open_beneath, stat_at
 from replication.volume.xattrs import read_xattrs
 
@@ -182,7 +181,7 @@ class BrickVolume(DirectoryVolume):
             raise VanishedError(handle) from None
         try:
             path = self._path_of(fd)
-            if path is not None and self.identify_fd(fd)[0] == handle:
+            if path is not None and not is_within_own(path) and self.identify_fd(fd)[0] == handle:
                 return fd, path
         except OSError as error:
             os.close(fd)
@@ -267,7 +266,8 @@ class BrickVolume(DirectoryVolume):
                 raise
             return []
         os.close(fd)
-        return [] if path.startswith(TAKEN) else [os.path.join(path, name)]
+        found = os.path.join(path, name)
+        return [] if is_within_own(found) else [found]
 
     # ---- looking
 

@@ -54,6 +54,11 @@ def is_own(name: bytes) -> bool:
     return name in _OWN_NAMES or name.startswith(TAKEN)
 
 
+def is_within_own(path: bytes) -> bool:
+    """The same of what such a name, or a path that begins with one, leads to."""
+    return is_own(path.partition(b"/")[0])
+
+
 class VolumeAway(SeamarkError):
     """No brick of the volume answers, or its client is gone: what was to be done is done when it is back."""
 
@@ -272,13 +277,13 @@ class GlusterVolume(DirectoryVolume):
             raise
 
     def _in_root(self, path: bytes) -> Iterator[bytes]:
+        """Where that is from our root on; nowhere, also where it is Seamark's own: a brick tells of all that it has."""
         inside = path.strip(b"/")
-        if not self.below:
+        if self.below and inside != self.below and not inside.startswith(self.below + b"/"):
+            return
+        inside = inside[len(self.below) :].lstrip(b"/")
+        if not is_within_own(inside):
             yield inside
-        elif inside == self.below:
-            yield b""
-        elif inside.startswith(self.below + b"/"):
-            yield inside[len(self.below) + 1 :]
 
     # ---- looking
 
