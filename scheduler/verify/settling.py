@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.progress import Progress
 from replication.session import Desired
@@ -41,12 +42,14 @@ class Settling:
         """Whether everything until then is on the secondary, but for what failed."""
         brick = self._progress.brick()
         front = brick.front if token[0] == "p" else brick.front_ns
-        return brick.complete and front >= int(token[1:])
+        return brick.complete and front >= int(token[1:]) and not self._progress.look(unsettled.holds)
 
     def arrived_ns(self) -> int:
         """What did not change since this time is on the secondary, or never will be; 0: that is not known."""
         brick = self._progress.brick()
-        return brick.front_ns - _MARGIN_NS if brick.complete else 0
+        rows = self._progress.look(unsettled.rows)
+        known_ns = min([brick.front_ns, *(row.since_ns - 1 for row in rows)])
+        return max(0, known_ns - _MARGIN_NS) if brick.complete else 0
 
     def patience(self) -> float:
         """Seconds after which nobody waits any more for a token to be passed."""
