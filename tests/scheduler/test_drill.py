@@ -51,6 +51,7 @@ def events(node):  # noqa: F811
     return [word for word in ("drill-passed", "drill-failed") if f'"event": "{word}"' in log]
 
 
+@pytest.mark.slow
 def test_by_hand_while_it_replicates(node, copy):  # noqa: F811
     primary = begin(node, copy)
     stop = threading.Event()

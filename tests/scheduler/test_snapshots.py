@@ -129,6 +129,7 @@ def test_one_that_cannot_be_taken_is_said_until_it_can(node, tmp_path):  # noqa:
     assert '"event": "snapshot-taken"' in log
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_failover_to_a_snapshot(node, tmp_path):  # noqa: F811
     """What ransomware did to the primary was replicated, and is undone by that."""

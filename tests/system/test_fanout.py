@@ -213,7 +213,7 @@ def test_a_slow_one_whose_segments_are_dropped_under_its_hands(fan):
     assert all_of.node.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_agent_is_killed(fan, number):
     """It is started again; what nobody recorded is a gap for all, and nothing is missing."""
     all_of = fan(2)

@@ -185,7 +185,7 @@ def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    "most", [pytest.param(6, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
+    "most", [pytest.param(3, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("left", ["nothing", pytest.param("its file", marks=pytest.mark.slow)])
 def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, left, most):  # noqa: F811

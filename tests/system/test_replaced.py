@@ -75,7 +75,7 @@ class Reader:
         ("stream", False),
         pytest.param("rsync", False, marks=pytest.mark.slow),
         pytest.param("tar", False, marks=pytest.mark.slow),
-        ("stream", True),
+        pytest.param("stream", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_name_that_is_replaced_is_never_absent_nor_half_there(place, method, killed):

@@ -278,6 +278,7 @@ class Knocks:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_a_secondary_that_is_away_costs_one_attempt_at_a_time(own):
     """Hundreds of files wait to be sent, and no task of them tries by itself."""
     p = own.place.primary
