@@ -11,8 +11,7 @@ from tests.judge import assert_same
 from tests.scheduler.test_monitor import node  # noqa: F401
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("detector", ["auto", "scan"])
+@pytest.mark.parametrize("detector", ["auto", pytest.param("scan", marks=pytest.mark.slow)])
 def test_foreign_changes_are_healed(node, detector):  # noqa: F811
     primary, copy = node.session("photos", "--set", f"change_detector={detector}")
     for directory in ("d/e", "other"):
