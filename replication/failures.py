@@ -6,12 +6,13 @@ has skipped is moved to a table of its own (skips.py), and holds nothing any mor
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replication import columns, reading, skips
+from replication import columns, reading, skips, unsettled
 
 if TYPE_CHECKING:
     import sqlite3
@@ -79,7 +80,8 @@ def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable
     for failure in failed:
         if skips.covers(db, failure.key, failure.code, now):
             continue
-        first = failure.first_ns or since_ns or now
+        path = None if failure.path is None else os.fsencode(failure.path)
+        first = unsettled.oldest(db, path, failure.first_ns or since_ns or now)
         db.execute(
             "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
             "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "

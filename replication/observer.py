@@ -58,7 +58,9 @@ class Findings:
     astray: dict[bytes, bytes] = field(
         default_factory=dict
     )  # directories to be listed, not found: gfid, path
-    missed: list[bytes] = field(default_factory=list)  # and nowhere known: a later record says where they are
+    missed: list[tuple[bytes, bytes | None]] = field(
+        default_factory=list
+    )  # and nowhere known, as (gfid, path)
     names: int = 0
     files: int = 0  # whose content went along and is there
     bytes: int = 0  # of that content

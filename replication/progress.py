@@ -308,7 +308,7 @@ class Progress:
             (crawl_ns,) = db.execute("SELECT crawl_ns FROM brick").fetchone()
             failures.end_looked_at(db, crawl_ns)
             if recorded:
-                unsettled.doubt(db, since_ns)
+                unsettled.doubt_until_now(db, since_ns)
             else:
                 unsettled.scanned(db)
             checkpoints.crawl_ended(db, crawl)

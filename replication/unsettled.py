@@ -13,6 +13,7 @@ In the progress database (progress.py), whose transactions these functions are p
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,14 +30,16 @@ CREATE TABLE IF NOT EXISTS unsettled (
     since_ns INTEGER NOT NULL,       -- what was missed may be as old as this
     upto INTEGER,                    -- the changelog position that has to be applied first; NULL: not asked for yet
     tries INTEGER NOT NULL,          -- how often the directory was looked for
-    again_ns INTEGER NOT NULL        -- and when it may be again
+    again_ns INTEGER NOT NULL,       -- and when it may be again
+    path BLOB                        -- where it was last: what goes wrong below it is as old as it
 );
 """
 ALL = ""
 _FIRST_S, _LONGEST_S = 1, 30
 _ADD = (
-    "INSERT INTO unsettled (gfid, since_ns, tries, again_ns) VALUES (?, ?, 0, 0) "
-    "ON CONFLICT (gfid) DO UPDATE SET since_ns = min(since_ns, excluded.since_ns), upto = NULL"
+    "INSERT INTO unsettled (gfid, since_ns, path, tries, again_ns) VALUES (?, ?, ?, 0, 0) "
+    "ON CONFLICT (gfid) DO UPDATE SET since_ns = min(since_ns, excluded.since_ns), upto = NULL, "
+    "path = coalesce(excluded.path, path)"
 )
 
 
@@ -49,22 +52,49 @@ class Unsettled(NamedTuple):
     upto: int | None
     tries: int
     again_ns: int
+    path: bytes | None
 
 
-def miss(db: sqlite3.Connection, gfids: Iterable[bytes], since_ns: int) -> None:
-    """These directories were to be listed, and not where they were looked for. What is in them may be as old as ``since_ns``."""
-    db.executemany(_ADD, [(gfid.hex(), since_ns) for gfid in gfids])
+def miss(db: sqlite3.Connection, directories: Iterable[tuple[bytes, bytes | None]], since_ns: int) -> None:
+    """Directories (gfid, path) were to be listed, and were not there. What is in them may be as old as ``since_ns``."""
+    db.executemany(_ADD, [(gfid.hex(), oldest(db, path, since_ns), path) for gfid, path in directories])
+
+
+def oldest(db: sqlite3.Connection, path: bytes | None, since_ns: int) -> int:
+    """How old may be what is at ``path``: as old as a directory above it that was missed, and is looked at only now."""
+    if path is None or not holds(db):
+        return since_ns
+    above = [path]
+    while above[-1]:
+        above.append(os.path.dirname(above[-1]))
+    marks = ",".join("?" * len(above))
+    (found,) = db.execute(f"SELECT min(since_ns) FROM unsettled WHERE path IN ({marks})", above).fetchone()
+    return since_ns if found is None else min(since_ns, int(found))
 
 
 def doubt(db: sqlite3.Connection, since_ns: int) -> None:
-    """Something that may be as old as ``since_ns`` may have moved until now to where it was not looked for, or have been left unlisted."""
-    db.execute(_ADD, (ALL, since_ns))
+    """Somebody may have left directories unlisted in which something may be as old as ``since_ns``."""
+    db.execute(
+        "INSERT INTO unsettled (gfid, since_ns, tries, again_ns) VALUES (?, ?, 0, 0) "
+        "ON CONFLICT (gfid) DO UPDATE SET since_ns = min(since_ns, excluded.since_ns), tries = tries + 1",
+        (ALL, since_ns),
+    )
 
 
-def doubted(db: sqlite3.Connection, row: Unsettled, gfids: Iterable[bytes]) -> None:
+def doubt_until_now(db: sqlite3.Connection, since_ns: int) -> None:
+    """The same; and something as old as that may have moved until now to where it was not looked for."""
+    doubt(db, since_ns)
+    db.execute("INSERT INTO unsettled (since_ns, tries, again_ns) VALUES (?, 0, 0)", (since_ns,))
+
+
+def doubted(
+    db: sqlite3.Connection, row: Unsettled, directories: Iterable[tuple[bytes, bytes | None]]
+) -> None:
     """All that is unlisted is known now: these directories."""
-    miss(db, gfids, row.since_ns)
-    db.execute("UPDATE unsettled SET gfid = NULL, upto = NULL WHERE id = ?", (row.id,))
+    miss(db, directories, row.since_ns)
+    # Unless somebody had reason to doubt again since they were asked for.
+    db.execute("DELETE FROM unsettled WHERE id = ? AND tries = ?", (row.id, row.tries))
+    marking.move(db)
 
 
 def since_ns(db: sqlite3.Connection) -> int:
@@ -78,7 +108,7 @@ def since_ns(db: sqlite3.Connection) -> int:
 def rows(db: sqlite3.Connection) -> list[Unsettled]:
     return [
         Unsettled(*row)
-        for row in db.execute("SELECT id, gfid, since_ns, upto, tries, again_ns FROM unsettled")
+        for row in db.execute("SELECT id, gfid, since_ns, upto, tries, again_ns, path FROM unsettled")
     ]
 
 
@@ -94,15 +124,21 @@ def wait_for(db: sqlite3.Connection, asked: Iterable[Unsettled], position: int) 
     )
 
 
-def look_again(db: sqlite3.Connection, missed: Iterable[Unsettled]) -> None:
-    """These directories are to be looked for again, each time later."""
+def look_again(db: sqlite3.Connection, missed: Iterable[tuple[Unsettled, bytes | None]]) -> None:
+    """Directories are to be looked for again, where they are by now, each time later."""
     now = time.time_ns()
-    for row in missed:
-        wait = min(_FIRST_S * 2**row.tries, _LONGEST_S)
+    for row, path in missed:
+        wait = min(_FIRST_S * 2 ** min(row.tries, 10), _LONGEST_S)
         db.execute(
-            "UPDATE unsettled SET upto = NULL, tries = tries + 1, again_ns = ? WHERE id = ? AND upto IS ?",
-            (now + wait * 10**9, row.id, row.upto),
+            "UPDATE unsettled SET upto = NULL, tries = tries + 1, again_ns = ?, path = coalesce(?, path) "
+            "WHERE id = ? AND upto IS ?",
+            (now + wait * 10**9, path, row.id, row.upto),
         )
+
+
+def give_up(db: sqlite3.Connection, rows_: Iterable[Unsettled]) -> None:
+    """These are on the failure list from now on, whose oldest holds the mark as well."""
+    db.executemany("DELETE FROM unsettled WHERE id = ? AND upto IS ?", [(row.id, row.upto) for row in rows_])
 
 
 def listed(db: sqlite3.Connection, found: Iterable[Unsettled], position: int) -> None:
@@ -120,7 +156,12 @@ def applied(db: sqlite3.Connection, front: int) -> None:
 
 
 def scanned(db: sqlite3.Connection, found: Iterable[Unsettled] = ()) -> None:
-    """Nobody records what moves: what is left is what a scan knows that it missed, without ``found``."""
+    """Nobody records what moves: what is left is what a scan knows that it missed, without ``found``.
+
+    Not while another scan is open: what that has listed is not all there yet.
+    """
+    if db.execute("SELECT 1 FROM brick WHERE crawl IS NOT NULL").fetchone():
+        return
     db.execute("DELETE FROM unsettled WHERE gfid IS NULL OR gfid = ?", (ALL,))
     db.executemany("DELETE FROM unsettled WHERE id = ?", [(row.id,) for row in found])
     marking.move(db)

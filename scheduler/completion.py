@@ -10,6 +10,7 @@ import redis
 from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from scheduler.send import send
+from scheduler.settle import settle_scanned
 from tasks.canvas import publish_signature, retry_signature
 
 if TYPE_CHECKING:
@@ -44,8 +45,13 @@ class Completion:
         if not brick.complete or brick.crawl is not None or self._deletes_wait():
             return False
         if self._ctx.place.detector() == "scan":
-            done = brick.crawl_ended >= self._epoch and not self._missed(2**63) and not self._on_the_move()
-            return done and self._published(brick)
+            if brick.crawl_ended < self._epoch:
+                return False
+            if self._ctx.progress.look(unsettled.holds):
+                settle_scanned(self._ctx, brick.epoch)
+                if self._ctx.progress.brick().crawl is not None:
+                    return False  # the next scan has begun
+            return not self._missed(2**63) and not self._on_the_move() and self._published(brick)
         if self._target is None:
             try:
                 self._target = int(agent_call(self._ctx.place.changelog, "barrier")["position"])

@@ -13,8 +13,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replication import unsettled
+from replication import failures, unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
+from replication.failures import Failure
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _ASK_EVERY_S = 1
 _AT_ONCE = 1000  # directories
 _LIST_AGAIN_S = 60
+_TRIES = 8  # in two minutes and a half
 
 
 def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
@@ -36,7 +38,8 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     ctx.progress.change(lambda db: unsettled.applied(db, front))
     for row in ctx.progress.look(unsettled.rows):
         if row.gfid == unsettled.ALL:
-            ctx.progress.change(partial(unsettled.doubted, row=row, gfids=_left_unlisted(ctx, epoch)))
+            left = _left_unlisted(ctx, epoch)
+            ctx.progress.change(partial(unsettled.doubted, row=row, directories=left))
     rows = ctx.progress.look(unsettled.rows)
     now = time.time_ns()
     # (A time that is far away is a clock that jumped.)
@@ -71,7 +74,7 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
 
-def _left_unlisted(ctx: Context, epoch: int) -> list[bytes]:
+def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]:
     """All directories that somebody has to list, without those below others, which are listed with them."""
     client = ctx.secondary(epoch).client
     found: list[tuple[bytes, bytes | None]] = []
@@ -82,7 +85,7 @@ def _left_unlisted(ctx: Context, epoch: int) -> list[bytes]:
         if after is None:
             break
     paths = {path for _, path in found if path is not None}
-    return [gfid for gfid, path in found if path is None or not any(above in paths for above in _above(path))]
+    return [each for each in found if each[1] is None or not any(above in paths for above in _above(each[1]))]
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -94,17 +97,23 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     """Have these directories looked at where the secondary has them by now; done with is what is listed, or gone."""
     where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in due)
     failing = _failing(ctx)
-    done, again, paths = [], [], []
+    skipped = {skip.key.partition(":")[2] for skip in ctx.progress.skips()}
+    done: list[Unsettled] = []
+    again: list[tuple[Unsettled, bytes | None]] = []
+    given_up: list[tuple[Unsettled, bytes]] = []
+    paths: list[bytes] = []
     for row in due:
         at = where.get(bytes.fromhex(row.gfid or ""))
         if at is None or at.listed:
             done.append(row)
         elif at.path is None:
-            again.append(row)  # without a name: it comes with a record, or to an end
-        elif not _can_be_listed(ctx, at.path, failing):
+            again.append((row, None))  # without a name: it comes with a record, or to an end
+        elif not _can_be_listed(ctx, at.path, skipped):
             done.append(row)
+        elif row.tries >= _TRIES and not _is_among(at.path, failing):
+            given_up.append((row, at.path))
         else:
-            again.append(row)
+            again.append((row, at.path))
             paths.append(at.path)
     last = ctx.store.last_closed()
     # Whoever listed it did so for a record that was closed by now.
@@ -113,6 +122,9 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     def note(db: sqlite3.Connection) -> None:
         unsettled.listed(db, done, position)
         unsettled.look_again(db, again)
+        # Whatever keeps it from being listed: a person is to see it.
+        failures.record(db, [_as_failure(row, path) for row, path in given_up], [], 0)
+        unsettled.give_up(db, (row for row, _ in given_up))
 
     ctx.progress.change(note)  # before it is asked for: what fails now is tried again
     _have_listed(ctx, paths)
@@ -138,8 +150,20 @@ def _failing(ctx: Context) -> set[str]:
     return {key.partition(":")[2] for key in ctx.progress.failing()}
 
 
+def _as_failure(row: Unsettled, path: bytes) -> Failure:
+    text = os.fsdecode(path)
+    error = f"{text} is not where it was, or cannot be listed; it was looked for {row.tries} times"
+    return Failure(step="entry", gfid=None, path=text, code="moved", error=error, first_ns=row.since_ns)
+
+
 def _can_be_listed(ctx: Context, path: bytes, failing: set[str]) -> bool:
-    return os.fsdecode(path) not in failing and not ctx.volume.is_mount_point(path)
+    """Whether neither it, nor what it is in, fails, or belongs to somebody else because something is mounted there."""
+    mounted = any(ctx.volume.is_mount_point(each) for each in (path, *_above(path)))
+    return not _is_among(path, failing) and not mounted
+
+
+def _is_among(path: bytes, failing: set[str]) -> bool:
+    return bool(failing) and any(os.fsdecode(each) in failing for each in (path, *_above(path)))
 
 
 def _have_listed(ctx: Context, paths: Iterable[bytes]) -> None:

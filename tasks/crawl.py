@@ -107,7 +107,7 @@ class _Walk:
         )
         self._asked: deque[tuple[Future[Reply], Dirs]] = deque()
         self.names = self.observed = self.directories = self.different = 0
-        self._vanished: set[bytes] = set()  # directories
+        self._vanished: dict[bytes, bytes | None] = {}  # directories: gfid, path
 
     def run(self) -> None:
         until = time.monotonic() + _UNIT_S
@@ -220,7 +220,7 @@ class _Walk:
         self.client.unlist(self._vanished, doubt=self.since_ns < NEVER_NS)
 
         def miss(db: sqlite3.Connection) -> None:
-            unsettled.miss(db, self._vanished, unsettled.since_ns(db))
+            unsettled.miss(db, self._vanished.items(), unsettled.since_ns(db))
 
         self.work.ctx.progress.change(miss)
 
@@ -229,7 +229,7 @@ class _Walk:
         try:
             return self.volume.open_dir(path, gfid)
         except VanishedError:
-            self._vanished.add(gfid)
+            self._vanished[gfid] = path
             return None
         except OSError as error:
             self.observer.fail("entry", path, error)

@@ -78,7 +78,7 @@ def where_now(
         if path is not None and path != tried:
             found.append((gfid, path))
         elif at is None or not at.listed:
-            observer.findings.missed.append(gfid)
+            observer.findings.missed.append((gfid, tried))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from replication.secondary import faults, held, kept, layout, sql
 from replication.secondary.agent import Agent
-from replication.secondary.index import Row
+from replication.secondary.index import Key, Row
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import gfid_of
 from replication.secondary.owner import life_of
@@ -70,7 +70,7 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Directories of which no complete listing was applied since they came, or were made again; ``after`` as above.
 
-    The path is null for one that has no name, nor one that something above it has.
+    The path is null for one that has no name, nor one that something above it has. What is held (held.py) is not among them: nobody can list it.
     """
     limit = int(request.get("limit") or 1000)
     rows = [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (int(request.get("after") or 0), limit))]
@@ -79,7 +79,7 @@ def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def whereabouts(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Of each of these directories that is known: whether it is listed, and its path, null as above."""
+    """Of each of these directories that is known, and not held for one that is gone: whether it is listed, and its path, null as above."""
     rows = agent.index.inodes(gfid_of(g) for g in request["gfids"]).values()
     return {"found": [[row.gfid.hex(), bool(row.listed), path] for row, path in _places(agent, list(rows))]}
 
@@ -87,21 +87,37 @@ def whereabouts(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 def _places(agent: Agent, rows: List[Row]) -> Iterator[Tuple[Row, Optional[str]]]:
     agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
+    holds = agent.index.holds()
     for row in rows:
+        if holds and row.id in keys and _is_held(agent, keys[row.id][0]):
+            continue
         path = agent.tree.path(keys[row.id][0]) if row.id in keys else None
         if path is not None and path.startswith(layout.HIDDEN + b"/"):
             path = None
         yield row, None if path is None else _text(path)
 
 
+def _is_held(agent: Agent, key: Key) -> bool:
+    """Whether this name, or one above it, is one that the primary has no more."""
+    at: Optional[Key] = key
+    while at is not None:
+        if agent.index.db.execute(sql.IS_HELD, at).fetchone():
+            return True
+        at = agent.tree.place(at[0]) if at[0] != layout.ROOT_ID else None
+    return False
+
+
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """These directories, and all below them, must be listed completely again.
 
-    ``doubt``: and nothing is taken for granted of them (they may be files, too), as by the operation of that name.
+    ``doubt``: and nothing is taken for granted of what is in them when it is looked at. A file is doubted as by the operation of that name.
     """
     with agent.transaction():
         for row in agent.index.inodes(gfid_of(g) for g in request["gfids"]).values():
-            if request.get("doubt"):
+            if request.get("doubt") and row.is_dir:
+                # Its files are not wanted before they are looked at: nobody knows where they are.
+                agent.index.db.execute(sql.DOUBT_VERSIONS, (row.id,))
+            elif request.get("doubt"):
                 _doubt(agent, row.id)
             agent.index.db.execute(sql.UNLIST_BELOW, (row.id,))
     return {}

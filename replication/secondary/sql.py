@@ -129,6 +129,10 @@ DOUBT = (
     dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END
     WHERE id IN (SELECT id FROM sub) AND id <> 1"""
 )
+# Versions only: content is compared when it is looked at, and not wanted before.
+DOUBT_VERSIONS = (
+    _EVERYTHING + "UPDATE inode SET pctime = 0 WHERE id IN (SELECT id FROM sub) AND id <> 1 AND pctime > 0"
+)
 DOUBT_ONE = """UPDATE inode SET pctime = 0,
     dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END WHERE id = ?"""
 DOUBT_NAMES = (
@@ -184,6 +188,7 @@ STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesc
     coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
 
 ANY_HELD = "SELECT 1 FROM held LIMIT 1"
+IS_HELD = "SELECT 1 FROM held WHERE parent = ? AND name = ?"
 # What was seen first stands; of a name that stands for something else by now, that.
 HOLD = """INSERT INTO held(parent, name, inode, stamp, since) VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(parent, name) DO UPDATE SET inode = excluded.inode,

@@ -59,12 +59,12 @@ MUTATIONS = (
     ),
     Mutation(
         "a crawl gives a mark whatever moved behind its back", 1, "replication/progress.py",
-        "            if recorded:\n                unsettled.doubt(db, since_ns)\n            else:\n", "            if True:\n",
+        "            if recorded:\n                unsettled.doubt_until_now(db, since_ns)\n            else:\n", "            if True:\n",
         ("tests/replication/test_progress.py", "tests/system/test_moved_while_looked_at.py"),
     ),
     Mutation(
         "a directory that a crawl does not find counts as looked at", 1, "tasks/crawl.py",
-        "self._vanished.add(gfid)", "pass",
+        "self._vanished[gfid] = path", "pass",
         ("tests/system/test_moved_while_looked_at.py",),
     ),
     Mutation(
@@ -74,7 +74,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the mark does not wait for a directory that is nowhere known", 1, "tasks/whereabouts.py",
-        "observer.findings.missed.append(gfid)", "pass",
+        "observer.findings.missed.append((gfid, tried))", "pass",
         ("tests/system/test_moved_while_looked_at.py",),
     ),
     Mutation(

@@ -108,7 +108,7 @@ def test_a_crawl_gives_no_mark_until_what_moved_meanwhile_is_applied(progress):
     progress.end_crawl(epoch, "c", recorded=True)
     assert progress.brick().complete
     assert not progress.brick().marked
-    assert rows(progress) == [("", 1, None)]
+    assert rows(progress) == [("", 1, None), (None, 1, None)]
     assert rows(progress, known=True) == [(None, 1, None)]
     wait_for(progress, 6)
     progress.advance(epoch, 5, 200)
@@ -125,7 +125,7 @@ def test_a_later_crawl_holds_the_mark_where_all_was_there(progress):
     progress.record([failure(first_ns=200)], [])
     assert progress.begin_crawl(epoch, "d", 5, 500, 0, {"C:0": "[]"})
     progress.end_crawl(epoch, "d", recorded=True)
-    assert rows(progress) == [("", 301, None)]
+    assert rows(progress) == [("", 301, None), (None, 301, None)]
 
 
 def test_gaps_while_each_crawl_is_under_way_do_not_keep_the_mark_for_ever(progress):
@@ -144,10 +144,10 @@ def test_gaps_while_each_crawl_is_under_way_do_not_keep_the_mark_for_ever(progre
 def test_what_was_noted_later_waits_for_a_later_position(progress):
     epoch = crawled(progress)
     progress.advance(epoch, 1, 150)
-    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))
     asked = progress.look(unsettled.rows)
     progress.change(
-        lambda db: unsettled.miss(db, [b"b"], 300)
+        lambda db: unsettled.miss(db, [(b"b", b"p/b")], 300)
     )  # while it is asked where the changelog stands
     progress.change(lambda db: unsettled.wait_for(db, asked, 3))
     assert rows(progress) == [("61", 200, 3), ("62", 300, None)]
@@ -160,13 +160,13 @@ def test_what_was_noted_later_waits_for_a_later_position(progress):
 def test_a_directory_that_is_missed_twice_is_as_old_as_at_first(progress):
     epoch = crawled(progress)
     progress.advance(epoch, 1, 150)
-    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))
     wait_for(progress, 3)
     (before,) = progress.look(unsettled.rows)
-    progress.change(lambda db: unsettled.miss(db, [b"a"], 300))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 300))
     # Whoever saw it as it was before says nothing of it now.
     progress.change(lambda db: unsettled.listed(db, [before], 3))
-    progress.change(lambda db: unsettled.look_again(db, [before]))
+    progress.change(lambda db: unsettled.look_again(db, [(before, None)]))
     assert rows(progress) == [("61", 200, None)]
     progress.advance(epoch, 9, 900)
     assert applied(progress) == 199
@@ -182,23 +182,59 @@ def test_a_new_epoch_doubts_what_is_newer_than_the_mark(progress):
     assert rows(progress) == [("", 101, None)]
 
 
+def test_a_restart_while_there_is_much_to_catch_up_holds_nothing_where_nothing_was_left(progress):
+    """Each batch of the backlog moves the mark."""
+    epoch = crawled(progress)
+    progress.advance(epoch, 1, 150)
+    epoch = progress.new_epoch(0)
+    assert rows(progress, known=True) == []
+    progress.advance(epoch, 2, 200)
+    assert progress.brick().stime_ns == 200
+
+
+def test_a_doubt_that_comes_while_the_secondary_is_asked_stays(progress):
+    """Another process starts over: a unit of the old epoch may have left something unlisted meanwhile."""
+    crawled(progress)
+    progress.new_epoch(0)
+    (row,) = progress.look(unsettled.rows)
+    progress.new_epoch(0)
+    progress.change(lambda db: unsettled.doubted(db, row, []))
+    assert rows(progress) == [("", 101, None)]
+
+
+def test_what_goes_wrong_below_what_was_missed_is_as_old(progress):
+    epoch = crawled(progress)
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))
+    progress.change(lambda db: unsettled.miss(db, [(b"b", b"p/a/b/c"), (b"c", b"p/ab")], 700))
+    below = Failure(step="entry", gfid=None, path="p/a/f", code="io", error="E")
+    progress.record([below, failure()], [], 800)
+    assert sorted(row.since_ns for row in progress.look(unsettled.rows)) == [200, 200, 700]
+    assert sorted(each.first_ns for each in progress.failures()) == [200, 800]
+    assert epoch
+
+
 def test_where_nothing_is_recorded_only_what_a_scan_knows_that_it_missed_holds_the_mark(progress):
     epoch = progress.new_epoch(0)
     assert progress.begin_crawl(epoch, "c", 0, 100, 0, {})
-    progress.change(lambda db: unsettled.miss(db, [b"a"], unsettled.since_ns(db)))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], unsettled.since_ns(db)))
     progress.end_crawl(epoch, "c", recorded=False)
     assert (rows(progress), progress.brick().stime_ns) == ([("61", 1, None)], 0)
     assert progress.begin_crawl(epoch, "d", 0, 200, 0, {})
-    progress.change(lambda db: unsettled.miss(db, [b"b"], unsettled.since_ns(db)))
+    progress.change(lambda db: unsettled.miss(db, [(b"b", b"q")], unsettled.since_ns(db)))
     progress.end_crawl(epoch, "d", recorded=False)
     found = progress.look(unsettled.rows)[:1]
+    assert progress.begin_crawl(epoch, "e", 0, 300, 0, {})
+    progress.change(lambda db: unsettled.scanned(db, found))
+    assert progress.brick().stime_ns == 0  # what the open one has listed is not there yet
+    progress.end_crawl(epoch, "e", recorded=False)
+    assert progress.brick().stime_ns == 0
     progress.change(lambda db: unsettled.scanned(db, found))
     assert (rows(progress), progress.brick().stime_ns) == ([("62", 101, None)], 100)
 
 
 def test_another_changelog_has_other_positions(progress):
     epoch = crawled(progress)
-    progress.change(lambda db: unsettled.miss(db, [b"a"], 200))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))
     wait_for(progress, 3)
     progress.changelog_lost()
     assert rows(progress) == [("61", 200, None)]
