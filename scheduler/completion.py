@@ -9,9 +9,11 @@ import redis
 
 from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
+from replication.remote.errors import RemoteError
 from scheduler.send import send
 from scheduler.settle import settle_scanned
 from tasks.canvas import publish_signature, retry_signature
+from tasks.ledger import StaleFence
 
 if TYPE_CHECKING:
     from replication.progress import Brick
@@ -33,10 +35,10 @@ class Completion:
         self._follow_until = 0.0
 
     def reached(self) -> bool:
-        """Whether the run has nothing left to do; not while Redis is away."""
+        """Whether the run has nothing left to do; not while Redis, or the secondary, is away."""
         try:
             return self._all_there()
-        except redis.RedisError:
+        except (redis.RedisError, RemoteError, StaleFence):
             return False
 
     def _all_there(self) -> bool:

@@ -68,9 +68,10 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     for start in range(0, len(missed), _AT_ONCE):
         some = missed[start : start + _AT_ONCE]
         where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in some)
-        found += [
-            row for row in some if (at := where.get(bytes.fromhex(row.gfid or ""))) is None or at.listed
-        ]
+        for row in some:
+            at = where.get(bytes.fromhex(row.gfid or ""))
+            if at is None or at.listed or (at.path is not None and not _can_be_listed(ctx, at.path, set())):
+                found.append(row)
     ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
 
