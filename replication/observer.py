@@ -58,6 +58,9 @@ class Findings:
     astray: dict[bytes, bytes] = field(
         default_factory=dict
     )  # directories to be listed, not found: gfid, path
+    found_again: list[tuple[bytes, bytes]] = field(
+        default_factory=list
+    )  # those that were missed before: gfid, path
     missed: list[tuple[bytes, bytes | None]] = field(
         default_factory=list
     )  # and nowhere known, as (gfid, path)
@@ -134,6 +137,7 @@ class Observer:
         self.born: set[bytes] = (
             set()
         )  # directories that were made, empty, and all that came into them is recorded
+        self.missed_before: set[bytes] = set()  # directories that were to be listed once, and not found
         self.findings = Findings()
 
     # ---- looking

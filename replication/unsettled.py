@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS unsettled (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never that of another one
     gfid TEXT UNIQUE,                -- a directory that is to be listed; '': all that are unlisted; NULL: a moment
     since_ns INTEGER NOT NULL,       -- what was missed may be as old as this
     upto INTEGER,                    -- the changelog position that has to be applied first; NULL: not asked for yet
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS unsettled (
     again_ns INTEGER NOT NULL,       -- and when it may be again
     path BLOB                        -- where it was last: what goes wrong below it is as old as it
 );
+CREATE INDEX IF NOT EXISTS unsettled_path ON unsettled(path);
 """
 ALL = ""
 _FIRST_S, _LONGEST_S = 1, 30
@@ -97,10 +98,19 @@ def doubted(
     marking.move(db)
 
 
+def seen_at(db: sqlite3.Connection, directories: Iterable[tuple[bytes, bytes]]) -> None:
+    """Where directories (gfid, path) that were missed are listed now."""
+    db.executemany(
+        "UPDATE unsettled SET path = ? WHERE gfid = ?", [(path, gfid.hex()) for gfid, path in directories]
+    )
+
+
 def since_ns(db: sqlite3.Connection) -> int:
-    """How old may be what an open crawl misses: everything until the front is there, once a crawl was completed."""
+    """How old may be what an open crawl misses: everything until the front is there, once a crawl was completed, but for what failed."""
     (since,) = db.execute(
-        "SELECT CASE complete WHEN 1 THEN front_ns ELSE stime_ns END + 1 FROM brick"
+        "SELECT CASE complete WHEN 1 THEN max(stime_ns, min(front_ns, "
+        "coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns), "
+        "coalesce((SELECT since_ns - 1 FROM held), front_ns))) ELSE stime_ns END + 1 FROM brick"
     ).fetchone()
     return int(since)
 
@@ -141,8 +151,8 @@ def give_up(db: sqlite3.Connection, rows_: Iterable[Unsettled]) -> None:
     db.executemany("DELETE FROM unsettled WHERE id = ? AND upto IS ?", [(row.id, row.upto) for row in rows_])
 
 
-def listed(db: sqlite3.Connection, found: Iterable[Unsettled], position: int) -> None:
-    """These directories are listed, or gone: what was found in them is there when this position is applied."""
+def listed(db: sqlite3.Connection, found: Iterable[Unsettled], position: int | None) -> None:
+    """These directories are listed, or gone: what was found in them is there when this position is applied (None: to be asked for)."""
     db.executemany(
         "UPDATE unsettled SET gfid = NULL, upto = ? WHERE id = ? AND upto IS ?",
         [(position, row.id, row.upto) for row in found],

@@ -9,17 +9,15 @@ import redis
 
 from replication import unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.remote.errors import RemoteError
 from scheduler.send import send
-from scheduler.settle import settle_scanned
 from tasks.canvas import publish_signature, retry_signature
-from tasks.ledger import StaleFence
 
 if TYPE_CHECKING:
     from replication.progress import Brick
     from tasks.context import Context
 
 _FOLLOW_S = 60.0
+_SCANS = 4  # after so many what moves is not followed for longer
 
 
 class Completion:
@@ -30,29 +28,29 @@ class Completion:
         self._epoch = epoch
         self._target: int | None = None
         self._until_ns = 0
+        self._scans: set[str] = set()
         self.missed = 0  # what moved, and was not found in all that time
         self._final = 0
         self._follow_until = 0.0
 
     def reached(self) -> bool:
-        """Whether the run has nothing left to do; not while Redis, or the secondary, is away."""
+        """Whether the run has nothing left to do; not while Redis is away."""
         try:
             return self._all_there()
-        except (redis.RedisError, RemoteError, StaleFence):
+        except redis.RedisError:
             return False
 
     def _all_there(self) -> bool:
         """Whether all that existed at the start, and all that was recorded until the crawl ended, is there."""
         brick = self._ctx.progress.brick()
+        if brick.crawl is not None and brick.crawl not in self._scans and len(self._scans) < _SCANS:
+            self._scans.add(brick.crawl)
+            self._follow_until = 0.0  # what it finds is looked for when it has ended
         if not brick.complete or brick.crawl is not None or self._deletes_wait():
             return False
         if self._ctx.place.detector() == "scan":
             if brick.crawl_ended < self._epoch:
                 return False
-            if self._ctx.progress.look(unsettled.holds):
-                settle_scanned(self._ctx, brick.epoch)
-                if self._ctx.progress.brick().crawl is not None:
-                    return False  # the next scan has begun
             return not self._missed(2**63) and not self._on_the_move() and self._published(brick)
         if self._target is None:
             try:
@@ -65,8 +63,10 @@ class Completion:
 
     def _missed(self, until_ns: int) -> bool:
         """Whether something as old as that may have been missed because it moved, and is still being followed, for a minute."""
-        self.missed = sum(row.since_ns <= until_ns for row in self._ctx.progress.look(unsettled.rows))
-        return self.missed > 0 and self._follows()
+        rows = [row for row in self._ctx.progress.look(unsettled.rows) if row.since_ns <= until_ns]
+        self.missed = sum(bool(row.gfid) for row in rows)
+        # What is no directory ends with the changelog, which is waited for however long that takes.
+        return self.missed < len(rows) or (self.missed > 0 and self._follows())
 
     def _follows(self) -> bool:
         self._follow_until = self._follow_until or time.monotonic() + _FOLLOW_S

@@ -64,13 +64,13 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
 def settle_scanned(ctx: Context, epoch: int) -> None:
     """The same where nobody records: what a scan has missed, the next one finds, or does not find any more."""
     missed = [row for row in ctx.progress.look(unsettled.rows) if row.gfid]
-    found = []
+    found, skipped = [], _skipped(ctx)
     for start in range(0, len(missed), _AT_ONCE):
         some = missed[start : start + _AT_ONCE]
         where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in some)
         for row in some:
             at = where.get(bytes.fromhex(row.gfid or ""))
-            if at is None or at.listed or (at.path is not None and not _can_be_listed(ctx, at.path, set())):
+            if at is None or at.listed or (at.path is not None and not _can_be_listed(ctx, at.path, skipped)):
                 found.append(row)
     ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
@@ -98,14 +98,17 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     """Have these directories looked at where the secondary has them by now; done with is what is listed, or gone."""
     where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in due)
     failing = _failing(ctx)
-    skipped = {skip.key.partition(":")[2] for skip in ctx.progress.skips()}
+    skipped = _skipped(ctx)
     done: list[Unsettled] = []
+    gone: list[Unsettled] = []  # as far as all is applied: what came after that may tell more
     again: list[tuple[Unsettled, bytes | None]] = []
     given_up: list[tuple[Unsettled, bytes]] = []
     paths: list[bytes] = []
     for row in due:
         at = where.get(bytes.fromhex(row.gfid or ""))
-        if at is None or at.listed:
+        if at is None:
+            gone.append(row)
+        elif at.listed:
             done.append(row)
         elif at.path is None:
             again.append((row, None))  # without a name: it comes with a record, or to an end
@@ -122,6 +125,7 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
 
     def note(db: sqlite3.Connection) -> None:
         unsettled.listed(db, done, position)
+        unsettled.listed(db, gone, None)
         unsettled.look_again(db, again)
         # Whatever keeps it from being listed: a person is to see it.
         failures.record(db, [_as_failure(row, path) for row, path in given_up], [], 0)
@@ -145,6 +149,10 @@ def list_again(ctx: Context, epoch: int) -> bool:
     ]  # fmt: skip
     _have_listed(ctx, paths)
     return bool(paths)
+
+
+def _skipped(ctx: Context) -> set[str]:
+    return {skip.key.partition(":")[2] for skip in ctx.progress.skips()}
 
 
 def _failing(ctx: Context) -> set[str]:

@@ -57,6 +57,8 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         except SegmentDropped as error:
             work.start_over(f"{error}; a hybrid crawl covers it")
             return str(error)
+        if findings.found_again:  # first: what goes wrong in them is as old as they are
+            work.ctx.progress.change(lambda db: unsettled.seen_at(db, findings.found_again))
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], work.since_ns())
@@ -90,6 +92,9 @@ def _observe_part(
         ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
         failing=ctx.progress.failing(), not_before=ctx.progress.brick().front_ns + 1, **carrying(work),
     )  # fmt: skip
+    observer.missed_before = {
+        bytes.fromhex(row.gfid) for row in ctx.progress.look(unsettled.rows) if row.gfid
+    }
     queue = dict(decode_dirs(todo["dirs"]))
     observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
     began = time.monotonic()
@@ -151,6 +156,8 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
     try:
         names = volume.names(fd, is_root=not path)
         below = observer.list_directory(fd, gfid, path, names, empty=empty)
+        if gfid in observer.missed_before:
+            observer.findings.found_again.append((gfid, path))
         if not empty:
             observer.findings.meta.append((gfid, path))  # names may have come and gone
         return below if empty else []

@@ -192,6 +192,26 @@ def test_a_restart_while_there_is_much_to_catch_up_holds_nothing_where_nothing_w
     assert progress.brick().stime_ns == 200
 
 
+def test_what_failed_before_a_crawl_is_what_that_may_miss(progress):
+    """It ends the failure of what it could read this time; the same may have moved out of its sight."""
+    epoch = crawled(progress)
+    progress.record([Failure(step="entry", gfid=None, path="d", code="io", error="E", first_ns=200)], [])
+    progress.advance(epoch, 3, 300)
+    progress.begin_crawl(epoch, "d", 5, 2**62, 0, {})
+    progress.change(lambda db: unsettled.miss(db, [(b"d", b"d")], unsettled.since_ns(db)))
+    progress.end_crawl(epoch, "d", recorded=True)
+    assert progress.failures() == []
+    assert progress.brick().stime_ns == 199
+
+
+def test_what_was_missed_is_found_under_another_name(progress):
+    crawled(progress)
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"old")], 200))
+    progress.change(lambda db: unsettled.seen_at(db, [(b"a", b"new"), (b"b", b"other")]))
+    progress.record([Failure(step="data", gfid="01", path="new/f", code="io", error="E")], [], 900)
+    assert [each.first_ns for each in progress.failures()] == [200]
+
+
 def test_a_doubt_that_comes_while_the_secondary_is_asked_stays(progress):
     """Another process starts over: a unit of the old epoch may have left something unlisted meanwhile."""
     crawled(progress)
