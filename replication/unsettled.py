@@ -108,9 +108,7 @@ def seen_at(db: sqlite3.Connection, directories: Iterable[tuple[bytes, bytes]]) 
 def since_ns(db: sqlite3.Connection) -> int:
     """How old may be what an open crawl misses: everything until the front is there, once a crawl was completed, but for what failed."""
     (since,) = db.execute(
-        "SELECT CASE complete WHEN 1 THEN max(stime_ns, min(front_ns, "
-        "coalesce((SELECT min(first_ns) - 1 FROM failure), front_ns), "
-        "coalesce((SELECT since_ns - 1 FROM held), front_ns))) ELSE stime_ns END + 1 FROM brick"
+        f"SELECT CASE complete WHEN 1 THEN max(stime_ns, {marking.BOUND}) ELSE stime_ns END + 1 FROM brick"
     ).fetchone()
     return int(since)
 

@@ -32,11 +32,13 @@ _TRIES = 8  # in two minutes and a half
 
 def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     """Go on with what may have been missed. ``walking``: units of entries are under way, and list what they find."""
-    if not ctx.progress.look(unsettled.holds):
+    rows = ctx.progress.look(unsettled.rows)
+    if not rows:
         return
     front = ctx.progress.brick().front
-    ctx.progress.change(lambda db: unsettled.applied(db, front))
-    for row in ctx.progress.look(unsettled.rows):
+    if any(row.gfid is None and row.upto is not None and row.upto <= front for row in rows):
+        ctx.progress.change(lambda db: unsettled.applied(db, front))
+    for row in rows:
         if row.gfid == unsettled.ALL:
             left = _left_unlisted(ctx, epoch)
             ctx.progress.change(partial(unsettled.doubted, row=row, directories=left))
