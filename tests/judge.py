@@ -14,6 +14,9 @@ _NOT_OURS = (
     "--filter=-x system.*",  # as ever, but for whoever gives a filter of his own (ACLs are compared all the same)
     # Gluster's own, of hard links that waited to be moved: each mount shows them for good. The secondary has none.
     "--filter=-xs trusted.glusterfs.*",
+    # A session's own, on both roots: written while it runs, to one of them first.
+    "--filter=-x trusted.seamark.*.stime",
+    "--filter=-x user.seamark.*.stime",
 )
 
 

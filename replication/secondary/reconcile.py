@@ -383,5 +383,7 @@ def how_wanted(row: Row, e: Observed) -> Optional[str]:
         return "data"
     if row.dirty or (e[CHANGE] == CHANGE_UNKNOWN and e[SIZE]):
         # Behind an equal size and time: only the digest knows. What was never here certainly is not.
-        return "compare" if row.pctime != e[CTIME] or row.pino != e[INO] or row.dirty else None
+        # (A ctime of 0 hides a change that may have come since, or one of a clock that was ahead.)
+        same = e[CTIME] and row.pctime == e[CTIME] and row.pino == e[INO] and not row.dirty
+        return None if same else "compare"
     return None

@@ -33,7 +33,7 @@ def test_a_name_that_goes_in_one_look_and_comes_in_the_next(pair, kind):
     assert not os.path.lexists(pair.b / "old")
     assert pair.client.stat()["limbo"] == 1
     answer = pair.look("new", purge=False)
-    assert answer.need == []
+    assert {how for _, how in answer.need} <= {"compare"}  # nobody says that its content is as before
     assert os.lstat(pair.b / "new").st_ino == ino
     assert pair.client.stat()["limbo"] == 0
     pair.complete(answer)
