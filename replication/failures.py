@@ -45,6 +45,7 @@ _CLASSES = {
     "moved": "transient",
     "io": "transient",
 }
+_PASSING = {"busy", "changed", "moved"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,11 @@ class Failure:
     def kind(self) -> str:
         """Its class: transient, permission, space, vanished, unsupported, or other."""
         return _CLASSES.get(self.code, "other")
+
+    @property
+    def will_pass(self) -> bool:
+        """Whether it is likely to come through by itself: it was renamed or written to at that moment."""
+        return self.code in _PASSING
 
 
 def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int) -> None:

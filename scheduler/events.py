@@ -176,9 +176,9 @@ class EventBook:
             self._keep()
 
     def failures(self, found: Iterable[Failure]) -> None:
-        """The failure list, the oldest first."""
+        """The failure list, the oldest first. What will pass is told of when it was tried again in vain."""
         told = self._read()
-        now = {failure.key: failure for failure in list(found)[:_MOST_FAILURES]}
+        now = {f.key: f for f in list(found)[:_MOST_FAILURES] if f.tries > 1 or not f.will_pass}
         before = dict.fromkeys(told.failures)
         if now.keys() == before.keys():
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -223,6 +224,20 @@ def test_each_change_is_told_once_also_over_restarts(place, caplog):
     kinds = [event["event"] for event in told(caplog)]
     assert kinds == ["paused", "rpo-met", "checkpoint-reached", "failure-resolved", "stopped"]
     assert not spool(place).exists()
+
+
+def test_what_was_renamed_while_it_was_to_be_read_is_told_of_when_it_fails_again(place, caplog):
+    """Whoever extracts a tree and renames it at once is not to be woken by that."""
+    caplog.set_level("INFO")
+    configure(place)
+    once = Failure(step="data", gfid="1", path="f", code="moved", error="E")
+    book = EventBook(place)
+    book.failures([once])
+    book.failures([])
+    assert told(caplog) == []
+    book.failures([dataclasses.replace(once, tries=2)])
+    book.failures([])
+    assert [event["event"] for event in told(caplog)] == ["failure-added", "failure-resolved"]
 
 
 def test_many_failures_are_summed_up(place, caplog):
