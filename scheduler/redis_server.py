@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -76,7 +77,8 @@ class EmbeddedRedis:
         try:
             _private_dir(self.directory)
             if len(os.fsencode(os.path.join(self.directory, SOCKET_NAME))) > MAX_SOCKET_PATH:
-                self._short_dir = self._short_dir or _short_private_dir(self.directory)
+                if self._short_dir is None or not os.path.isdir(self._short_dir):
+                    self._short_dir = _short_private_dir(self.directory)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.socket_path)
             self._process = self._spawn(self._executable)
@@ -94,7 +96,8 @@ class EmbeddedRedis:
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
                 start_new_session=True,  # Ctrl-C in the terminal is for the monitor, which stops us last
-                preexec_fn=die_with(os.getpid()),
+                # By a milder signal it would remove its socket at its end, when another one has put its own there.
+                preexec_fn=die_with(os.getpid(), signal.SIGKILL),
             )
 
     def _arguments(self) -> list[str]:
@@ -148,24 +151,32 @@ class EmbeddedRedis:
         return self._process is not None and self._process.poll() is None
 
     def ensure(self) -> bool:
-        """Start the server again if it ended. True when it had to be: whatever it held is gone."""
+        """Start the server again if it ended, or if nobody can reach it any more, because its socket was removed.
+
+        True when it had to be: whatever it held is gone.
+        """
         if self.is_running():
-            return False
+            if os.path.exists(self.socket_path):
+                return False
+            self._kill()
         self.start()
         self.wait_ready()
         return True
 
     def stop(self) -> None:
         """End the server, and remove its socket. May be called twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()  # it keeps nothing, and looks for milder signals only ten times a second
-            process.wait()
+        self._kill()
         with contextlib.suppress(OSError):
             os.unlink(self.socket_path)
         if self._short_dir is not None:
             shutil.rmtree(self._short_dir, ignore_errors=True)
             self._short_dir = None
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # it keeps nothing, and looks for milder signals only ten times a second
+            process.wait()
 
     def _last_log_line(self) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -109,18 +110,54 @@ def test_a_squatter_in_tmp_is_not_used(tmp_path, monkeypatch):
     assert stat.S_IMODE(os.stat(other).st_mode) == 0o700
 
 
-def test_ends_when_its_parent_is_killed(tmp_path):
+@contextlib.contextmanager
+def of_another_process(directory):
+    """A server in ``directory`` that another process has started: that process, and the server's id."""
     code = (
         "import sys, time\n"
         "from scheduler.redis_server import EmbeddedRedis\n"
         "server = EmbeddedRedis(sys.argv[1]); server.start(); server.wait_ready()\n"
         "print(server.pid, flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE) as parent:
         pid = int(parent.stdout.readline())
         assert _alive(pid)
+        yield parent, pid
+
+
+def test_ends_when_its_parent_is_killed(tmp_path):
+    with of_another_process(tmp_path) as (parent, pid):
         parent.kill()
     assert _wait_until_gone(pid)
+
+
+def test_one_that_stands_still_when_its_parent_is_killed_does_not_take_the_next_ones_socket(tmp_path):
+    with of_another_process(tmp_path) as (parent, pid):
+        os.kill(pid, signal.SIGSTOP)
+        parent.kill()
+        with EmbeddedRedis(tmp_path) as server:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+            assert _wait_until_gone(pid)
+            assert server.answers()
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_one_that_nobody_can_reach_is_started_again(tmp_path, monkeypatch, long):
+    """As somebody who tidies up /tmp leaves it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    directory = tmp_path / ("long" * 30) if long else tmp_path
+    with EmbeddedRedis(directory) as server:
+        assert not server.ensure()
+        old, url = server.pid, server.url
+        os.unlink(server.socket_path)
+        if long:
+            os.rmdir(os.path.dirname(server.socket_path))
+        assert server.ensure()
+        assert server.url == url
+        assert server.pid != old
+        assert server.answers()
+    assert _wait_until_gone(old)
 
 
 def test_survives_the_terminals_interrupt(tmp_path):
