@@ -38,6 +38,8 @@ class GlusterMount:
         self._log = where.parent / "mount.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._again_at = 0.0
+        self._look_at = 0.0
+        self._there_at = 0.0  # when it was there, or was begun
 
     def start(self) -> None:
         """Mount, and return when it can be used; does nothing where it is mounted by another process of the session.
@@ -55,10 +57,25 @@ class GlusterMount:
             time.sleep(_STEP_S)
 
     def ensure(self) -> bool:
-        """Mount anew where the client has ended, without waiting for it. True when it had to be."""
-        if self._process is None or self._runs() or time.monotonic() < self._again_at:
+        """Mount anew where the client has ended, or the mount is gone, without waiting for it. True when it had to be.
+
+        Whoever mounted it before us, or had it for a moment, takes it away at its end.
+        """
+        now = time.monotonic()
+        if self._process is None or self._runs():
+            if now < self._look_at:
+                return False
+            self._look_at = now + _AGAIN_S
+            if _has_mount(self.where):
+                self._there_at = now
+            if now < self._there_at + (_AGAIN_S if self._process is None else _PATIENCE_S):
+                return False
+            if self._process is not None:
+                self._process.kill()  # it serves whoever has a file open, and nobody else
+                self._process.wait()
+        elif now < self._again_at:
             return False
-        self._again_at = time.monotonic() + _AGAIN_S
+        self._again_at = now + _AGAIN_S
         self._spawn()
         return True
 
@@ -93,6 +110,7 @@ class GlusterMount:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, preexec_fn=die_with(os.getpid()),
         )  # fmt: skip
+        self._there_at = time.monotonic()
 
     def _last_words(self) -> str:
         try:
@@ -108,6 +126,15 @@ def is_mounted(where: Path) -> bool:
     with contextlib.suppress(OSError):
         return os.stat(where).st_dev != os.stat(where.parent).st_dev and bool(os.getxattr(where, GFID))
     return False
+
+
+def _has_mount(where: Path) -> bool:
+    """Whether anything is mounted there, without asking whoever serves it, which may hang. Source: proc_pid_mountinfo(5)."""
+    path = os.fsencode(os.path.join(os.path.realpath(where.parent), where.name))
+    for special in (b"\\", b" ", b"\t", b"\n"):
+        path = path.replace(special, b"\\%03o" % ord(special))
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        return any(line.split(b" ")[4] == path for line in mounts)
 
 
 def unmount(where: Path) -> None:

@@ -82,7 +82,7 @@ def own(place, tmp_path, monkeypatch):
         made[0].start()
         return made[0].where
 
-    made = []
+    mounted.made = made = []
     yield mounted
     for mount in made:
         mount.stop()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 import pytest
 
 from replication.changelog.brickctimes import handle_of
+from replication.gluster.mount import GlusterMount, is_mounted, unmount
 from replication.observation import Change
 from replication.secondary.metadata import Powers, set_xattrs
 from replication.volume.directory import VanishedError
@@ -72,6 +74,40 @@ def test_content_that_is_read_elsewhere_is_of_the_state_that_was_observed(place,
     assert read
     home.close()
     elsewhere.close()
+
+
+def ensured(mount, within_s=20):
+    until = time.monotonic() + within_s
+    while not mount.ensure():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    while not is_mounted(mount.where):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_mount_that_somebody_takes_away_is_made_again(place, own, monkeypatch):
+    """By another process of the session, at its end: when a session is killed, its mount is there for a moment."""
+    (place.volume(1) / "file").write_bytes(b"1")
+    where = own()
+    first = own.made[0]
+    second = GlusterMount(first.address, where)
+    second.start()
+    for _ in range(30):
+        assert not second.ensure()
+        time.sleep(0.1)
+    first.stop()
+    ensured(second)
+    assert (where / "file").read_bytes() == b"1"
+    monkeypatch.setattr("replication.gluster.mount._PATIENCE_S", 3)
+    fd = os.open(where / "file", os.O_RDONLY)  # so its client goes on
+    unmount(where)
+    ensured(second)
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    assert (where / "file").read_bytes() == b"1"
+    second.stop()
+    assert not os.path.ismount(where)
 
 
 def test_attributes_of_glusters_own_are_not_replicated(place, own):
