@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS failure (
 """
 _COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
 _FIRST_S = 5
+_SOON_S = 1  # the same of what will pass: it is mostly over when what was recorded next is applied
 _JITTER = 0.5  # what failed together is not tried again together for ever
 
 UNEXPECTED = "unexpected"  # the code of what nobody foresaw: such a file is tried again alone
@@ -93,7 +94,7 @@ def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable
             "code = excluded.code, error = excluded.error, path = coalesce(excluded.path, path), "
             "tries = tries + 1, last_ns = excluded.last_ns",
             (columns.encode(failure.key), failure.step, failure.gfid, columns.encode(failure.path), failure.code,
-             columns.encode(failure.error), 1, first, now, now + _FIRST_S * 10**9),
+             columns.encode(failure.error), 1, first, now, now + _first_s(failure) * 10**9),
         )  # fmt: skip
 
 
@@ -131,9 +132,22 @@ def due(db: sqlite3.Connection, limit: int, longest_s: float, *, at_once: bool) 
         ).fetchall()
     )
     for failure in found:
-        wait = min(_FIRST_S * 2 ** min(failure.tries, 20), longest_s) * random.uniform(1 - _JITTER, 1)
+        wait = min(_first_s(failure) * 2 ** min(failure.tries, 20), longest_s) * random.uniform(
+            1 - _JITTER, 1
+        )
         _set_next(db, failure.key, now + int(wait * 10**9))
     return found
+
+
+def _first_s(failure: Failure) -> int:
+    return _SOON_S if failure.will_pass else _FIRST_S
+
+
+def passing_due(db: sqlite3.Connection) -> bool:
+    """Whether something that will pass is to be tried again now."""
+    marks = ", ".join("?" * len(_PASSING))
+    query = f"SELECT 1 FROM failure WHERE code IN ({marks}) AND next_ns <= ? LIMIT 1"
+    return db.execute(query, (*_PASSING, time.time_ns())).fetchone() is not None
 
 
 def hasten(db: sqlite3.Connection, chosen: Iterable[str]) -> int:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 from celery.schedules import schedule
 
 from replication.errors import SeamarkError
+from replication.failures import passing_due
 from replication.remote.answers import SecondaryError
 from scheduler import checkpointing, drilling, snapshots
 from scheduler.crawl import Crawler
 from scheduler.epoch import start_over as begin_again
 from scheduler.resync import pending, resync_pending
 from scheduler.retry import retry_failures as retry
+from scheduler.send import send
 from scheduler.sweep import sweep as sweep_once
 from scheduler.telling import tell
 from scheduler.verify import nightly
 from tasks import alive
 from tasks.app import app
-from tasks.canvas import alive_queue, control_queue
+from tasks.canvas import alive_queue, control_queue, retry_signature
 from tasks.context import context
 from tasks.ledger import StaleFence
 from tasks.link import LinkRests
@@ -61,6 +63,8 @@ def crawl_tick(_task: Task[..., Any], session: str) -> str:
             ledger.unlock("tick")
         if ledger.asked("tick") == asked:
             break
+    if ledger.once_in(1, "soon") and ctx.progress.look(passing_due):
+        send(retry_signature(session, at_once=False))
     return says
 
 

@@ -14,7 +14,7 @@ from replication.transfer.units import cut
 from replication.volume.handle import open_beneath
 from scheduler.batches import open_batch
 from tasks.ledger import OutOfOrder, StaleFence
-from tasks.metadata import undressed
+from tasks.metadata import name_of, undressed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 1000
 _SKIPS_EVERY_S = 60
 _COMPARE_EVERY_S = 3600  # however many failures there are whose place is not known
-_ASTRAY = 6  # tries after which something is where no record will say
+_ASTRAY = 8  # tries after which something is where no record will say
 
 
 def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
@@ -70,13 +70,14 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     missed = []
     for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
         paths = known.get(gfid, [])
+        path = name_of(paths, os.fsencode(failure.path or ""))
         if _is_undressed(failure) and paths:
-            missed.append((gfid, paths[0]))
+            missed.append((gfid, path))
         elif wanted <= 0 or _is_undressed(failure):
             gone.append(failure.key)  # it came, or nothing there is called by any name any more
         elif paths:
             # "compare" sends nothing that is right.
-            items.append(wanted_at(ctx.volume, gfid, paths[0], "compare"))
+            items.append(wanted_at(ctx.volume, gfid, path, "compare"))
             if failure.code == UNEXPECTED:
                 alone.add(gfid)
         elif ctx.names_now(epoch, [gfid]).get(gfid) == []:

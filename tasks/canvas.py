@@ -132,9 +132,11 @@ def tick_signature(session: str) -> Signature:
     return made.set(expires=30)
 
 
-def retry_signature(session: str) -> Signature:
-    """What tries again everything that failed, whatever its back-off says."""
-    return _sign("scheduler.jobs.retry_failures", control_queue(session), "", session=session, at_once=True)
+def retry_signature(session: str, *, at_once: bool = True) -> Signature:
+    """What tries again what failed: everything, whatever its back-off says; else what is due."""
+    queue = control_queue(session)
+    made = _sign("scheduler.jobs.retry_failures", queue, "", session=session, at_once=at_once)
+    return made.set(expires=30)
 
 
 def greet_signature(session: str) -> Signature:

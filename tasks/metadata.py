@@ -12,6 +12,7 @@ from replication.failures import Failure
 from replication.frontier import decode_dirs
 from replication.transfer.item import FileItem, decode_items, encode_items
 from replication.transfer.units import cut
+from replication.volume.directory import RESERVED
 from tasks.app import app
 from tasks.canvas import extend, tick_signature
 from tasks.unit import DONE, Unit, working
@@ -140,8 +141,13 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
         if found.missed and turn:
             time.sleep(_LOOK_S)
         names = work.ctx.names_now(work.epoch, (gfid for gfid, _ in found.missed))
-        objects += [(gfid, paths[0]) for gfid, paths in names.items() if paths]
+        objects += [(g, name_of(paths, path)) for g, path in found.missed if (paths := names.get(g))]
     return failures + as_moved(found.missed)
+
+
+def name_of(paths: list[bytes], before: bytes) -> bytes:
+    """Where something is to be looked for that the secondary has at ``paths``; what it is about to remove: where it was ``before``."""
+    return next((path for path in paths if not path.startswith(RESERVED + b"/")), before)
 
 
 def as_moved(missed: list[tuple[bytes, bytes]], *, step: str = "metadata") -> list[Failure]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replication import unsettled
+from replication import failures, unsettled
 from replication.deletes import Held
 from replication.errors import ExitCode
 from replication.failures import Failure
@@ -504,6 +504,22 @@ def test_many_processes_may_make_it_at_once(tmp_path):
         path = tmp_path / f"progress {turn}.sqlite"
         started = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(6)]
         assert [process.wait(60) for process in started] == [0] * 6
+
+
+def test_what_will_pass_is_tried_again_soon(progress):
+    crawled(progress)
+    for gfid, code in (("00", "io"), ("01", "moved")):
+        progress.record([Failure(step="data", gfid=gfid, path=gfid, code=code, error="bad")], [], 1)
+    slow, soon = (f.next_ns - time.time_ns() for f in sorted(progress.failures(), key=lambda f: f.gfid))
+    assert 4 * 10**9 < slow <= 5 * 10**9
+    assert 0 < soon <= 10**9
+    assert not progress.look(failures.passing_due)
+    progress.hasten(["data:00"])
+    assert not progress.look(failures.passing_due)
+    progress.hasten(["data:01"])
+    assert progress.look(failures.passing_due)
+    assert len(progress.due(10)) == 2
+    assert not progress.look(failures.passing_due)
 
 
 def test_what_fails_is_not_left_alone_for_longer_than_was_set(progress):

@@ -345,6 +345,31 @@ def test_attributes_are_found_after_a_directory_above_was_renamed(pair, when):
     assert pair.same()
 
 
+def test_attributes_of_what_is_about_to_be_removed_are_not_looked_for_in_limbo(pair, monkeypatch):
+    """It may come back under another name until it is removed, so they are still missing; at a path that people know."""
+    (pair.primary / "old").mkdir()
+    made(pair.primary / "old" / "f", b"1", 0o640)
+    pair.mounted.symlink_to(pair.primary)
+    pair.open(pair.wanted_below("old"))
+    pair.elsewhere()
+    pair.do()
+    shutil.rmtree(pair.primary / "old")
+    client = pair.at_home().secondary(pair.epoch).client
+    pair.tell_names()
+    monkeypatch.setattr("tasks.metadata.time.sleep", lambda _: None)
+    assert "1 failed" in pair.do("N:stream:C:0:0")
+    (row,), _ = pair.ctx.ledger.reports(pair.batch)
+    assert (row["code"], row["path"]) == ("moved", "old/f")
+    pair.ctx.progress.record([Failure(**row)], [])
+    pair.batch += 1
+    retry_failures(pair.ctx, at_once=True)
+    ((item,),) = pair.units().values()
+    assert item.path == b"old/f"
+    client.purge(2**62)
+    assert retry_failures(pair.ctx, at_once=True) == "0 files, 0 names"
+    assert pair.ctx.progress.failures() == []
+
+
 def test_content_that_is_not_where_it_was_holds_the_mark(pair, monkeypatch):
     """It was renamed, and the secondary does not know yet: what is wanted still is no file that is gone."""
     some_files(pair)
