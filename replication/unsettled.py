@@ -73,6 +73,11 @@ def oldest(db: sqlite3.Connection, path: bytes | None, since_ns: int) -> int:
     return since_ns if found is None else min(since_ns, int(found))
 
 
+def oldest_of(db: sqlite3.Connection, paths: Iterable[bytes], since_ns: int) -> int:
+    """How old may be what is recorded of directories at these paths: what leaves one that was missed is as old as that."""
+    return min((oldest(db, path, since_ns) for path in paths), default=since_ns) if holds(db) else since_ns
+
+
 def doubt(db: sqlite3.Connection, since_ns: int) -> None:
     """Somebody may have left directories unlisted, and files unsent, in which something may be as old as ``since_ns``."""
     db.execute(

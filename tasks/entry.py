@@ -62,9 +62,9 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             work.ctx.progress.change(lambda db: unsettled.seen_at(db, findings.found_again))
         if findings.failures:
             work.say(findings.failures)
-            work.ctx.progress.record(findings.failures, [], work.since_ns())
+            work.ctx.progress.record(findings.failures, [], _since_ns(work, segment))
         if findings.missed:
-            since_ns = work.since_ns()
+            since_ns = _since_ns(work, segment)
             work.ctx.progress.change(lambda db: unsettled.miss(db, findings.missed, since_ns))
         if repeated:
             # Whoever was at it, and did not end, may have told of something, and alone knew what was to be listed and sent of it.
@@ -87,6 +87,11 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             f"{len(findings.needs)} need data"
         )
     return work.outcome
+
+
+def _since_ns(work: Unit, segment: Together) -> int:
+    paths = {hint.path for hint in segment.dirs.values()}
+    return work.ctx.progress.look(lambda db: unsettled.oldest_of(db, paths, work.since_ns()))
 
 
 def _observe_part(

@@ -357,3 +357,47 @@ def test_a_listed_directory_between_two_that_are_not(place, tmp_path):
         assert noted() == {b"upper", b"upper/listed/lower", b"other"}
         away.unlink()
         end(run, place)
+
+
+# What left it is missed in its turn, where it is by then; nobody answers who wants to look for that.
+ON = """
+once = tasks.entry._list
+
+def on(work, observer, gfid, path):
+    if path == b"new/below" and os.path.exists({again!r}):
+        os.rename({root!r} + "/new/below/deep", {root!r} + "/c/deep")
+        os.unlink({again!r})
+    if path == b"c/deep" and os.path.exists({root!r} + "/c"):
+        os.rename({root!r} + "/c", {root!r} + "/d")
+    return once(work, observer, gfid, path)
+
+tasks.entry._list = on
+
+import scheduler.settle
+called = scheduler.settle.agent_call
+
+def away(store, op, **asked):
+    if op == "look" and asked["names"] == ["deep"] and os.path.exists({away!r}):
+        raise scheduler.settle.AgentUnreachable("no agent answers")
+    return called(store, op, **asked)
+
+scheduler.settle.agent_call = away
+"""
+
+
+@pytest.mark.slow
+def test_what_leaves_what_was_missed_and_is_missed_itself(place, tmp_path):
+    away = tmp_path / "away"
+    away.touch()
+    scene = Scene(place, tmp_path, BY_RECORD, ON + UNHELPED, away=str(away))
+    (place.primary / "c").mkdir()
+    with place.run(python_path=scene.path) as run:
+        run.wait_idle()
+        scene.again.write_text("1")
+        at_ns = come(scene, run)
+        ahead = is_ahead(run, at_ns, lambda: is_there(place, "file"), 20)
+        assert not scene.again.exists()
+        assert (place.primary / "d" / "deep").exists()
+        assert not ahead
+        away.unlink()
+        end(run, place)
