@@ -186,6 +186,7 @@ class Observer:
         seems; then neither of what is below it.
         """
         self._listed[parent] = self._number
+        self.findings.found_again += [(parent, path)] if parent in self.missed_before else []
         complete = True
         below: list[tuple[bytes, bytes]] = []
         for start in range(0, max(len(names), 1), PART_NAMES):
@@ -358,6 +359,7 @@ class Observer:
             try:
                 self._observe_way(path, listing.parent)
             except VanishedError:
+                self.findings.astray[listing.parent] = path
                 continue
             except OSError as error:
                 self.fail("entry", path, error)

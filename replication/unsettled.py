@@ -73,11 +73,16 @@ def oldest(db: sqlite3.Connection, path: bytes | None, since_ns: int) -> int:
     return since_ns if found is None else min(since_ns, int(found))
 
 
+def oldest_of(db: sqlite3.Connection, paths: Iterable[bytes], since_ns: int) -> int:
+    """How old may be what is recorded of directories at these paths: what leaves one that was missed is as old as that."""
+    return min((oldest(db, path, since_ns) for path in paths), default=since_ns) if holds(db) else since_ns
+
+
 def doubt(db: sqlite3.Connection, since_ns: int) -> None:
-    """Somebody may have left directories unlisted in which something may be as old as ``since_ns``."""
+    """Somebody may have left directories unlisted, and files unsent, in which something may be as old as ``since_ns``."""
     db.execute(
         "INSERT INTO unsettled (gfid, since_ns, tries, again_ns) VALUES (?, ?, 0, 0) "
-        "ON CONFLICT (gfid) DO UPDATE SET since_ns = min(since_ns, excluded.since_ns), tries = tries + 1",
+        "ON CONFLICT (gfid) DO UPDATE SET since_ns = min(since_ns, excluded.since_ns), tries = tries + 1, upto = NULL",
         (ALL, since_ns),
     )
 
@@ -89,12 +94,17 @@ def doubt_until_now(db: sqlite3.Connection, since_ns: int) -> None:
 
 
 def doubted(
-    db: sqlite3.Connection, row: Unsettled, directories: Iterable[tuple[bytes, bytes | None]]
+    db: sqlite3.Connection,
+    row: Unsettled,
+    directories: Iterable[tuple[bytes, bytes | None]],
+    *,
+    lacking: bool = False,
 ) -> None:
-    """All that is unlisted is known now: these directories."""
+    """All that is unlisted is known now: these directories. ``lacking``: whose files are to be sent is seen when all is applied."""
     miss(db, directories, row.since_ns)
     # Unless somebody had reason to doubt again since they were asked for.
-    db.execute("DELETE FROM unsettled WHERE id = ? AND tries = ?", (row.id, row.tries))
+    if not lacking:
+        db.execute("DELETE FROM unsettled WHERE id = ? AND tries = ?", (row.id, row.tries))
     marking.move(db)
 
 
@@ -118,6 +128,11 @@ def rows(db: sqlite3.Connection) -> list[Unsettled]:
         Unsettled(*row)
         for row in db.execute("SELECT id, gfid, since_ns, upto, tries, again_ns, path FROM unsettled")
     ]
+
+
+def directories(db: sqlite3.Connection) -> set[bytes]:
+    """Those that are to be listed, by their gfids."""
+    return {bytes.fromhex(gfid) for (gfid,) in db.execute("SELECT gfid FROM unsettled WHERE gfid <> ''")}
 
 
 def holds(db: sqlite3.Connection) -> bool:
@@ -149,11 +164,13 @@ def give_up(db: sqlite3.Connection, rows_: Iterable[Unsettled]) -> None:
     db.executemany("DELETE FROM unsettled WHERE id = ? AND upto IS ?", [(row.id, row.upto) for row in rows_])
 
 
-def listed(db: sqlite3.Connection, found: Iterable[Unsettled], position: int | None) -> None:
-    """These directories are listed, or gone: what was found in them is there when this position is applied (None: to be asked for)."""
+def listed(db: sqlite3.Connection, found: Iterable[Unsettled]) -> None:
+    """These directories are listed, or gone. What was found in them, and what left them before, is there when everything recorded
+    until now is applied.
+    """
     db.executemany(
-        "UPDATE unsettled SET gfid = NULL, upto = ? WHERE id = ? AND upto IS ?",
-        [(position, row.id, row.upto) for row in found],
+        "UPDATE unsettled SET gfid = NULL, upto = NULL WHERE id = ? AND upto IS ?",
+        [(row.id, row.upto) for row in found],
     )
 
 

@@ -236,7 +236,10 @@ class Crawler:
             under_way = self._under_way(standing)
             if _walking(under_way):
                 break  # entries are serial: the next batch's come after these
-            after = max([self.brick.front, *(batch.manifest.get("last", 0) for batch in under_way)])
+            before_it = [batch.manifest for batch in under_way if "last" in batch.manifest]
+            after = max([self.brick.front, *(manifest["last"] for manifest in before_it)])
+            # Its first change may be older than its first segment, which was opened when the recorder came to it.
+            upto_ns = max([self.brick.front_ns, *(manifest["end_ns"] for manifest in before_it)])
             segments = self._cut(self._following(after))
             if not segments:
                 if standing.opened == standing.front == self.ctx.ledger.forgotten():
@@ -251,7 +254,7 @@ class Crawler:
             }
             manifest = {
                 "kind": "changelog", "first": segments[0].number, "last": segments[-1].number,
-                "sent": before[-1], "start_ns": segments[0].start_ns, "end_ns": segments[-1].end_ns,
+                "sent": before[-1], "start_ns": min(segments[0].start_ns, upto_ns + 1), "end_ns": segments[-1].end_ns,
             }  # fmt: skip
             says = {
                 name: f"{sum(s.records for s in group)} records"

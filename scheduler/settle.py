@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from replication import failures, unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
+from tasks.metadata import as_moved
+from tasks.orphans import orphans
 
 if TYPE_CHECKING:
     import sqlite3
@@ -39,9 +41,12 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     if any(row.gfid is None and row.upto is not None and row.upto <= front for row in rows):
         ctx.progress.change(lambda db: unsettled.applied(db, front))
     for row in rows:
-        if row.gfid == unsettled.ALL:
+        if row.gfid == unsettled.ALL and row.upto is None:
             left = _left_unlisted(ctx, epoch)
-            ctx.progress.change(partial(unsettled.doubted, row=row, directories=left))
+            lacking = bool(ctx.secondary(epoch).client.dirty(limit=1)[0])
+            ctx.progress.change(partial(unsettled.doubted, row=row, directories=left, lacking=lacking))
+        elif row.gfid == unsettled.ALL and row.upto is not None and row.upto <= front and not walking:
+            _have_sent(ctx, epoch, row)
     rows = ctx.progress.look(unsettled.rows)
     now = time.time_ns()
     # (A time that is far away is a clock that jumped.)
@@ -78,7 +83,9 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
 
 
 def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]:
-    """All directories that somebody has to list, without those below others, which are listed with them."""
+    """All directories that somebody has to list, without those in such ones, which are listed with them, or have a record of their own
+    if they leave. (What is in one that is listed may leave with that.)
+    """
     client = ctx.secondary(epoch).client
     found: list[tuple[bytes, bytes | None]] = []
     after = None
@@ -88,7 +95,7 @@ def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]
         if after is None:
             break
     paths = {path for _, path in found if path is not None}
-    return [each for each in found if each[1] is None or not any(above in paths for above in _above(each[1]))]
+    return [each for each in found if each[1] is None or os.path.dirname(each[1]) not in paths]
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -102,16 +109,13 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     failing = _failing(ctx)
     skipped = _skipped(ctx)
     done: list[Unsettled] = []
-    gone: list[Unsettled] = []  # as far as all is applied: what came after that may tell more
     again: list[tuple[Unsettled, bytes | None]] = []
     given_up: list[tuple[Unsettled, bytes]] = []
     paths: list[bytes] = []
     for row in due:
         at = where.get(bytes.fromhex(row.gfid or ""))
-        if at is None:
-            gone.append(row)
-        elif at.listed:
-            done.append(row)
+        if at is None or at.listed:
+            done.append(row)  # as far as all is applied: what came after that may tell more
         elif at.path is None:
             again.append((row, None))  # without a name: it comes with a record, or to an end
         elif not _can_be_listed(ctx, at.path, skipped):
@@ -121,13 +125,9 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
         else:
             again.append((row, at.path))
             paths.append(at.path)
-    last = ctx.store.last_closed()
-    # Whoever listed it did so for a record that was closed by now.
-    position = last.number if last is not None else 0
 
     def note(db: sqlite3.Connection) -> None:
-        unsettled.listed(db, done, position)
-        unsettled.listed(db, gone, None)
+        unsettled.listed(db, done)
         unsettled.look_again(db, again)
         # Whatever keeps it from being listed: a person is to see it.
         failures.record(db, [_as_failure(row, path) for row, path in given_up], [], 0)
@@ -151,6 +151,18 @@ def list_again(ctx: Context, epoch: int) -> bool:
     ]  # fmt: skip
     _have_listed(ctx, paths)
     return bool(paths)
+
+
+def _have_sent(ctx: Context, epoch: int, row: Unsettled) -> None:
+    """What was recorded is applied, so nobody else is going to send what is left: it is tried again, and holds the mark as long."""
+    files, more = orphans(ctx, epoch)
+    left = as_moved(files, step="data")
+
+    def note(db: sqlite3.Connection) -> None:
+        failures.record(db, left, [], row.since_ns)
+        unsettled.doubted(db, row, [], lacking=more)
+
+    ctx.progress.change(note)
 
 
 def _skipped(ctx: Context) -> set[str]:

@@ -52,6 +52,8 @@ def crawl_subtree(task: Task[..., Any], session: str, epoch: int, batch: int, un
         walk = _Walk(work, manifest.manifest, payload.decode())
         walk.run()
         found = walk.observer.finish()
+        if found.found_again:  # first: what goes wrong in them is as old as they are
+            work.ctx.progress.change(lambda db: unsettled.seen_at(db, found.found_again))
         walk.note_vanished()
         dressed = send_metadata(work, found.meta)
         failures = found.failures + dressed.failures
@@ -105,6 +107,7 @@ class _Walk:
             {bytes.fromhex(gfid) for gfid in known[kind]} if isinstance(known, dict) else set[bytes]()
             for kind in ("new", "empty")
         )
+        self.observer.missed_before = work.ctx.progress.look(unsettled.directories)
         self._asked: deque[tuple[Future[Reply], Dirs]] = deque()
         self.names = self.observed = self.directories = self.different = 0
         self._vanished: dict[bytes, bytes | None] = {}  # directories: gfid, path

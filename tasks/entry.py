@@ -48,6 +48,7 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             return DONE
         todo = json.loads(raw)
         boot = work.ctx.secondary(epoch).boot_id
+        repeated = work.ctx.ledger.started(unit) > 1
         segment = Together(work.ctx.store.read_records, todo.get("segments") or [todo["segment"]])
         try:
             findings, more = _observe_part(work, todo, segment)
@@ -61,10 +62,15 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             work.ctx.progress.change(lambda db: unsettled.seen_at(db, findings.found_again))
         if findings.failures:
             work.say(findings.failures)
-            work.ctx.progress.record(findings.failures, [], work.since_ns())
+            work.ctx.progress.record(findings.failures, [], _since_ns(work, segment))
         if findings.missed:
-            since_ns = work.since_ns()
+            since_ns = _since_ns(work, segment)
             work.ctx.progress.change(lambda db: unsettled.miss(db, findings.missed, since_ns))
+        if repeated:
+            # Whoever was at it, and did not end, may have told of something, and alone knew what was to be listed and sent of it.
+            rows = work.ctx.progress.look(unsettled.rows)
+            since_ns = min([work.since_ns(), *(row.since_ns for row in rows)])
+            work.ctx.progress.change(lambda db: unsettled.doubt(db, since_ns))
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)
         text = json.dumps(
@@ -83,6 +89,11 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
     return work.outcome
 
 
+def _since_ns(work: Unit, segment: Together) -> int:
+    paths = {hint.path for hint in segment.dirs.values()}
+    return work.ctx.progress.look(lambda db: unsettled.oldest_of(db, paths, work.since_ns()))
+
+
 def _observe_part(
     work: Unit, todo: dict[str, Any], segment: Together
 ) -> tuple[Findings, dict[str, Any] | None]:
@@ -92,9 +103,7 @@ def _observe_part(
         ctx.volume, ctx.secondary(work.epoch).client, position=todo["segment"], after=todo["after"],
         failing=ctx.progress.failing(), not_before=ctx.progress.brick().front_ns + 1, **carrying(work),
     )  # fmt: skip
-    observer.missed_before = {
-        bytes.fromhex(row.gfid) for row in ctx.progress.look(unsettled.rows) if row.gfid
-    }
+    observer.missed_before = ctx.progress.look(unsettled.directories)
     queue = dict(decode_dirs(todo["dirs"]))
     observer.findings.empty = {gfid for gfid, _ in decode_dirs(todo.get("empty", "[]"))}
     began = time.monotonic()
@@ -156,8 +165,6 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
     try:
         names = volume.names(fd, is_root=not path)
         below = observer.list_directory(fd, gfid, path, names, empty=empty)
-        if gfid in observer.missed_before:
-            observer.findings.found_again.append((gfid, path))
         if not empty:
             observer.findings.meta.append((gfid, path))  # names may have come and gone
         return below if empty else []

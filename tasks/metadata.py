@@ -57,6 +57,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if not work.finish(boot=connection.boot_id, found=units, says=says, resolved=resolved):
             return DONE
         work.ctx.ledger.drop_found(epoch, batch, work.found_by)
+        work.ctx.ledger.forget_starts(unit)
         work.ctx.ledger.count(files_found=len(items), bytes_found=sum(item.size for item in items))
         if not found["more"]:
             _next_segment(work, int(unit.split(":")[1]))

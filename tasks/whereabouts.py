@@ -61,8 +61,8 @@ def where_now(
 ) -> list[tuple[bytes, bytes]]:
     """Where directories are that are to be listed, and were not found (at that path).
 
-    Of one that the secondary does not know a record will tell, or of what it is in. What it knows, and has in another place than
-    the primary, was moved or removed: if it was something above it that moved, no record leads to it, and it is among what was missed.
+    Of one that the secondary does not know a record will tell, or of what it is in; until that is applied it is among what was
+    missed. So is what the secondary has in another place than the primary: if it was something above it that moved, no record leads to it.
     """
     observer.flush()
     observer.collect()
@@ -73,7 +73,7 @@ def where_now(
         at = known.get(gfid)
         paths = _said_by(work.ctx.volume, gfid)
         path = paths[0] if paths else at.path if at is not None else None
-        if paths == [] or (at is None and not paths):
+        if paths == []:
             continue
         if path is not None and path != tried:
             found.append((gfid, path))

@@ -79,8 +79,18 @@ MUTATIONS = (
     ),
     Mutation(
         "a directory that was missed counts as listed when all is applied that moved it", 1, "scheduler/settle.py",
-        "elif at.listed:\n            done", "elif True:\n            done",
+        "if at is None or at.listed:\n            done", "if True:\n            done",
         ("tests/system/test_moved_while_looked_at.py",),
+    ),
+    Mutation(
+        "what fails is as young as the segment that it is in", 1, "scheduler/crawl.py",
+        "min(segments[0].start_ns, upto_ns + 1)", "segments[0].start_ns",
+        ("tests/system/test_mark_and_moves.py",),
+    ),
+    Mutation(
+        "what a unit that was killed had told of is nobody's", 1, "tasks/entry.py",
+        "ledger.started(unit) > 1", "ledger.started(unit) > 9",
+        ("tests/system/test_mark_and_moves.py",),
     ),
     Mutation(
         "a directory that is missed again is as young as the record that had it looked for", 1, "replication/unsettled.py",

@@ -41,7 +41,8 @@ STEPS = [
     lambda p: p.advance(1, 3, 300),
     lambda p: p.take(1, 2, [], ["data:ab"], 300),
     lambda p: p.advance(1, 5, 500),
-    lambda p: p.change(lambda db: unsettled.listed(db, [r for r in p.look(unsettled.rows) if r.gfid], 3)),
+    lambda p: p.change(lambda db: unsettled.listed(db, [r for r in p.look(unsettled.rows) if r.gfid])),
+    lambda p: p.change(lambda db: unsettled.wait_for(db, p.look(unsettled.rows), 5)),
     lambda p: p.change(lambda db: unsettled.applied(db, p.brick().front)),
     lambda p: p.scanned("scan", 10**18),
 ]

@@ -153,7 +153,10 @@ def test_what_was_noted_later_waits_for_a_later_position(progress):
     assert rows(progress) == [("61", 200, 3), ("62", 300, None)]
     progress.advance(epoch, 3, 400)
     assert applied(progress) == 199  # it was not listed yet
-    progress.change(lambda db: unsettled.listed(db, progress.look(unsettled.rows)[:1], 3))
+    listed = progress.look(unsettled.rows)[:1]
+    progress.change(lambda db: unsettled.listed(db, listed))
+    assert applied(progress) == 199  # what left it before is not there yet
+    progress.change(lambda db: unsettled.wait_for(db, listed, 3))
     assert applied(progress) == 299
 
 
@@ -165,7 +168,7 @@ def test_a_directory_that_is_missed_twice_is_as_old_as_at_first(progress):
     (before,) = progress.look(unsettled.rows)
     progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 300))
     # Whoever saw it as it was before says nothing of it now.
-    progress.change(lambda db: unsettled.listed(db, [before], 3))
+    progress.change(lambda db: unsettled.listed(db, [before]))
     progress.change(lambda db: unsettled.look_again(db, [(before, None)]))
     assert rows(progress) == [("61", 200, None)]
     progress.advance(epoch, 9, 900)
