@@ -33,9 +33,12 @@ class Home:
         while True:
             self.name = _MAKING + b"%d.%d" % (os.getpid(), time.time_ns())
             os.mkdir(self.name, 0o700, dir_fd=self.kind_fd)
-            self.fd = os.open(self.name, _DIR, dir_fd=self.kind_fd)
+            try:
+                self.fd = os.open(self.name, _DIR, dir_fd=self.kind_fd)
+            except FileNotFoundError:
+                continue  # somebody swept it before it had a lock
             fcntl.flock(self.fd, fcntl.LOCK_EX)
-            if os.fstat(self.fd).st_nlink:  # or somebody swept it before it had a lock
+            if os.fstat(self.fd).st_nlink:  # or swept it now
                 return
             os.close(self.fd)
 

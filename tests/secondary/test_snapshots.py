@@ -17,6 +17,7 @@ import pytest
 
 from replication.errors import SeamarkError
 from replication.remote.answers import SecondaryError
+from replication.secondary.homes import Home
 from replication.secondary.retention import Retention
 from tests.conftest import need
 from tests.judge import assert_same, differences
@@ -473,3 +474,22 @@ def test_one_that_somebody_reads_is_not_removed_meanwhile(kind, root):
                 view = other.call("view", method=method, snapshot=found["name"]).header
             assert_same(primary, view["path"])
         assert found["name"] in until_done(client, "snapshot", keep="1m all", mark=MARK)["removed"]
+
+
+def test_what_is_begun_may_be_swept_before_it_is_locked(tmp_path, monkeypatch):
+    """By an agent that has just come up, and takes it for what a killed one has left."""
+    swept = []
+
+    def open_(path, *args, opened=os.open, **more):
+        if isinstance(path, bytes) and path.startswith(b"new.") and not swept:
+            swept.append(path)
+            os.rmdir(path, dir_fd=more["dir_fd"])
+        return opened(path, *args, **more)
+
+    monkeypatch.setattr(os, "open", open_)
+    hidden_fd = os.open(tmp_path, os.O_RDONLY)
+    home = Home(hidden_fd, b"views")
+    assert swept != [home.name]
+    assert os.listdir(tmp_path / "views") == [home.name.decode()]
+    home.close()
+    os.close(hidden_fd)
