@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat as st
 from collections.abc import Iterator
 
 from replication.changelog.record import DirHint, Kind
 from replication.changelog.segment import Place
+from replication.volume.handle import open_by_handle, stat_at
+from replication.volume.identity import gfid_from
 
 _BORN = int(Kind.B)
 
@@ -73,6 +78,25 @@ class Gather:
 
 def _object(gfid: bytes, handle: bytes, kinds: int) -> Place:
     return Place(gfid, DirHint(handle, b""), True, {b"": kinds})
+
+
+def record_object(root_fd: int, gather: Gather, handle: bytes, kinds: int) -> None:
+    """Record an object that has a name still, whichever that is. Needs CAP_DAC_READ_SEARCH; raises OSError.
+
+    Whether it is in the volume at all, only a consumer can tell, by its gfid.
+    """
+    try:
+        fd = open_by_handle(root_fd, handle, os.O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ESTALE, errno.ENOENT):
+            return
+        raise
+    try:
+        stat = stat_at(fd, b"")
+    finally:
+        os.close(fd)
+    if stat.nlink and not st.S_ISDIR(stat.mode):
+        gather.add_object(gfid_from(handle, stat.btime_ns), handle, kinds)
 
 
 class Tree:

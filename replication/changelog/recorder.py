@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat as st
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,7 +25,7 @@ from replication.changelog.fanotify import (
     Q_OVERFLOW,
     RENAME,
 )
-from replication.changelog.gather import Gather, Node, Tree
+from replication.changelog.gather import Gather, Node, Tree, record_object
 from replication.changelog.memory import Modified, RootState
 from replication.changelog.record import Kind
 from replication.volume.handle import file_handle, open_by_handle, stat_at
@@ -123,9 +122,11 @@ class FilesystemRecorder:
             self.close()
             raise RecorderUnavailable(f"the file system of {root} cannot be watched: {error}") from error
         self._foreign: set[bytes] = set()
+        self._were_foreign: set[bytes] = set()
         self._dead: set[bytes] = set()
         self._nameless: dict[bytes, int] = {}
         self._modified = Modified()
+        self._returned = Modified()  # directories that came from outside: whatever is in them may be changed
         self._root_state = RootState(self._root_fd)
 
     def close(self) -> None:
@@ -170,6 +171,8 @@ class FilesystemRecorder:
             if node.parent is None and name == OWN:
                 continue
             if kinds and name != b".":
+                if mask & CREATE and not mask & ONDIR and not self._returned.empty:
+                    kinds |= D  # another link to a file in one of them
                 add(node, name, kinds)
                 if kinds & D:
                     modified.add(target)
@@ -233,9 +236,13 @@ class FilesystemRecorder:
         if old_node is None or new_node is None:
             # From or to the outside: while it was there, what happened to it, or below it, was not recorded.
             kinds_old = kinds_new = _ALL
+            came = target if old_node is None else self._handle(old_node, name)  # that by RENAME_EXCHANGE
+            if came is not None:
+                self._returned.add(came)
         else:
-            kinds_new = E | D if target in self._modified and not mask & ONDIR else E
-            kinds_old = E | D if self._has_changed(old_node, name) else E
+            changed = target in self._modified and not mask & ONDIR
+            kinds_new = E | D if changed or self._came_back(old_node) else E
+            kinds_old = E | D if self._has_changed(old_node, name) or self._came_back(new_node) else E
         if old_node is not None:
             self._gather.add(old_node, name, kinds_old)
         if new_node is not None:
@@ -247,14 +254,23 @@ class FilesystemRecorder:
 
     def _has_changed(self, node: Node, name: bytes) -> bool:
         """Whether what an exchange put at a renamed object's old name has changed content."""
-        if self._modified.empty:
-            return False
+        return not self._modified.empty and self._handle(node, name) in self._modified
+
+    def _handle(self, node: Node, name: bytes) -> bytes | None:
         try:
-            return (
-                file_handle(self._root_fd, node.path + b"/" + name if node.path else name) in self._modified
-            )
+            return file_handle(self._root_fd, os.path.join(node.path, name))
         except OSError:
-            return False
+            return None
+
+    def _came_back(self, node: Node) -> bool:
+        """Whether a directory, or one above it, was outside: then what leaves it may have been changed there."""
+        at: Node | None = node if not self._returned.empty else None
+        while at is not None and at.parent is not None:
+            handle = at.handle or self._handle(at.parent, at.name)
+            if handle is None or handle in self._returned:
+                return True
+            at = at.parent
+        return False
 
     def _forget_moved(
         self, old: Node | None, name: bytes, new: Node | None, new_name: bytes, target: bytes | None
@@ -266,7 +282,14 @@ class FilesystemRecorder:
             if node is not None:
                 self._tree.cut(node)
         if old is None or new is None:
-            self._foreign.clear()
+            self._forget_foreign()
+
+    def _forget_foreign(self) -> None:
+        """Where these are is to be found out anew. (What is here by then may have an event of that still to come.)"""
+        if len(self._were_foreign) > _CACHED_DIRECTORIES:
+            self._were_foreign.clear()
+        self._were_foreign |= self._foreign
+        self._foreign.clear()
 
     def _find(self, handle: bytes) -> Node | None:
         """The directory of the volume that a handle means; None when it is elsewhere, or gone."""
@@ -298,9 +321,11 @@ class FilesystemRecorder:
         path = self._path_of(handle, fd)
         if path is None or path == OWN or path.startswith(OWN + b"/"):
             if len(self._foreign) > _CACHED_DIRECTORIES:
-                self._foreign.clear()
+                self._forget_foreign()
             self._foreign.add(handle)
             return None
+        if handle in self._were_foreign:
+            self._returned.add(handle)
         return self._tree.put(path, handle, gfid_from(handle, stat.btime_ns))
 
     def _path_of(self, handle: bytes, fd: int) -> bytes | None:
@@ -367,25 +392,7 @@ class FilesystemRecorder:
 
     def applied(self, serial: int) -> None:
         self._modified.applied(serial)
+        self._returned.applied(serial)
 
     def next_segment(self, serial: int) -> None:
-        self._modified.serial = serial
-
-
-def record_object(root_fd: int, gather: Gather, handle: bytes, kinds: int) -> None:
-    """Record an object that has a name still, whichever that is. Needs CAP_DAC_READ_SEARCH; raises OSError.
-
-    Whether it is in the volume at all, only a consumer can tell, by its gfid.
-    """
-    try:
-        fd = open_by_handle(root_fd, handle, os.O_PATH)
-    except OSError as error:
-        if error.errno in (errno.ESTALE, errno.ENOENT):
-            return
-        raise
-    try:
-        stat = stat_at(fd, b"")
-    finally:
-        os.close(fd)
-    if stat.nlink and not st.S_ISDIR(stat.mode):
-        gather.add_object(gfid_from(handle, stat.btime_ns), handle, kinds)
+        self._modified.serial = self._returned.serial = serial

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from replication.changelog import fanotify
 from replication.changelog.fanotify import ATTRIB, CREATE, DELETE, EVENT_ON_CHILD, ONDIR, Q_OVERFLOW, RENAME
-from replication.changelog.gather import Gather, Node, Tree
+from replication.changelog.gather import Gather, Node, Tree, record_object
 from replication.changelog.memory import Modified, RootState
 from replication.changelog.recorder import (
     KIND_EVENTS,
@@ -28,7 +28,6 @@ from replication.changelog.recorder import (
     E,
     M,
     RecorderUnavailable,
-    record_object,
 )
 from replication.volume.handle import file_handle, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, gfid_from

@@ -163,6 +163,45 @@ class Vandal:
         path.write_bytes(b"last")
 
 
+@pytest.mark.parametrize("below", ["X", "X/Y"])
+@pytest.mark.parametrize("how", ["move", "directory above it", "link", "exchange", "just before it"])
+def test_what_leaves_a_directory_that_was_outside_may_be_changed(
+    volume: Volume, below: str, how: str
+) -> None:
+    """It was written to there, with the same size and times; nobody saw that, and it is listed no more where it came back."""
+    (volume.root / below).mkdir(parents=True)
+    (volume.root / "other").write_bytes(b"other")
+    (volume.root / below / "e").mkdir()
+    old = volume.root / below / "e" / "f"
+    old.write_bytes(b"old")
+    another = volume.outside / "another"
+    another.mkdir()
+    with running(volume.root, volume.store, close_after_ms=20) as agent:
+        position, before = agent.barrier(), snapshot(volume.root)
+        os.rename(volume.root / "X", volume.outside / "X")
+        agent.barrier()
+        written = volume.outside / below / "e" / "f"
+        stat = written.stat()
+        written.write_bytes(b"new")
+        os.utime(written, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        agent.barrier()
+        if how == "just before it":
+            os.rename(another, volume.root / "another")
+            os.rename(written, volume.root / "f")
+        os.rename(volume.outside / "X", volume.root / "X")
+        if how == "move":
+            os.rename(old, volume.root / "f")
+        elif how == "directory above it":
+            os.rename(old.parent, volume.root / "e")
+        elif how == "link":
+            os.link(old, volume.root / "f")
+            old.unlink()
+        elif how == "exchange":
+            exchange(volume.root / "other", old)
+        new, after = agent.barrier(), snapshot(volume.root)
+        assert uncovered(before, after, agent.recorded(position, new)) == []
+
+
 def vandalise(volume: Volume, agent: Running, seed: int, rounds: int, *, contents: bool = True) -> None:
     vandal = Vandal(volume, seed)
     position, before = agent.barrier(), snapshot(volume.root)
