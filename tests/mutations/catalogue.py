@@ -189,6 +189,16 @@ MUTATIONS = (
         ("tests/changelog/test_recorder.py", "tests/changelog/test_agent.py"),
     ),
     Mutation(
+        "what was outside of the volume is taken to be as it was", 5, "replication/changelog/recorder.py",
+        "                self._returned.add(came)\n", "                pass\n",
+        ("tests/changelog/test_recorder.py", "-k", "was_outside"),
+    ),
+    Mutation(
+        "nothing hides behind a ctime that says nothing", 5, "replication/secondary/reconcile.py",
+        "        same = e[CTIME] and row.pctime", "        same = row.pctime",
+        ("tests/secondary/test_index.py",),
+    ),
+    Mutation(
         "a damaged block of a segment is read", 5, "replication/changelog/segment.py",
         "        if crc32(data[start : start + length]) != checksum:\n", "        if False:\n",
         ("tests/changelog/test_segment.py",),
