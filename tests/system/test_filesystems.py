@@ -91,7 +91,11 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("kind", ELSEWHERE)
+# (btrfs is a primary as a subvolume, too, below.)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow) if kind == "btrfs" else kind for kind in ELSEWHERE],
+)
 def test_as_primary(place, mount, kind):
     place.primary = mount(kind, "p")
     replicate(place)

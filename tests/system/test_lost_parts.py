@@ -185,7 +185,7 @@ def test_recovery_of_a_primary_that_was_restored_sends_nothing(node):  # noqa: F
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    "most", [pytest.param(3, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
+    "most", [pytest.param(2, id="some"), pytest.param(None, id="each", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("left", ["nothing", pytest.param("its file", marks=pytest.mark.slow)])
 def test_recovery_killed_at_any_point_is_completed_by_running_it_again(node, left, most):  # noqa: F811
@@ -328,7 +328,7 @@ def test_a_secondary_replaced_by_an_empty_one_is_filled_when_told(node):  # noqa
     assert node.stop() == 0
 
 
-@pytest.mark.parametrize("how", ["copied", "copied into place"])
+@pytest.mark.parametrize("how", ["copied", pytest.param("copied into place", marks=pytest.mark.slow)])
 def test_a_secondary_restored_from_an_older_copy_becomes_right(place, how):
     """A backup of some time ago: its mark is as old as it is, and only what changed since is sent."""
     many_small_files(place.primary, 200, 5)
