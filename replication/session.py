@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".toml"
+_MOUNTS = Path("/run/seamark/primary")
 
 
 class SessionError(SeamarkError):
@@ -116,6 +117,11 @@ def pair_id(primary: str, secondary: str) -> str:
     return hashlib.blake2b(pair, digest_size=16).hexdigest()
 
 
+def _short(path: Path) -> str:
+    """The same name each time for the same path, and another one for each other."""
+    return hashlib.blake2b(os.fsencode(os.path.abspath(path)), digest_size=8).hexdigest()
+
+
 class SessionDir:
     """Where one session lives on this host: its file, and the directory that holds all of its state."""
 
@@ -130,7 +136,8 @@ class SessionDir:
         self.run_config = self.path / "session.toml"  # made by `seamark run`, anew each time
         self.state_file = self.path / "state.json"
         self.changelog = self.path / "changelog"
-        self.mount = self.path / "mount"  # of a Gluster volume
+        # Of a Gluster volume. Elsewhere: whoever removes this directory, by whatever means, means our files alone.
+        self.mount = _MOUNTS / f"{name}-{_short(self.path)}" / "mount"
         self.progress = self.path / "progress.sqlite"
         self.run_lock = self.path / "run.lock"
         self.servers = self.path / "servers.json"  # broker and Redis in use, mode 0600

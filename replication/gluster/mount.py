@@ -19,6 +19,7 @@ from replication.dying import die_with
 from replication.errors import TemporaryError
 from replication.gluster.address import GlusterAddress
 from replication.gluster.glusterd import program
+from replication.private import is_mount
 
 GFID = "glusterfs.gfid"  # the virtual attribute that every object of a mount has
 _PATIENCE_S = 30.0
@@ -66,7 +67,7 @@ class GlusterMount:
             if now < self._look_at:
                 return False
             self._look_at = now + _AGAIN_S
-            if _has_mount(self.where):
+            if is_mount(self.where):
                 self._there_at = now
             if now < self._there_at + (_AGAIN_S if self._process is None else _PATIENCE_S):
                 return False
@@ -126,15 +127,6 @@ def is_mounted(where: Path) -> bool:
     with contextlib.suppress(OSError):
         return os.stat(where).st_dev != os.stat(where.parent).st_dev and bool(os.getxattr(where, GFID))
     return False
-
-
-def _has_mount(where: Path) -> bool:
-    """Whether anything is mounted there, without asking whoever serves it, which may hang. Source: proc_pid_mountinfo(5)."""
-    path = os.fsencode(os.path.join(os.path.realpath(where.parent), where.name))
-    for special in (b"\\", b" ", b"\t", b"\n"):
-        path = path.replace(special, b"\\%03o" % ord(special))
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        return any(line.split(b" ")[4] == path for line in mounts)
 
 
 def unmount(where: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import fcntl
+import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from replication.changelog import quiet
 from replication.errors import LockedError, SeamarkError, UsageError
+from replication.private import remove_tree
 from replication.session import Desired, SessionDir, SessionState, known_session
 from replication.sharing import consumers, remove_unused, volume_of
 from replication.volume.stime import forget_mark
@@ -18,7 +21,11 @@ from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
 from seamark.progress import text
 
-_AGENT_S = 10.0  # so long may an agent take to end
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_AGENT_S = _SESSION_S = 10.0  # so long may an agent, or a session, take to end
+_STEP_S = 0.1
 
 
 @click.command(no_args_is_help=True)
@@ -47,8 +54,48 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, hand_back: bool, st
         and state.desired in (Desired.STARTED, Desired.PAUSED, Desired.RECORDING)
     ):
         raise UsageError(f"session {name} is {state.desired}: stop it first (seamark stop {name})")
-    if name in (ask_monitor(state_dir, "status") or {}).get("sessions", {}):
-        raise LockedError(f"session {name} is still ending; try again in a moment")
+    with _ended(place, state_dir):
+        _delete(place, state, keep_key=keep_key, reset_sync_time=reset_sync_time, hand_back=hand_back)
+    click.echo(f"session {name} deleted; its data stays")
+
+
+@contextlib.contextmanager
+def _ended(place: SessionDir, state_dir: str) -> Iterator[None]:
+    """Nobody runs it, nor begins to; it has a moment to end. Raises LockedError, SeamarkError."""
+    until = time.monotonic() + _SESSION_S
+    with contextlib.ExitStack() as stack:
+        fd: int | None = None
+        try:
+            fd = os.open(place.run_lock, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+        except FileNotFoundError:
+            pass  # it never ran
+        except OSError as error:
+            raise SeamarkError(f"cannot open {place.run_lock}: {error.strerror}") from None
+        while _is_kept_alive(place.name, state_dir) or not _is_locked_by_us(fd):
+            if time.monotonic() > until:
+                raise LockedError(f"session {place.name} runs, or is still ending; try again in a moment")
+            time.sleep(_STEP_S)
+        yield
+
+
+def _is_kept_alive(name: str, state_dir: str) -> bool:
+    told = ask_monitor(state_dir, "status") or {}
+    return name in told.get("sessions", {}) or name in told.get("ending", [])
+
+
+def _is_locked_by_us(fd: int | None) -> bool:
+    try:
+        if fd is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _delete(
+    place: SessionDir, state: SessionState | None, *, keep_key: bool, reset_sync_time: bool, hand_back: bool
+) -> None:
     if hand_back:
         _hand_back(place)
     if place.key.exists() and not keep_key:
@@ -64,12 +111,13 @@ def delete(name: str, keep_key: bool, reset_sync_time: bool, hand_back: bool, st
         if volume is None:
             quiet.forget(place.changelog)  # of a session that was never started since it might share one
         if place.path.exists():
-            shutil.rmtree(place.path)
+            remove_tree(place.path)
+        if place.mount.parent.exists():
+            remove_tree(place.mount.parent)
         if volume is not None:
             _forget_changelog(volume)
     except OSError as error:
         raise SeamarkError(f"cannot remove {error.filename}: {error.strerror}") from None
-    click.echo(f"session {name} deleted; its data stays")
 
 
 def _hand_back(place: SessionDir) -> None:

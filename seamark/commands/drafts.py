@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import msgspec
 
 from replication import session_file, settings
 from replication.errors import SeamarkError, UsageError
+from replication.private import remove_tree
 from replication.remote.target import parse_target
 from replication.session import Session, SessionDir, SessionState
 from scheduler.checks.outcome import Outcome
@@ -137,7 +137,8 @@ def _nothing_left(place: SessionDir) -> Iterator[None]:
         yield
     except BaseException:
         if not there:
-            shutil.rmtree(place.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(place.path)
         raise
 
 
