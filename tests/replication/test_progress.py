@@ -166,7 +166,7 @@ def test_a_directory_that_is_missed_twice_is_as_old_as_at_first(progress):
     progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))
     wait_for(progress, 3)
     (before,) = progress.look(unsettled.rows)
-    progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 300))
+    progress.change(lambda db: unsettled.miss(db, [(b"a", b"q/a")], 300))  # elsewhere, and as old as before
     # Whoever saw it as it was before says nothing of it now.
     progress.change(lambda db: unsettled.listed(db, [before]))
     progress.change(lambda db: unsettled.look_again(db, [(before, None)]))
