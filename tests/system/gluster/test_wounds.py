@@ -242,7 +242,8 @@ def test_nothing_is_deleted_when_a_part_of_the_volume_is_away(place):
     for path in place.state.glob("sessions/*/changelog/bricks.json"):
         path.unlink()
     with place.run() as run:
-        time.sleep(8)  # a comparison is wanted, and cannot be had
+        run.wait_for(lambda: run.status.get("failures"), "a comparison, which cannot be had")
+        time.sleep(3)
         names = sorted(path.relative_to(place.secondary) for path in place.secondary.rglob("*"))
         assert len(names) >= len(before), run.report()
         place.node.start_bricks(place.name, 1)
