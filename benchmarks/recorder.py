@@ -28,7 +28,7 @@ _AGENT = (
     "import sys, threading; from replication.agent import *; stop = threading.Event();"
     "threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start();"
     "run_agent(AgentConfig(root=sys.argv[1], directory=sys.argv[2], detector=sys.argv[3]), lambda _: None, stop,"
-    "ready=lambda: print('ready', flush=True))"
+    "ready=lambda _mode: print('ready', flush=True))"
 )
 
 
