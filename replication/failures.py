@@ -125,10 +125,13 @@ def count(db: sqlite3.Connection) -> int:
 def due(db: sqlite3.Connection, limit: int, longest_s: float, *, at_once: bool) -> list[Failure]:
     """Those whose next try is due, all with ``at_once``; their next one is put off, doubling up to ``longest_s``."""
     now = time.time_ns()
+    latest = now + int(
+        max(longest_s, _FIRST_S) * 10**9
+    )  # what is due later than that was so by a clock that was ahead
     found = _failures(
         db.execute(
-            f"SELECT {_COLUMNS} FROM failure WHERE next_ns <= ? OR ? ORDER BY next_ns LIMIT ?",
-            (now, at_once, limit),
+            f"SELECT {_COLUMNS} FROM failure WHERE NOT next_ns BETWEEN ? AND ? OR ? ORDER BY next_ns LIMIT ?",
+            (now + 1, latest, at_once, limit),
         ).fetchall()
     )
     for failure in found:

@@ -509,6 +509,17 @@ def test_many_processes_may_make_it_at_once(tmp_path):
         assert [process.wait(60) for process in started] == [0] * 6
 
 
+def test_what_failed_while_the_clock_was_ahead_is_tried_again(progress, monkeypatch):
+    crawled(progress)
+    then = time.time_ns() + 7200 * 10**9
+    with monkeypatch.context() as ahead:
+        ahead.setattr(failures.time, "time_ns", lambda: then)
+        progress.record([Failure(step="data", gfid="00", path="a", code="io", error="bad")], [], 1)
+        assert progress.due(10) == []
+    assert len(progress.due(10)) == 1
+    assert progress.due(10) == []
+
+
 def test_what_will_pass_is_tried_again_soon(progress):
     crawled(progress)
     for gfid, code in (("00", "io"), ("01", "moved")):
