@@ -350,7 +350,7 @@ MUTATIONS = (
     Mutation(
         "a listing without what lies on a brick that is away is believed", 7, "replication/volume/gluster.py",
         "        if not all(self._parts()):\n", "        if False:\n",
-        ("tests/system/gluster/test_wounds.py", "--slow", "-k", "nothing_is_deleted"),
+        ("tests/system/gluster/test_mounts.py", "-k", "is_away"),
     ),
     Mutation(
         "pages that the kernel kept are sent", 5, "replication/gluster/mount.py",

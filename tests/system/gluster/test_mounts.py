@@ -170,6 +170,9 @@ def test_a_file_whose_brick_is_away_is_not_said_to_be_nowhere(place, own):
     assert all(volume.paths_of(gfid) for gfid in gfids)
     place.node.kill_brick(place.name, 1)
     place.node.wait_for(lambda: not all(volume._parts()), "the client to notice")
+    assert len(os.listdir(volume.root)) < 8  # that is what Gluster shows, without an error
+    with pytest.raises(OSError, match="away"):
+        volume.names(volume.root_fd, is_root=True)
     brick = place.node.brick(place.name, 1)
     brick.rename(brick.with_name("elsewhere"))  # as one of another node
     there = [gfid for gfid in gfids if os.path.lexists(handle_of(str(place.node.brick(place.name, 0)), gfid))]
