@@ -64,10 +64,14 @@ def _empty(fd: int, device: int, path: str) -> None:
 
 
 def _mounted() -> list[bytes]:
-    """Where something is mounted. Source: proc_pid_mountinfo(5), which writes blanks and backslashes in octal."""
+    """Where something is mounted. Source: proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as mounts:
-        fields = [line.split(b" ")[4] for line in mounts]
-    return [_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), field) for field in fields]
+        return [unescaped(line.split(b" ")[4]) for line in mounts]
+
+
+def unescaped(field: bytes) -> bytes:
+    """A path as it is, of one that the kernel has written into such a file."""
+    return _OCTAL.sub(lambda octal: bytes([int(octal[1], 8)]), field)
 
 
 def is_mount(path: str | os.PathLike[str]) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replication.private import unescaped
 from scheduler.checks.outcome import Outcome, fail, good, size_text, warn
 
 if TYPE_CHECKING:
@@ -60,12 +60,8 @@ def _is_file_system(path: str) -> bool:
         return False
     here = os.fsencode(os.path.realpath(path))
     with open("/proc/self/mountinfo", "rb") as mounts:
-        roots = [fields[3] for fields in map(bytes.split, mounts) if _unescaped(fields[4]) == here]
+        roots = [fields[3] for fields in map(bytes.split, mounts) if unescaped(fields[4]) == here]
     return roots[-1:] == [b"/"]
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
 
 
 def _entries(path: str) -> Iterator[os.DirEntry[str]]:
