@@ -244,6 +244,20 @@ def test_a_unit_that_has_told_of_a_file_is_killed(place, tmp_path, too):
         end(run, place)
 
 
+# What is missed is noted, and nobody answers who wants to look for it.
+UNANSWERED = """
+import scheduler.settle
+called = scheduler.settle.agent_call
+
+def away(store, op, **asked):
+    if op == "look" and os.path.exists({away!r}):
+        raise scheduler.settle.AgentUnreachable("no agent answers")
+    return called(store, op, **asked)
+
+scheduler.settle.agent_call = away
+"""
+
+
 # A crawl comes to what was missed, wherever that is by then, and it moves on just before what is in it is to be listed.
 ONWARD = """
 import tasks.crawl
@@ -275,16 +289,6 @@ def told(self):
             file.write(" ".join(str(row.since_ns) for row in rows))
 
 tasks.crawl._Walk.note_vanished = told
-
-import scheduler.settle
-called = scheduler.settle.agent_call
-
-def away(store, op, **asked):
-    if op == "look" and os.path.exists({away!r}):
-        raise scheduler.settle.AgentUnreachable("no agent answers")
-    return called(store, op, **asked)
-
-scheduler.settle.agent_call = away
 """
 
 
@@ -292,7 +296,7 @@ scheduler.settle.agent_call = away
 def test_what_a_crawl_misses_of_what_was_missed_is_as_old(place, tmp_path):
     away, said = tmp_path / "away", tmp_path / "said"
     away.touch()
-    scene = Scene(place, tmp_path, BY_RECORD, AWAITED + ONWARD, away=str(away), said=str(said))
+    scene = Scene(place, tmp_path, BY_RECORD, AWAITED + ONWARD + UNANSWERED, away=str(away), said=str(said))
     with place.run(python_path=scene.path) as run:
         run.wait_idle()
         come(scene, run)
@@ -308,20 +312,6 @@ def test_what_a_crawl_misses_of_what_was_missed_is_as_old(place, tmp_path):
         assert of_what_is_in_it == of_what_was_missed
         away.unlink()
         end(run, place)
-
-
-# What is missed is noted, and nobody answers who wants to look for it.
-UNANSWERED = """
-import scheduler.settle
-called = scheduler.settle.agent_call
-
-def away(store, op, **asked):
-    if op == "look" and os.path.exists({away!r}):
-        raise scheduler.settle.AgentUnreachable("no agent answers")
-    return called(store, op, **asked)
-
-scheduler.settle.agent_call = away
-"""
 
 
 @pytest.mark.slow
