@@ -34,6 +34,13 @@ log = logging.getLogger("seamark.events")
 _MOST_WAITING = 1000
 _MOST_FAILURES = 1000  # that are told one by one, and remembered
 _AT_ONCE = 20
+_SAID = (
+    "lag_s",
+    "rpo_s",
+    "checkpoint",
+    "differences",
+    "snapshot",
+)  # details that say something by themselves
 
 
 class Kind(StrEnum):
@@ -85,6 +92,17 @@ class Waiting(msgspec.Struct, kw_only=True):
 
     event: dict[str, Any]
     done: list[str] = []
+
+
+def in_words(event: dict[str, Any]) -> str:
+    """What happened, for a person who looks on."""
+    head = f"{event['session']}: {event['event'].replace('-', ' ')}"
+    if event.get("path"):  # and the reason names it
+        head = f"{head} ({event['step']})"
+    said = (f"{name} {event[name]}" for name in _SAID if event.get(name))
+    lag = f"lag {event['lag_s']} s of {event['rpo_s']} s" if event.get("rpo_s") is not None else ""
+    tail = event.get("reason") or lag or ", ".join(said)
+    return f"{head}: {tail}" if tail else head
 
 
 def spool(place: SessionDir) -> Path:
@@ -236,7 +254,8 @@ class EventBook:
             "session": self._place.name, "node": node_name(), **details,
         }  # fmt: skip
         # ASCII only: names that are not UTF-8 are lone surrogates here
-        log.log(_LEVELS.get(kind, logging.INFO), "event %s", json.dumps(event))
+        level = _LEVELS.get(kind, logging.INFO)
+        log.log(level, "event %s", json.dumps(event), extra={"words": in_words(event)})
         try:
             events = self._place.load_config().events
             if events.webhook or events.command:

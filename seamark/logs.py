@@ -46,7 +46,8 @@ class DisplayHandler(logging.Handler):
 
 def one_line(record: logging.LogRecord) -> str:
     """The message, and of a traceback (of this process, or sent as text by another) only the reason."""
-    message, _, trace = record.getMessage().partition("\nTraceback (most recent call last):")
+    words: str | None = getattr(record, "words", None)  # for people, of a message for programs
+    message, _, trace = (words or record.getMessage()).partition("\nTraceback (most recent call last):")
     reason = trace.strip().rsplit("\n", 1)[-1]
     if record.exc_info and record.exc_info[1] is not None:
         reason = _reason(record.exc_info[1])

@@ -19,6 +19,7 @@ from replication.session import SessionDir, SessionState
 from scheduler import courier
 from scheduler.courier import SIGNATURE, Courier, signature
 from scheduler.events import EventBook, Kind, spool
+from seamark.logs import one_line
 from tests.scheduler.test_monitor import node  # noqa: F401
 
 SECRET = "a secret of both"
@@ -180,6 +181,24 @@ def test_a_command_that_fails_is_given_up(place, tmp_path, quick, monkeypatch, c
 def told(caplog):
     found = [r.getMessage().removeprefix("event ") for r in caplog.records if r.name == "seamark.events"]
     return [json.loads(text) for text in found if text.startswith("{")]
+
+
+def test_who_looks_on_reads_words(place, caplog):
+    caplog.set_level("INFO")
+    configure(place)
+    book = EventBook(place)
+    book.state(Kind.ACTIVE)
+    book.state(Kind.FAULTY, "no route to host")
+    book.lag(75.0, 60)
+    book.failures(
+        [Failure(step="data", gfid=None, path="a", code="io", error="a: Input/output error", tries=2)]
+    )
+    assert [one_line(record) for record in caplog.records if record.name == "seamark.events"] == [
+        f"{place.name}: active",
+        f"{place.name}: faulty: no route to host",
+        f"{place.name}: rpo missed: lag 75.0 s of 60 s",
+        f"{place.name}: failure added (data): a: Input/output error",
+    ]
 
 
 def test_each_change_is_told_once_also_over_restarts(place, caplog):
