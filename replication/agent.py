@@ -353,11 +353,13 @@ class Agent:
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:
         names = [os.fsencode(name) for name in request["names"]]
-        if any(not name or b"/" in name or len(name) > 255 for name in names):
+        if any(b"/" in name or len(name) > 255 or (not name and request["dir"]) for name in names):
             raise ValueError("not a name")
         kinds = Kind(0)
         for letter in request["kinds"]:
             kinds |= Kind[letter]
+        if b"" in names:  # the root itself, which no name leads to
+            names, kinds = [b""], kinds & ~Kind.E
         self._recorder.look(os.fsencode(request["dir"]), names, int(kinds))
         if self._opened_at is None:
             self._opened_at, self._opened_ns = time.monotonic(), time.time_ns()

@@ -66,7 +66,7 @@ def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
     directory, name = os.path.split(path)
     dir_fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
     try:
-        found, stat = volume.identify(dir_fd, name)
+        found, stat = volume.look_at(dir_fd, name)
         if found != gfid and gfid != ROOT_GFID:
             return None
         where = b"/proc/self/fd/%d/%s" % (dir_fd, name)

@@ -129,6 +129,10 @@ class DirectoryVolume:
         """gfid and stat of an open descriptor. Raises OSError."""
         return self.identify(fd, b"")
 
+    def look_at(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+        """As ``identify``, where what its attributes are is what the secondary is told. Raises OSError also where they cannot be believed."""
+        return self.identify(dir_fd, name)
+
     def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
         """Of ``name`` in a directory, or of a descriptor. Raises OSError."""
         return stat_at(dir_fd, name)
@@ -252,7 +256,7 @@ class DirectoryVolume:
     def observe(self, dir_fd: int, name: bytes, change: Change) -> Entry:
         """What ``name`` is in a directory now. Raises OSError when that cannot be told."""
         try:
-            gfid, s = self.identify(dir_fd, name)
+            gfid, s = self.look_at(dir_fd, name)
         except FileNotFoundError:
             self._confirm_absence()
             return Entry(name, None)  # anything else that goes wrong says nothing of what is there

@@ -39,6 +39,7 @@ _LOOK_S = 0.5  # a client that lost a brick tries again after seconds
 _TRIES = 3
 _HIDDEN_LOOKS, _HIDDEN_S = 40, 0.05
 _HIDDEN = "the bricks have it, but the volume does not show it at the moment"
+_KEPT_S = 0.02  # longer than the kernel keeps attributes of a mount of ours
 _AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -149,6 +150,19 @@ class GlusterVolume(DirectoryVolume):
             gfid = os.getxattr(where, GFID, follow_symlinks=not name)
             if inode_number(int.from_bytes(gfid[8:], "big")) == stat.ino:
                 break  # else it was replaced between the two, or is the root of a mount
+        return gfid, stat
+
+    def look_at(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+        """Of a directory each set of bricks has its own attributes, of which one tells mode and owner. While that is away the client
+        says that it is root's and nobody may do anything with it, and has times that are too old.
+        """
+        gfid, stat = self.identify(dir_fd, name)
+        if st.S_ISDIR(stat.mode) and self._moves():
+            if not st.S_IMODE(stat.mode):  # it may have been away a moment ago
+                self._need_all()
+                time.sleep(_KEPT_S)
+                gfid, stat = self.identify(dir_fd, name)
+            self._need_all()
         return gfid, stat
 
     def stat(self, dir_fd: int, name: bytes = b"") -> Stat:

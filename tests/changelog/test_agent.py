@@ -317,7 +317,11 @@ def test_look_status_and_refusals(root: Path, store: Path) -> None:
         found = agent.recorded(at, agent.barrier())
         d = gfid_of(root / "d")
         assert found.names == {(d, b"x"): Kind.E | Kind.M, (d, b"\xff"): Kind.E | Kind.M}
-        for wrong in ({"dir": "none"}, {"names": ["a/b"]}, {"kinds": "Q"}, {"dir": "../.."}):
+        at = agent.barrier()
+        agent_call(store, "look", dir="", names=[""], kinds="EMD")  # the root, to which no name leads
+        found = agent.recorded(at, agent.barrier())
+        assert (found.names, found.objects) == ({}, {ROOT_GFID: Kind.M | Kind.D})
+        for wrong in ({"dir": "none"}, {"names": ["a/b"]}, {"names": [""]}, {"kinds": "Q"}, {"dir": "../.."}):
             with pytest.raises(AgentRefused):
                 agent_call(store, "look", **{"dir": "d", "names": ["x"], "kinds": "E", **wrong})
         with pytest.raises(AgentRefused):

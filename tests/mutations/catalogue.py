@@ -353,6 +353,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_mounts.py", "-k", "is_away"),
     ),
     Mutation(
+        "a directory whose brick is away is believed to be root's", 7, "replication/volume/gluster.py",
+        "        if st.S_ISDIR(stat.mode) and self._moves():\n", "        if False:\n",
+        ("tests/system/gluster/test_mounts.py", "-k", "brick_is_away"),
+    ),
+    Mutation(
         "pages that the kernel kept are sent", 5, "replication/gluster/mount.py",
         '"--direct-io-mode=enable", ', "",
         ("tests/system/gluster/test_mounts.py",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 
 import pytest
@@ -183,6 +184,41 @@ def test_a_file_whose_brick_is_away_is_not_said_to_be_nowhere(place, own):
     volume.close()
     brick.with_name("elsewhere").rename(brick)
     place.node.start_bricks(place.name, 1)
+
+
+def test_attributes_of_a_directory_are_not_believed_while_its_brick_is_away(place, own):
+    """The client says then, without an error, that it is root's, and that nobody may do anything with it."""
+    users = place.volume(2)
+    names = [b"d%d" % number for number in range(12)]
+    for name in names:
+        path = users / os.fsdecode(name)
+        path.mkdir(mode=0o750)
+        os.chown(path, 1234, 1235)
+    (users / "d1").chmod(0)
+    volume = GlusterVolume(os.fsencode(own()))
+
+    def seen(name):
+        try:
+            inode = volume.observe(volume.root_fd, name, Change.NONE).inode
+        except OSError:
+            return None
+        return stat.S_IMODE(inode.mode), inode.uid, inode.gid
+
+    def told():
+        return [found for found in map(seen, names) if found is not None]
+
+    right = [(0 if name == b"d1" else 0o750, 1234, 1235) for name in names]
+    assert told() == right
+    for brick in (0, 1):
+        place.node.kill_brick(place.name, brick)
+        place.node.wait_for(lambda: not all(volume._parts()), "the client to notice")
+        modes = {stat.S_IMODE(os.stat(os.path.join(volume.root, name)).st_mode) for name in names[2:]}
+        assert modes == {0, 0o750}  # that is what Gluster shows
+        assert told() == []
+        place.node.start_bricks(place.name, brick)
+        place.node.wait_for(lambda: set(told()) <= set(right) and len(told()) == len(names), "the brick")
+        assert told() == right
+    volume.close()
 
 
 def test_a_volume_none_of_whose_bricks_answers_is_away_and_not_gone(place, own):

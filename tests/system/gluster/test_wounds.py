@@ -277,6 +277,38 @@ def test_attributes_that_could_not_be_read_are_read_when_their_brick_is_back(pla
         assert run.stop() == 0
 
 
+@pytest.mark.slow
+def test_directories_keep_their_attributes_while_a_brick_is_away(place):
+    """Of those whose own brick is away Gluster says that nobody may do anything with them."""
+    root = place.volume(2)
+    for number in range(8):
+        (root / f"d{number}").mkdir(mode=0o755)
+        os.chown(root / f"d{number}", 1234, 1235)
+    with place.run() as run:
+        run.wait_idle()
+        before = attributes_below(place.secondary)
+        place.node.kill_brick(place.name, 0)
+        for number in range(40):  # in all of them, where the other brick takes it
+            with contextlib.suppress(OSError):
+                (root / f"d{number % 8}" / f"f{number}").write_text("x")
+        run.wait_for(
+            lambda: len(list(place.secondary.rglob("f*"))) or run.status.get("failures"), "the changes"
+        )
+        run.wait_for(lambda: said(run, "a part of the volume is away"), "what is away to be said")
+        assert attributes_below(place.secondary) == before
+        place.node.start_bricks(place.name, 0)
+        run.wait_same(90)
+        run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended", 90)
+        assert not said(run, "refused"), run.report()  # also of the root, to which no name leads
+        assert run.stop() == 0
+
+
+def attributes_below(root):
+    return {
+        path.name: (path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in root.glob("d*")
+    }
+
+
 def files_of(root):
     return [path for path in sorted(root.rglob("*")) if path.is_file()]
 
