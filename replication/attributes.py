@@ -71,7 +71,7 @@ def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
             return None
         where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
         xattrs = volume.xattrs(where if name else volume.root)
-        ctime = settled(stat.ctime_ns) if volume.identify(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
+        ctime = settled(stat.ctime_ns) if volume.look_at(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
     finally:
         os.close(dir_fd)
     return [gfid.hex(), stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime, stat.ino, xattrs]
