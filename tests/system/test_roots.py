@@ -59,7 +59,7 @@ def test_a_changelog_that_is_lost_in_the_middle_of_a_crawl(place):
     assert position > 10
     path.write_text(kept)
     for changelog in place.state.glob("sessions/*/changelog"):
-        shutil.rmtree(changelog)
+        shutil.rmtree(changelog.resolve())
     with place.run() as run:
         run.wait_for(
             lambda: run.progress()["complete"] and run.progress()["crawl"] is None, "the end of a crawl", 120

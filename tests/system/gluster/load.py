@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import stat
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 _DIRECTORIES = 8
 _NAMES = 40
+_DIRECTORY = b"a directory"
 
 
 class Fact(NamedTuple):
@@ -21,18 +23,21 @@ class Fact(NamedTuple):
     content: bytes | None
     mode: int = 0
     mark: bytes = b""  # an extended attribute
+    owner: int = 0
 
 
 def seen(path):
     """The same, of what is there; an OSError says that it cannot be told."""
     try:
-        mode = os.lstat(path).st_mode & 0o7777
+        found = os.lstat(path)
+        mode, mark = stat.S_IMODE(found.st_mode), b""
         with contextlib.suppress(FileNotFoundError):
-            mark = b""
             with contextlib.suppress(OSError):
                 mark = os.getxattr(path, "user.load")
+            if stat.S_ISDIR(found.st_mode):
+                return Fact(0, _DIRECTORY, mode, mark, found.st_uid)
             with open(path, "rb") as file:
-                return Fact(0, file.read(), mode, mark)
+                return Fact(0, file.read(), mode, mark, found.st_uid)
     except FileNotFoundError:
         return Fact(0, None)
 
@@ -86,6 +91,7 @@ class Load:
             self.unlink,
             self.attributes,
             self.attributes,
+            self.dress_directory,
             self.move_directory,
             self.remove_directory,
         ]
@@ -106,7 +112,7 @@ class Load:
 
     def _there(self):
         """A path at which there is a file, and what it is."""
-        known = [path for path, fact in list(self.facts.items()) if fact.content is not None]
+        known = [path for path, fact in list(self.facts.items()) if fact.content not in (None, _DIRECTORY)]
         if not known:
             raise FileNotFoundError(2, "nothing yet")
         path = self.draw.choice(known)
@@ -197,6 +203,19 @@ class Load:
             os.chmod(self.root / path, mode)
             os.setxattr(self.root / path, "user.load", mark)
             facts[path] = fact._replace(mode=mode, mark=mark)
+
+    def dress_directory(self):
+        path = os.path.dirname(self._path())
+        mode, mark, owner = (
+            self.draw.choice((0o700, 0o755, 0o1777)),
+            b"%d" % self.count,
+            self.draw.choice((0, 1234)),
+        )
+        with self._changing(path) as facts:
+            os.chmod(self.root / path, mode)
+            os.chown(self.root / path, owner, owner)
+            os.setxattr(self.root / path, "user.load", mark)
+            facts[path] = Fact(0, _DIRECTORY, mode, mark, owner)
 
     def move_directory(self):
         old = self.root / self.name / f"m{self.draw.randrange(3)}"
