@@ -34,6 +34,7 @@ from tasks.context import context
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from replication.changelog.index import SegmentInfo
     from replication.session import Session, SessionDir
     from scheduler.supervisor import Supervisor
 
@@ -109,14 +110,17 @@ class _SessionAgent:
         self._stop = stop
         self._wake_fd = wake_fd
 
-    def _tick(self, what: object = None) -> None:
+    def _tick(self, number: int | None = None, state: str = "", records: int = 0) -> None:
         context(self._session.name)  # which takes over how much is to be logged
-        if what is not None:
-            log.debug("%s", what)
+        if number is not None:
+            log.debug("position %d: %s, %d records", number, state, records)
         try:
             tick_signature(self._session.name).apply_async()
         except Exception as error:
             log.debug("no tick sent: %s", error)
+
+    def _closed(self, info: SegmentInfo) -> None:
+        self._tick(info.number, info.state, info.records)
 
     def _ready(self, mode: str) -> None:
         self._place.set_detector(mode)
@@ -141,7 +145,7 @@ class _SessionAgent:
                     if "alarm" in said:
                         log.warning("%s", said["alarm"])
                     else:
-                        self._tick(said)
+                        self._tick(int(said["number"]), str(said["state"]), int(said["records"]))
         except AgentUnreachable as error:
             log.debug("%s", error)
         finally:
@@ -161,7 +165,7 @@ class _SessionAgent:
             volume = sharing.volume_dir(self._place.path.parent.parent, session.primary)
             config = replace(config, **_shared(volume))
         try:
-            run_agent(config, self._tick, self._stop, ready=self._ready, wake_fd=self._wake_fd)
+            run_agent(config, self._closed, self._stop, ready=self._ready, wake_fd=self._wake_fd)
         except RecorderUnavailable as error:
             if must_record:
                 log.critical("changes cannot be recorded: %s", error)
