@@ -160,7 +160,7 @@ def test_a_comparison_of_the_middle_while_it_is_being_written(chain):
                 writer.join()
             chain.wait_same([above, below])
             below.wait_idle()
-            assert below.status["failures"] == 0, below.report()
+            below.wait_for(lambda: below.status["failures"] == 0, "what was renamed while it was read")
             assert above.stop() == 0
             assert below.stop() == 0
     assert differing(chain.first, chain.last) == []

@@ -11,6 +11,7 @@ import pytest
 
 from replication import sharing
 from replication.session import SessionDir
+from scheduler.monitor_client import ask_monitor
 from scheduler.reports import as_json, session_report
 from tests.conftest import need
 from tests.judge import assert_same
@@ -148,6 +149,7 @@ def test_where_no_monitor_runs_it_begins_with_one_and_the_verbs_know_the_session
     for name in ("sessions", "volumes", "config"):
         os.rename(b.state / name, b.base / f"lost {name}")
     b.monitor()
+    b.wait_for(lambda: ask_monitor(str(b.state), "look") is not None, "the monitor")
     assert "records from now on" in b.ok("failover", b.root)
     (b.root / "after").write_text("recorded again")
     names(b, 1)
