@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from hashlib import blake2b
@@ -38,6 +39,16 @@ class Ends(NamedTuple):
     def ask(self, parts: list[dict[str, Any]], *, rows: bool = False) -> Future[Reply]:
         """Have the far side inspect parts of directories."""
         return self.client.submit("inspect", manner=self.manner._asdict(), parts=parts, rows=rows)
+
+    def row(self, dir_fd: int, name: bytes) -> Row | None:
+        """What ``name`` is in a directory of the primary; None: nothing."""
+        row = row_of(dir_fd, name, self.manner)
+        if row is not None and row.kind == "d" and not row.error:
+            try:
+                self.volume.believe_directory()
+            except OSError as error:
+                return row._replace(error=error.errno or errno.EIO)
+        return row
 
     def _in_pieces(self, dir_fd: int, path: bytes, row: Row) -> str:
         """Compare a large file piece by piece, both ends at once: a digest of all of it; empty if it differs."""
@@ -112,4 +123,4 @@ def open_directory(volume: DirectoryVolume, path: bytes) -> int | None:
         return None
 
 
-__all__ = ["RESERVED", "Ends", "fastest_hash", "open_directory", "row_of", "rows_of"]
+__all__ = ["RESERVED", "Ends", "fastest_hash", "open_directory", "rows_of"]

@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.secondary.handles import inode_number
-from replication.secondary.inspection import row_of
 from replication.verify.compare import Difference
 from replication.verify.ends import Ends, open_directory, rows_of
 from replication.verify.totals import Totals
@@ -98,7 +97,7 @@ class Looks:
             ]
             return
         try:
-            before = {name: _row(self.ends, fd, name) for name in names}
+            before = {name: self.ends.row(fd, name) if fd is not None else None for name in names}
             part = {"path": os.fsdecode(directory), "names": [os.fsdecode(name) for name in names]}
             reply = self.ends.ask([part], rows=True).result()
             upto = (reply.header["parts"][0] or {}).get("upto")
@@ -155,11 +154,6 @@ class Looks:
             return _ABSENT
         finally:
             os.close(again)
-
-
-def _row(ends: Ends, fd: int | None, name: bytes) -> Row | None:
-    """A name of the primary now; what the filters leave out, or is too young, is looked at all the same."""
-    return row_of(fd, name, ends.manner) if fd is not None else None
 
 
 def _ctimes(ends: Ends, directory: bytes) -> Iterator[int]:

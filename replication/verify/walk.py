@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replication.secondary.inspection import PIECE, digest_rows, row_of
+from replication.secondary.inspection import PIECE, digest_rows
 from replication.verify.compare import Difference
 from replication.verify.ends import RESERVED, Ends, open_directory, rows_of
 from replication.verify.looks import Suspect, stamp
@@ -195,7 +195,7 @@ class Walk:
     def _own_rows(self, part: Part) -> list[Row]:
         rows = []
         for name in part.names:
-            row = row_of(part.fd, name, self.ends.manner)
+            row = self.ends.row(part.fd, name)
             if row is not None:
                 rows.append(row)
                 if row.in_pieces:

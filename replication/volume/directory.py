@@ -133,6 +133,9 @@ class DirectoryVolume:
         """As ``identify``, where what its attributes are is what the secondary is told. Raises OSError also where they cannot be believed."""
         return self.identify(dir_fd, name)
 
+    def believe_directory(self) -> None:
+        """Raises OSError where what was just read of a directory's attributes cannot be believed."""
+
     def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
         """Of ``name`` in a directory, or of a descriptor. Raises OSError."""
         return stat_at(dir_fd, name)

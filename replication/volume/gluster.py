@@ -157,13 +157,17 @@ class GlusterVolume(DirectoryVolume):
         says that it is root's and nobody may do anything with it, and has times that are too old.
         """
         gfid, stat = self.identify(dir_fd, name)
-        if st.S_ISDIR(stat.mode) and self._moves():
+        if st.S_ISDIR(stat.mode):
             if not st.S_IMODE(stat.mode):  # it may have been away a moment ago
-                self._need_all()
+                self.believe_directory()
                 time.sleep(_KEPT_S)
                 gfid, stat = self.identify(dir_fd, name)
-            self._need_all()
+            self.believe_directory()
         return gfid, stat
+
+    def believe_directory(self) -> None:
+        if self._moves():
+            self._need_all()
 
     def stat(self, dir_fd: int, name: bytes = b"") -> Stat:
         try:

@@ -354,7 +354,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a directory whose brick is away is believed to be root's", 7, "replication/volume/gluster.py",
-        "        if st.S_ISDIR(stat.mode) and self._moves():\n", "        if False:\n",
+        "        if st.S_ISDIR(stat.mode):\n", "        if False:\n",
         ("tests/system/gluster/test_mounts.py", "-k", "brick_is_away"),
     ),
     Mutation(
