@@ -66,12 +66,13 @@ def _row(volume: DirectoryVolume, gfid: bytes, path: bytes) -> list[Any] | None:
     directory, name = os.path.split(path)
     dir_fd = open_beneath(volume.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
     try:
-        found, stat = volume.look_at(dir_fd, name)
+        found, stat = volume.identify(dir_fd, name)
         if found != gfid and gfid != ROOT_GFID:
             return None
-        where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
-        xattrs = volume.xattrs(where if name else volume.root)
-        ctime = settled(stat.ctime_ns) if volume.look_at(dir_fd, name)[1].ctime_ns == stat.ctime_ns else 0
+        stat = volume.believed(dir_fd, name, stat)
+        xattrs = volume.xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name or b"."))
+        after = volume.believed(dir_fd, name, volume.identify(dir_fd, name)[1])
+        ctime = settled(stat.ctime_ns) if after.ctime_ns == stat.ctime_ns else 0
     finally:
         os.close(dir_fd)
     return [gfid.hex(), stat.mode, stat.uid, stat.gid, stat.mtime_ns, stat.atime_ns, ctime, stat.ino, xattrs]

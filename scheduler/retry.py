@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
@@ -149,8 +150,8 @@ def _look_again(ctx: Context, failures: list[Failure]) -> tuple[int, bool]:
         return 0, astray
     for failure in failures:
         directory, name = os.path.split(failure.path or "")
-        # D of a directory has it listed again; of a file it says nothing new.
-        kinds = "EMD" if os.path.isdir(os.path.join(ctx.session.tree, failure.path or "")) else "EM"
+        # D of a directory has it listed again; of a file it would have all of it read.
+        kinds = "EM" if _is_no_directory(os.path.join(ctx.session.tree, failure.path or "")) else "EMD"
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
         except AgentRefused:
@@ -160,3 +161,11 @@ def _look_again(ctx: Context, failures: list[Failure]) -> tuple[int, bool]:
         except AgentUnreachable:
             return 0, astray
     return len(failures), astray
+
+
+def _is_no_directory(path: str) -> bool:
+    """False also where that cannot be told."""
+    try:
+        return not S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False

@@ -129,9 +129,9 @@ class DirectoryVolume:
         """gfid and stat of an open descriptor. Raises OSError."""
         return self.identify(fd, b"")
 
-    def look_at(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
-        """As ``identify``, where what its attributes are is what the secondary is told. Raises OSError also where they cannot be believed."""
-        return self.identify(dir_fd, name)
+    def believed(self, dir_fd: int, name: bytes, stat: Stat) -> Stat:
+        """What was just found there, where its attributes can be believed. Raises OSError where they cannot."""
+        return stat
 
     def believe_directory(self) -> None:
         """Raises OSError where what was just read of a directory's attributes cannot be believed."""
@@ -259,7 +259,8 @@ class DirectoryVolume:
     def observe(self, dir_fd: int, name: bytes, change: Change) -> Entry:
         """What ``name`` is in a directory now. Raises OSError when that cannot be told."""
         try:
-            gfid, s = self.look_at(dir_fd, name)
+            gfid, s = self.identify(dir_fd, name)
+            s = self.believed(dir_fd, name, s)
         except FileNotFoundError:
             self._confirm_absence()
             return Entry(name, None)  # anything else that goes wrong says nothing of what is there

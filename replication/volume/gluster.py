@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_O_MOUNT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _AWAY = {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ETIMEDOUT}
 _NO_SUCH = {errno.ENOENT, errno.ESTALE, errno.ENOTDIR}
 _PATH_OF_DIRECTORY = "glusterfs.ancestry.path"
@@ -38,6 +39,7 @@ _GRAPH = b".meta/graphs/active"
 _LOOK_S = 0.5  # a client that lost a brick tries again after seconds
 _TRIES = 3
 _HIDDEN_LOOKS, _HIDDEN_S = 40, 0.05
+_UNMOUNTED = "it is not mounted at the moment"
 _HIDDEN = "the bricks have it, but the volume does not show it at the moment"
 _KEPT_S = 0.02  # longer than the kernel keeps attributes of a mount of ours
 _AT_ONCE = 8
@@ -82,12 +84,14 @@ class GlusterVolume(DirectoryVolume):
         """
         super().__init__(root, identity)
         self._changelog = changelog
+        self._mount_fd = -1
         try:
-            self._mount = _mount_of(self.root)
+            self._open_anew()
         except OSError as error:
-            os.close(self.root_fd)
+            self._close()
             raise self._unopened(root, error) from None
-        self.below = self.root[len(self._mount) :].strip(b"/")  # of the volume's own root
+        # What is asked of it is asked of this mount, whatever is at its path by then.
+        self._mount = b"/proc/self/fd/%d" % self._mount_fd
         self._dht = b""
         self._bricks = LocalBricks(self._mount)
         self._pool: ThreadPoolExecutor | None = None  # made in the process that uses it
@@ -101,7 +105,12 @@ class GlusterVolume(DirectoryVolume):
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
+        self._close()
+
+    def _close(self) -> None:
         super().close()
+        if self._mount_fd >= 0:
+            os.close(self._mount_fd)
 
     def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterable[_Result]:
         """Every look is answered by a brick, after a while."""
@@ -152,18 +161,17 @@ class GlusterVolume(DirectoryVolume):
                 break  # else it was replaced between the two, or is the root of a mount
         return gfid, stat
 
-    def look_at(self, dir_fd: int, name: bytes) -> tuple[bytes, Stat]:
+    def believed(self, dir_fd: int, name: bytes, stat: Stat) -> Stat:
         """Of a directory each set of bricks has its own attributes, of which one tells mode and owner. While that is away the client
         says that it is root's and nobody may do anything with it, and has times that are too old.
         """
-        gfid, stat = self.identify(dir_fd, name)
         if st.S_ISDIR(stat.mode):
             if not st.S_IMODE(stat.mode):  # it may have been away a moment ago
                 self.believe_directory()
                 time.sleep(_KEPT_S)
-                gfid, stat = self.identify(dir_fd, name)
+                stat = self.identify(dir_fd, name)[1]
             self.believe_directory()
-        return gfid, stat
+        return stat
 
     def believe_directory(self) -> None:
         if self._moves():
@@ -178,17 +186,17 @@ class GlusterVolume(DirectoryVolume):
     def check_in_place(self) -> None:
         """The mount may have been made anew: then the new one is used. Raises VolumeAway."""
         try:
-            there = os.stat(self.root)
+            if os.stat(self.root).st_dev != self._device():
+                self._open_anew()
         except OSError as error:
             raise VolumeAway(f"the volume at {os.fsdecode(self.root)}: {error.strerror}") from None
-        if there.st_dev != self._device():
-            self._open_anew()
 
     def check_answers(self, error: OSError) -> None:
         if error.errno not in _AWAY:
             return
         if not self._device():
-            self._open_anew()
+            with contextlib.suppress(OSError):
+                self._open_anew()
             raise VolumeAway("the client of the volume has ended, or no brick answers")
         with contextlib.suppress(OSError):
             if any(self._parts()):
@@ -203,10 +211,26 @@ class GlusterVolume(DirectoryVolume):
             return 0
 
     def _open_anew(self) -> None:
-        with contextlib.suppress(OSError):
-            fd = os.open(self.root, _O_DIR)
-            os.dup2(fd, self.root_fd, inheritable=False)
-            os.close(fd)
+        """Use what is mounted at the path of the root now. Raises OSError."""
+        with contextlib.ExitStack() as stack:
+
+            def opened(path: bytes, flags: int) -> int:
+                fd = os.open(path, flags)
+                stack.callback(os.close, fd)
+                return fd
+
+            root_fd = opened(self.root, _O_DIR)
+            _need_client(root_fd)
+            mount = _mount_of(self.root)
+            mount_fd = opened(mount, _O_MOUNT)
+            if os.fstat(mount_fd).st_dev != os.fstat(root_fd).st_dev:
+                raise OSError(errno.ENOTCONN, _UNMOUNTED)  # since
+            os.dup2(root_fd, self.root_fd, inheritable=False)
+            if self._mount_fd < 0:
+                self._mount_fd = os.dup(mount_fd)
+            else:
+                os.dup2(mount_fd, self._mount_fd, inheritable=False)
+        self.below = self.root[len(mount) :].strip(b"/")  # of the volume's own root
 
     # ---- what is away
 
@@ -328,6 +352,16 @@ class GlusterVolume(DirectoryVolume):
                 if time.monotonic() > looked + _LOOK_S:
                     self._need_all()
                     looked = time.monotonic()
+
+
+def _need_client(fd: int) -> None:
+    """Raises OSError where a directory is not one of a volume: what nothing is mounted on at the moment is empty, and is not the volume."""
+    try:
+        os.getxattr(fd, GFID)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            raise OSError(errno.ENOTCONN, _UNMOUNTED) from None
+        raise
 
 
 def _mount_of(path: bytes) -> bytes:

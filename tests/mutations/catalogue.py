@@ -358,6 +358,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_mounts.py", "-k", "brick_is_away"),
     ),
     Mutation(
+        "the directory that a volume is mounted on is taken for it while it is not", 7, "replication/volume/gluster.py",
+        "        if error.errno in (errno.ENODATA, errno.ENOTSUP):\n", "        if True:\n            return\n        if error.errno in (errno.ENODATA, errno.ENOTSUP):\n",
+        ("tests/system/gluster/test_mounts.py", "-k", "mounted_on"),
+    ),
+    Mutation(
         "pages that the kernel kept are sent", 5, "replication/gluster/mount.py",
         '"--direct-io-mode=enable", ', "",
         ("tests/system/gluster/test_mounts.py",),

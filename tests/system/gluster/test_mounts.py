@@ -10,7 +10,7 @@ import time
 import pytest
 
 from replication.changelog.brickctimes import handle_of
-from replication.gluster.mount import GlusterMount, is_mounted, unmount
+from replication.gluster.mount import GFID, GlusterMount, is_mounted, unmount
 from replication.observation import Change
 from replication.secondary.inspection import Manner
 from replication.secondary.metadata import Powers, set_xattrs
@@ -224,6 +224,30 @@ def test_attributes_of_a_directory_are_not_believed_while_its_brick_is_away(plac
         place.node.start_bricks(place.name, brick)
         place.node.wait_for(lambda: set(told()) <= set(right) and len(told()) == len(names), "the brick")
         assert told() == compared() == right
+    volume.close()
+
+
+def test_what_it_is_mounted_on_is_not_the_volume(place, own):
+    """It is empty, and so would the volume be; nothing of it must be believed until the volume is mounted again."""
+    users = place.volume(2)
+    (users / "file").write_text("x")
+    mount = own()
+    volume = GlusterVolume(os.fsencode(mount))
+    gfid = os.getxattr(users / "file", GFID)
+    unmount(mount)
+    with pytest.raises(VolumeAway, match="not mounted at the moment"):
+        GlusterVolume(os.fsencode(mount))
+    for _ in range(2):
+        with pytest.raises(VolumeAway, match="not mounted at the moment"):
+            volume.check_in_place()
+    assert volume.paths_of(gfid) == [b"file"]  # of the one that it has still
+    own.made[0].stop()
+    with pytest.raises(OSError, match="not connected"):
+        volume.paths_of(gfid)
+    own.made[0].start()
+    volume.check_in_place()
+    assert volume.observe(volume.root_fd, b"file", Change.NONE).inode.gfid == gfid
+    assert volume.paths_of(gfid) == [b"file"]
     volume.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from replication.private import is_mount
 from replication.session import SessionDir
 from tests.judge import assert_same
 from tests.system.gluster.test_primary import KINDS, churn
@@ -362,6 +364,45 @@ def test_the_client_is_killed(place):
         run.wait_same(90)
         run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
         assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_workers_that_start_while_nothing_is_mounted(place, tmp_path, monkeypatch):
+    """What the volume is mounted on is an empty directory then, of another file system: nothing of that is the volume."""
+    slowly, bin_dir = tmp_path / "slowly", tmp_path / "bin"
+    bin_dir.mkdir()
+    real = shutil.which("glusterfs", path=place.node.environment["PATH"])
+    (bin_dir / "glusterfs").write_text(f'#!/bin/sh\n[ -e {slowly} ] && sleep 8\nexec {real} "$@"\n')
+    (bin_dir / "glusterfs").chmod(0o755)
+    root = place.volume(2)
+    monkeypatch.setitem(place.node.environment, "PATH", f"{bin_dir}:{place.node.environment['PATH']}")
+    many_small_files(root / "many", 200, 5)
+    try:
+        with place.run() as run:
+            run.wait_idle()
+            slowly.touch()
+            with Writer(root) as writer:
+                run.wait_for(lambda: writer.count > 50, "writes")
+                mount = mount_of(place)
+                (client,) = [
+                    pid
+                    for pid in run.children()
+                    if os.fsencode(mount) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                ]
+                os.kill(client, signal.SIGKILL)
+                run.wait_for(lambda: not is_mount(mount), "nothing to be mounted")
+                for service in ("worker control", "worker data"):
+                    os.kill(run.pids(service), signal.SIGKILL)
+                run.wait_for(lambda: is_mount(mount), "the mount")
+                slowly.unlink()
+                goal = writer.count + 100
+                run.wait_for(lambda: writer.count > goal, "more writes")
+            run.wait_same(90)
+            run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
+            assert_same(root, place.secondary)
+            assert run.stop() == 0
+    finally:
+        slowly.unlink(missing_ok=True)
 
 
 @pytest.mark.slow
