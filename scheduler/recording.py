@@ -25,6 +25,7 @@ from replication import sharing
 from replication.agent import AgentConfig, RecorderUnavailable, StoreBusy, run_agent
 from replication.changelog.control import AgentRefused, AgentUnreachable, Follower, agent_call
 from replication.remote.nodes import node_command
+from replication.volume.gluster import VolumeAway
 from scheduler.heal import ProcessWatch
 from scheduler.supervisor import NOT_AGAIN, Service
 from tasks import alive
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from replication.changelog.index import SegmentInfo
+    from replication.errors import SeamarkError
     from replication.session import Session, SessionDir
     from scheduler.supervisor import Supervisor
 
@@ -42,6 +44,8 @@ log = logging.getLogger("seamark.services")
 PATIENCE_S = 5.0  # for the monitor's own agent to be there, or to be there again
 _SILENT_S = 30.0  # the agent says something every 5 s
 _AGAIN_S = 0.2
+_AWAY_AGAIN_S = 1.0
+_AWAY_S = 60.0  # bricks that cannot be followed for longer are no restart: changes are found by scanning until they can be
 
 
 def agent_service(
@@ -153,7 +157,7 @@ class _SessionAgent:
         return True
 
     def record(self, *, must_record: bool) -> int:
-        """Record until told to stop. Raises StoreBusy."""
+        """Record until told to stop; where that is not possible at the moment, as soon as it is. Raises StoreBusy."""
         session = self._session
         config = AgentConfig(
             root=session.tree, directory=str(self._place.changelog),
@@ -164,17 +168,30 @@ class _SessionAgent:
         if session.gluster is None:  # the mount of a volume is a session's own, and so is its agent
             volume = sharing.volume_dir(self._place.path.parent.parent, session.primary)
             config = replace(config, **_shared(volume))
-        try:
-            run_agent(config, self._closed, self._stop, ready=self._ready, wake_fd=self._wake_fd)
-        except RecorderUnavailable as error:
-            if must_record:
-                log.critical("changes cannot be recorded: %s", error)
+        began, said, scanning = time.monotonic(), "", must_record
+        while not self._stop.is_set():
+            try:
+                run_agent(config, self._closed, self._stop, ready=self._ready, wake_fd=self._wake_fd)
+            except RecorderUnavailable as error:
+                if must_record:
+                    log.critical("changes cannot be recorded: %s", error)
+                    return NOT_AGAIN
+                self._scan_instead(error)
                 return NOT_AGAIN
-            log.warning("changes cannot be recorded (%s): scanning instead", error)
-            self._place.set_detector("scan")
-            self._tick()
-            return NOT_AGAIN
+            except VolumeAway as error:
+                if str(error) != said:
+                    log.warning("changes cannot be recorded at the moment: %s", error)
+                    said = str(error)
+                if not scanning and time.monotonic() > began + _AWAY_S:
+                    scanning = True
+                    self._scan_instead(error)
+                select.select([self._wake_fd], [], [], _AWAY_AGAIN_S)
         return 0
+
+    def _scan_instead(self, error: SeamarkError | RecorderUnavailable) -> None:
+        log.warning("changes cannot be recorded (%s): scanning instead", error)
+        self._place.set_detector("scan")
+        self._tick()
 
 
 class _Shared(TypedDict):

@@ -34,6 +34,7 @@ from replication.gluster.bricks import TAKEN
 from replication.gluster.glusterd import VolumeInfo
 from replication.gluster.mount import GFID
 from replication.session_file import replace_file
+from replication.volume.gluster import VolumeAway
 from replication.volume.identity import ROOT_GFID
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class BrickRecorder:
     """Follows the bricks of ``volume``. ``root``: the session's root in a mount of it; ``kept``: where places are kept.
 
     ``nodes``: how other nodes are reached; without it only the bricks of this one are followed. Raises
-    RecorderUnavailable where those that can be are not enough to see everything.
+    RecorderUnavailable where those that can be are not enough to see everything, VolumeAway where they cannot be followed at the moment.
     """
 
     mode = "changelogs"
@@ -85,12 +86,12 @@ class BrickRecorder:
             self._bricks = Bricks(
                 volume, nodes, kept.with_name("bricks.rebalance"), self._kept_places(), self._poll, self
             )
-        except (OSError, SeamarkError) as error:
-            self.close()
-            raise RecorderUnavailable(f"the bricks of volume {volume} cannot be followed: {error}") from error
         except RecorderUnavailable:
             self.close()
             raise
+        except (OSError, SeamarkError) as error:
+            self.close()
+            raise VolumeAway(f"the bricks of volume {volume} cannot be followed: {error}") from error
         if self._since.pending:
             self._since.elsewhere = set(self._bricks.remote)
 

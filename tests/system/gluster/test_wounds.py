@@ -391,7 +391,7 @@ def test_workers_that_start_while_nothing_is_mounted(place, tmp_path, monkeypatc
                 ]
                 os.kill(client, signal.SIGKILL)
                 run.wait_for(lambda: not is_mount(mount), "nothing to be mounted")
-                for service in ("worker control", "worker data"):
+                for service in ("worker control", "worker data", "agent"):
                     os.kill(run.pids(service), signal.SIGKILL)
                 run.wait_for(lambda: is_mount(mount), "the mount")
                 slowly.unlink()
@@ -400,6 +400,7 @@ def test_workers_that_start_while_nothing_is_mounted(place, tmp_path, monkeypatc
             run.wait_same(90)
             run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended")
             assert_same(root, place.secondary)
+            assert not said(run, "scanning instead"), run.report()
             assert run.stop() == 0
     finally:
         slowly.unlink(missing_ok=True)
