@@ -359,7 +359,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the directory that a volume is mounted on is taken for it while it is not", 7, "replication/volume/gluster.py",
-        "        if error.errno in (errno.ENODATA, errno.ENOTSUP):\n", "        if True:\n            return\n        if error.errno in (errno.ENODATA, errno.ENOTSUP):\n",
+"            raise OSError(errno.ENOTCONN, _UNMOUNTED) from None\n", "            return\n",
         ("tests/system/gluster/test_mounts.py", "-k", "mounted_on"),
     ),
     Mutation(
