@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from replication import failures, unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
+from replication.pace import LIMBO_MARGIN_NS
 from tasks.metadata import as_moved
 from tasks.orphans import orphans
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator
 
+    from replication.remote.answers import Whereabouts
     from replication.unsettled import Unsettled
     from tasks.context import Context
 
@@ -74,7 +76,7 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     found, skipped = [], _skipped(ctx)
     for start in range(0, len(missed), _AT_ONCE):
         some = missed[start : start + _AT_ONCE]
-        where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in some)
+        where = _where(ctx, epoch, some)
         for row in some:
             at = where.get(bytes.fromhex(row.gfid or ""))
             if at is None or at.listed or (at.path is not None and not _can_be_listed(ctx, at.path, skipped)):
@@ -87,15 +89,26 @@ def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]
     if they leave. (What is in one that is listed may leave with that.)
     """
     client = ctx.secondary(epoch).client
+    upto = _gone_upto(ctx)
     found: list[tuple[bytes, bytes | None]] = []
     after = None
     while True:
-        page, after = client.unlisted(after)
+        page, after = client.unlisted(after, upto=upto)
         found += page
         if after is None:
             break
     paths = {path for _, path in found if path is not None}
     return [each for each in found if each[1] is None or os.path.dirname(each[1]) not in paths]
+
+
+def _gone_upto(ctx: Context) -> int:
+    """What was not seen up to this time, and is held (max_delete, ignore_deletes), has no other name: it is gone, as for who purges."""
+    return ctx.progress.brick().front_ns - LIMBO_MARGIN_NS
+
+
+def _where(ctx: Context, epoch: int, some: list[Unsettled]) -> dict[bytes, Whereabouts]:
+    gfids = [bytes.fromhex(row.gfid or "") for row in some]
+    return ctx.secondary(epoch).client.whereabouts(gfids, upto=_gone_upto(ctx))
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -105,7 +118,7 @@ def _above(path: bytes) -> Iterator[bytes]:
 
 def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     """Have these directories looked at where the secondary has them by now; done with is what is listed, or gone."""
-    where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in due)
+    where = _where(ctx, epoch, due)
     failing = _failing(ctx)
     skipped = _skipped(ctx)
     done: list[Unsettled] = []
@@ -117,7 +130,9 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
         if at is None or at.listed:
             done.append(row)  # as far as all is applied: what came after that may tell more
         elif at.path is None:
-            again.append((row, None))  # without a name: it comes with a record, or to an end
+            again.append(
+                (row, None)
+            )  # without a name, or with one that is held: it comes with a record, or to an end
         elif not _can_be_listed(ctx, at.path, skipped):
             done.append(row)
         elif row.tries >= _TRIES and not _is_among(at.path, failing):

@@ -188,7 +188,7 @@ STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesc
     coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
 
 ANY_HELD = "SELECT 1 FROM held LIMIT 1"
-IS_HELD = "SELECT 1 FROM held WHERE parent = ? AND name = ?"
+IS_HELD = "SELECT stamp FROM held WHERE parent = ? AND name = ?"
 # What was seen first stands; of a name that stands for something else by now, that.
 HOLD = """INSERT INTO held(parent, name, inode, stamp, since) VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(parent, name) DO UPDATE SET inode = excluded.inode,
