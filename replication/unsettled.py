@@ -141,9 +141,10 @@ def holds(db: sqlite3.Connection) -> bool:
 
 
 def wait_for(db: sqlite3.Connection, asked: Iterable[Unsettled], position: int) -> None:
-    """Where the changelog stands, asked after these were noted."""
+    """Where the changelog stands, asked after these were noted; not of what there was another reason to doubt by then."""
     db.executemany(
-        "UPDATE unsettled SET upto = ? WHERE id = ? AND upto IS NULL", [(position, row.id) for row in asked]
+        "UPDATE unsettled SET upto = ? WHERE id = ? AND upto IS NULL AND tries = ?",
+        [(position, row.id, row.tries) for row in asked],
     )
 
 

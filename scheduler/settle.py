@@ -42,11 +42,14 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     front = ctx.progress.brick().front
     if any(row.gfid is None and row.upto is not None and row.upto <= front for row in rows):
         ctx.progress.change(lambda db: unsettled.applied(db, front))
+    asked_of = None  # all that is unlisted
     for row in rows:
         if row.gfid == unsettled.ALL and row.upto is None:
             left = _left_unlisted(ctx, epoch)
-            lacking = bool(ctx.secondary(epoch).client.dirty(limit=1)[0])
+            client = ctx.secondary(epoch).client
+            lacking = any(client.dirty(limit=1, undressed=each)[0] for each in (False, True))
             ctx.progress.change(partial(unsettled.doubted, row=row, directories=left, lacking=lacking))
+            asked_of = row.tries
         elif row.gfid == unsettled.ALL and row.upto is not None and row.upto <= front and not walking:
             _have_sent(ctx, epoch, row)
     rows = ctx.progress.look(unsettled.rows)
@@ -60,7 +63,8 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     if due and not walking:
         _look_for(ctx, epoch, due[:_AT_ONCE])
         rows = ctx.progress.look(unsettled.rows)
-    asked = [row for row in rows if row.upto is None]
+    # What there was another reason to doubt since then is asked of the secondary once more before it waits for anything.
+    asked = [row for row in rows if row.upto is None and (row.gfid != unsettled.ALL or row.tries == asked_of)]
     if not asked or not ctx.ledger.once_in(_ASK_EVERY_S, "settle"):
         return
     try:
@@ -170,8 +174,8 @@ def list_again(ctx: Context, epoch: int) -> bool:
 
 def _have_sent(ctx: Context, epoch: int, row: Unsettled) -> None:
     """What was recorded is applied, so nobody else is going to send what is left: it is tried again, and holds the mark as long."""
-    files, more = orphans(ctx, epoch)
-    left = as_moved(files, step="data")
+    files, bare, more = orphans(ctx, epoch)
+    left = as_moved(files, step="data") + as_moved(bare)
 
     def note(db: sqlite3.Connection) -> None:
         failures.record(db, left, [], row.since_ns)

@@ -325,7 +325,7 @@ class SecondaryClient:
     ) -> tuple[list[tuple[bytes, bytes]], str | None]:
         """Files whose content is wanted: (gfid, path), and where to go on (None: that was all).
 
-        ``undressed``: those that lack nothing but their metadata.
+        ``undressed``: what lacks nothing but its metadata, directories too.
         """
         header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]

@@ -53,7 +53,7 @@ def _wanted(row: Optional[Row]) -> int:
 
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Files whose content is wanted; with ``undressed`` those that lack nothing but their metadata.
+    """Files whose content is wanted; with ``undressed`` what lacks nothing but its metadata. What is in limbo is looked at again if it comes back.
 
     ``after`` is null or the ``next`` of the answer before.
     """
@@ -63,7 +63,11 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
     agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
-    items = [[row.gfid.hex(), _text(agent.tree.path(keys[row.id][0]))] for row in rows if row.id in keys]
+    places = [(row, agent.tree.path(keys[row.id][0])) for row in rows if row.id in keys]
+    hidden = layout.HIDDEN + b"/" if request.get("undressed") else None
+    items = [
+        [row.gfid.hex(), _text(path)] for row, path in places if hidden is None or not path.startswith(hidden)
+    ]
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 

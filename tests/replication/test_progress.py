@@ -225,6 +225,16 @@ def test_a_doubt_that_comes_while_the_secondary_is_asked_stays(progress):
     assert rows(progress) == [("", 101, None)]
 
 
+def test_a_doubt_that_comes_while_the_recorder_is_asked_waits_for_what_it_says_next(progress):
+    """The position may be from before what a unit that was killed meanwhile has left."""
+    crawled(progress)
+    progress.new_epoch(0)
+    asked = progress.look(unsettled.rows)
+    progress.change(lambda db: unsettled.doubt(db, 150))
+    progress.change(lambda db: unsettled.wait_for(db, asked, 3))
+    assert rows(progress) == [("", 101, None)]
+
+
 def test_what_goes_wrong_below_what_was_missed_is_as_old(progress):
     epoch = crawled(progress)
     progress.change(lambda db: unsettled.miss(db, [(b"a", b"p/a")], 200))

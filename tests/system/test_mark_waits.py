@@ -8,6 +8,7 @@ import sqlite3
 
 import pytest
 
+from tests.system.hooks import hook
 from tests.system.test_deletes import settings
 from tests.system.test_lost_ledger import UNHELPED
 from tests.system.test_mark_and_moves import FREEZE
@@ -62,4 +63,57 @@ def test_what_was_missed_lies_below_a_name_that_is_held(place, tmp_path, setting
         os.kill(recorder, signal.SIGCONT)
         mark_after_now(run, place)
         assert scene.arrived("newer")
+        end(run, place)
+
+
+# A part of a segment has told of what is in a directory, and is killed before attributes are sent; that has another name by then.
+UNDRESSED = """
+import tasks.entry
+tasks.entry._PART_S = tasks.entry._PART_MOST_S = 1
+listed = tasks.entry._list
+
+def slowly(*of):
+    import time
+    time.sleep(1)
+    return listed(*of)
+
+tasks.entry._list = slowly
+observed = tasks.entry._observe_part
+
+def killed(work, todo, segment):
+    found = observed(work, todo, segment)
+    if os.path.exists({flag!r}) and b"old/sub" in dict(tasks.entry.decode_dirs(todo["dirs"])).values():
+        os.rename({root!r} + "/old", {root!r} + "/new")
+        os.unlink({flag!r})
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+tasks.entry._observe_part = killed
+"""
+
+
+@pytest.mark.root
+def test_attributes_that_only_a_killed_unit_knew_of(place, tmp_path):
+    """Directories, empty files and what else has no content that would be missed."""
+    flag = tmp_path / "flag"
+    code = UNDRESSED.format(flag=str(flag), root=str(place.primary)) + UNHELPED
+    outside = place.base / "outside"
+    (outside / "sub" / "below").mkdir(parents=True)
+    (outside / "sub" / "empty").touch()
+    os.mkfifo(outside / "sub" / "fifo")
+    names = {"below": "user.of", "empty": "user.of", "fifo": "trusted.of"}
+    for name, attribute in names.items():
+        os.setxattr(outside / "sub" / name, attribute, name.encode())
+    with place.run(python_path=hook(tmp_path, "tasks.unit", code)) as run:
+        run.wait_for(lambda: run.status.get("stime"), "the mark")
+        run.wait_idle()
+        flag.touch()
+        os.rename(outside, place.primary / "old")
+        run.wait_for(lambda: not flag.exists(), "the unit to be killed")
+        mark_after_now(run, place)
+        assert {
+            name
+            for name, attribute in names.items()
+            if attribute in os.listxattr(place.secondary / "new" / "sub" / name)
+        } == set(names)
         end(run, place)
