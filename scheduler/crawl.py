@@ -95,10 +95,10 @@ class Crawler:
             return "the filters changed"
         if self._scanning():
             # A run that begins looks at once, whatever an earlier one planned.
-            begun = self.brick.crawl_ended < self.epoch
-            if not begun and self.ctx.progress.look(unsettled.holds) and self._scan_again():
-                return "scan: directories moved during the last one"
-            return "scan" if begun or self.ctx.progress.scan_due("scan") else None
+            if self.brick.crawl_ended < self.epoch or self.ctx.progress.scan_due("scan"):
+                return "scan"
+            again = self.ctx.progress.look(unsettled.holds) and self._scan_again()
+            return "scan: directories moved during the last one" if again else None
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
             return f"{_GAP}: {following[0].reason}"
@@ -227,6 +227,8 @@ class Crawler:
             under_way = self._under_way(standing)
             if _walking(under_way):
                 break  # entries are serial: the next batch's come after these
+            # After that: a batch that is not among them any more has moved the front.
+            self.brick = self.ctx.progress.brick()
             before_it = [batch.manifest for batch in under_way if "last" in batch.manifest]
             after = max([self.brick.front, *(manifest["last"] for manifest in before_it)])
             # Its first change may be older than its first segment, which was opened when the recorder came to it.

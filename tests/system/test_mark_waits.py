@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -12,7 +13,15 @@ from tests.system.hooks import hook
 from tests.system.test_deletes import settings
 from tests.system.test_lost_ledger import UNHELPED
 from tests.system.test_mark_and_moves import FREEZE
-from tests.system.test_moved_while_looked_at import BY_RECORD, Scene, end, mark_after_now
+from tests.system.test_moved_while_looked_at import (
+    BEHIND_ITS_BACK,
+    BY_RECORD,
+    WITHHELD,
+    Scene,
+    end,
+    is_ahead,
+    mark_after_now,
+)
 
 
 def unsettled_rows(run):
@@ -117,3 +126,86 @@ def test_attributes_that_only_a_killed_unit_knew_of(place, tmp_path):
             if attribute in os.listxattr(place.secondary / "new" / "sub" / name)
         } == set(names)
         end(run, place)
+
+
+# Recording is over from the moment at which a file is there; nor does any look at the whole tree begin.
+REFUSED = """
+import replication.agent
+opened = replication.agent.open_recorder
+
+def refused(*of):
+    if os.path.exists({refused!r}):
+        from replication.changelog.recorder import RecorderUnavailable
+        raise RecorderUnavailable("no more groups")
+    return opened(*of)
+
+replication.agent.open_recorder = refused
+begin = scheduler.crawl.Crawler._begin_hybrid
+
+def later(self, standing, why, *, gap):
+    return "withheld" if os.path.exists({refused!r}) else begin(self, standing, why, gap=gap)
+
+scheduler.crawl.Crawler._begin_hybrid = later
+"""
+
+
+def test_the_recorder_is_lost_before_what_moved_behind_a_crawl_is_applied(place, tmp_path):
+    """Then the tree is scanned, again and again; until the first scan has ended nothing is known."""
+    (place.primary / "was" / "x").mkdir(parents=True)
+    (place.primary / "was" / "x" / "file").write_bytes(b"content")
+    flag, held, refused = tmp_path / "flag", tmp_path / "held", tmp_path / "refused"
+    code = (BEHIND_ITS_BACK + WITHHELD + REFUSED).format(
+        flag=str(flag), held=str(held), refused=str(refused), root=str(place.primary)
+    )
+    flag.touch()
+    held.touch()
+    with place.run(python_path=hook(tmp_path, "tasks.unit", code)) as run:
+        run.wait_for(lambda: not flag.exists(), "the crawl to come there")
+        run.wait_for(lambda: run.progress()["complete"], "the crawl to end")
+        refused.touch()
+        os.kill(run.pids("agent"), signal.SIGKILL)
+        (detector,) = run.state.glob("sessions/*/detector")
+        run.wait_for(lambda: detector.read_text() == "scan", "the scans to begin")
+        assert not is_ahead(run, 0, lambda: (place.secondary / "x" / "file").exists(), 12)
+        refused.unlink()
+        run.wait_for(lambda: run.progress()["stime_ns"], "the mark")
+        assert (place.secondary / "x" / "file").exists()
+        end(run, place)
+
+
+# All that is under way ends after a tick has begun.
+OVERTAKEN = """
+import time
+import scheduler.crawl
+changelog = scheduler.crawl.Crawler._changelog
+
+def overtaken(self, standing):
+    until = time.monotonic() + 5
+    while standing.opened > self.ctx.ledger.forgotten() and time.monotonic() < until:
+        time.sleep(0.01)
+    return changelog(self, standing)
+
+scheduler.crawl.Crawler._changelog = overtaken
+opened = scheduler.crawl.open_batch
+
+def noted(ctx, epoch, standing, manifest, units, says):
+    done = opened(ctx, epoch, standing, manifest, units, says)
+    if manifest["kind"] == "changelog":
+        with open({said!r}, "a") as file:
+            print(manifest["first"], manifest["last"], file=file)
+    return done
+
+scheduler.crawl.open_batch = noted
+"""
+
+
+def test_a_batch_that_ends_while_a_tick_begins_is_not_opened_again(place, tmp_path):
+    said = tmp_path / "said"
+    with place.run(python_path=hook(tmp_path, "tasks.unit", OVERTAKEN.format(said=str(said)))) as run:
+        run.wait_for(lambda: run.status.get("stime"), "the mark")
+        for number in range(10):
+            (place.primary / f"f{number}").write_text("content")
+            run.wait_for((place.secondary / f"f{number}").exists, "it")
+        end(run, place)
+    batches = [tuple(map(int, line.split())) for line in said.read_text().splitlines()]
+    assert all(later[0] > earlier[1] for earlier, later in itertools.pairwise(batches)), batches
