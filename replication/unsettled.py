@@ -93,6 +93,14 @@ def doubt_until_now(db: sqlite3.Connection, since_ns: int) -> None:
     db.execute("INSERT INTO unsettled (since_ns, tries, again_ns) VALUES (?, 0, 0)", (since_ns,))
 
 
+def moved(db: sqlite3.Connection, since_ns: int) -> None:
+    """Something as old as that may have another name by now; what goes wrong anywhere is as old, until all is applied that was recorded."""
+    values = (since_ns, b"")
+    known = "UPDATE unsettled SET since_ns = min(since_ns, ?), upto = NULL WHERE gfid IS NULL AND path = ?"
+    if not db.execute(known, values).rowcount:
+        db.execute("INSERT INTO unsettled (since_ns, path, tries, again_ns) VALUES (?, ?, 0, 0)", values)
+
+
 def doubted(
     db: sqlite3.Connection,
     row: Unsettled,

@@ -93,7 +93,7 @@ def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]
     if they leave. (What is in one that is listed may leave with that.)
     """
     client = ctx.secondary(epoch).client
-    upto = _gone_upto(ctx)
+    upto = gone_upto(ctx)
     found: list[tuple[bytes, bytes | None]] = []
     after = None
     while True:
@@ -105,14 +105,14 @@ def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]
     return [each for each in found if each[1] is None or os.path.dirname(each[1]) not in paths]
 
 
-def _gone_upto(ctx: Context) -> int:
+def gone_upto(ctx: Context) -> int:
     """What was not seen up to this time, and is held (max_delete, ignore_deletes), has no other name: it is gone, as for who purges."""
     return ctx.progress.brick().front_ns - LIMBO_MARGIN_NS
 
 
 def _where(ctx: Context, epoch: int, some: list[Unsettled]) -> dict[bytes, Whereabouts]:
     gfids = [bytes.fromhex(row.gfid or "") for row in some]
-    return ctx.secondary(epoch).client.whereabouts(gfids, upto=_gone_upto(ctx))
+    return ctx.secondary(epoch).client.whereabouts(gfids, upto=gone_upto(ctx))
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -185,17 +185,20 @@ def _have_sent(ctx: Context, epoch: int, row: Unsettled) -> None:
 
 
 def _skipped(ctx: Context) -> set[str]:
-    return {skip.key.partition(":")[2] for skip in ctx.progress.skips()}
+    return {skip.path for skip in ctx.progress.skips() if skip.step == "entry" and skip.path is not None}
 
 
 def _failing(ctx: Context) -> set[str]:
-    return {key.partition(":")[2] for key in ctx.progress.failing()}
+    return ctx.progress.look(failures.paths) | _skipped(ctx)
 
 
 def _as_failure(row: Unsettled, path: bytes) -> Failure:
     text = os.fsdecode(path)
     error = f"{text} is not where it was, or cannot be listed; it was looked for {row.tries} times"
-    return Failure(step="entry", gfid=None, path=text, code="moved", error=error, first_ns=row.since_ns)
+    of = failures.within(bytes.fromhex(row.gfid or ""))
+    return Failure(
+        step="entry", gfid=None, path=text, of=of, code="moved", error=error, first_ns=row.since_ns
+    )
 
 
 def _can_be_listed(ctx: Context, path: bytes, failing: set[str]) -> bool:

@@ -100,6 +100,7 @@ def _places(agent: Agent, rows: List[Row], request: Dict[str, Any]) -> Iterator[
         if held_since is not None and held_since <= upto:
             continue
         path = agent.tree.path(keys[row.id][0]) if held_since is None and row.id in keys else None
+        path = b"" if row.id == layout.ROOT_ID else path
         if path is not None and path.startswith(layout.HIDDEN + b"/"):
             path = None
         yield row, None if path is None else _text(path)

@@ -39,7 +39,7 @@ STEPS = [
     lambda p: p.checkpoints() or p.ask(250, position=3, by_time=False),
     lambda p: p.take(1, 1, [failure("ab", 210)], [], 200),
     lambda p: p.advance(1, 3, 300),
-    lambda p: p.take(1, 2, [], ["data:ab"], 300),
+    lambda p: p.take(1, 2, [], [("data:ab", 2**62)], 300),
     lambda p: p.advance(1, 5, 500),
     lambda p: p.change(lambda db: unsettled.listed(db, [r for r in p.look(unsettled.rows) if r.gfid])),
     lambda p: p.change(lambda db: unsettled.wait_for(db, p.look(unsettled.rows), 5)),

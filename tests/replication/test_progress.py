@@ -563,12 +563,48 @@ def test_reports_of_a_batch_are_taken_once(progress):
     epoch = crawled(progress)
     bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
     progress.take(epoch, 1, [bad], [], 1)
-    progress.take(epoch, 2, [], [bad.key], 1)
+    progress.take(epoch, 2, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 0
     progress.take(epoch, 3, [bad], [], 1)
-    progress.take(epoch, 2, [], [bad.key], 1)
+    progress.take(epoch, 2, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 1
     assert progress.taken(epoch) == 3
+
+
+def test_what_was_seen_to_be_right_before_it_failed_again_is_a_failure(progress):
+    """A look whose batch is durable only now; the failure is of a later batch, which is under way."""
+    epoch = crawled(progress)
+    bad = Failure(
+        step="entry", gfid=None, path="p", code="io", error="e", of=failures.within(bytes(16), b"p")
+    )
+    progress.record([bad], [])
+    looked_ns = time.time_ns()
+    progress.record([bad], [])
+    progress.take(epoch, 1, [], [(bad.key, looked_ns)], 1)
+    (found,) = progress.failures()
+    assert (found.tries, found.key, found.of) == (2, bad.key, f"{bytes(16).hex()}//p")
+    progress.take(epoch, 2, [], [(bad.key, time.time_ns())], 1)
+    assert progress.failures() == []
+
+
+def test_what_is_not_there_any_more_may_fail_under_another_name(progress):
+    """It failed there already, before its old name was looked at; or does later, until what was recorded is applied."""
+    epoch = crawled(progress)
+
+    def failing(name):
+        of = failures.within(bytes(16), name.encode())
+        return Failure(step="entry", gfid=None, path=name, code="io", error="e", of=of)
+
+    progress.record([failing("old")], [], 200)
+    progress.record([failing("new")], [], 500)
+    progress.change(lambda db: failures.let_go(db, [failing("old").key]))
+    progress.record([failing("newer")], [], 600)
+    assert {each.path: each.first_ns for each in progress.failures()} == {"new": 200, "newer": 200}
+    progress.record([], [failing(name).key for name in ("new", "newer")])
+    progress.advance(epoch, 5, 900)
+    assert progress.brick().stime_ns == 199
+    wait_for(progress, 5)
+    assert applied(progress) == 900
 
 
 def test_reports_of_an_older_epoch_are_not_taken(progress):
@@ -576,7 +612,7 @@ def test_reports_of_an_older_epoch_are_not_taken(progress):
     bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
     new = progress.new_epoch(0)
     progress.take(new, 1, [bad], [], 1)
-    progress.take(old, 7, [], [bad.key], 1)
+    progress.take(old, 7, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 1
     assert (progress.taken(old), progress.taken(new)) == (0, 1)
 
