@@ -101,15 +101,8 @@ def moved(db: sqlite3.Connection, since_ns: int) -> None:
         db.execute("INSERT INTO unsettled (since_ns, path, tries, again_ns) VALUES (?, ?, 0, 0)", values)
 
 
-def doubted(
-    db: sqlite3.Connection,
-    row: Unsettled,
-    directories: Iterable[tuple[bytes, bytes | None]],
-    *,
-    lacking: bool = False,
-) -> None:
-    """All that is unlisted is known now: these directories. ``lacking``: whose files are to be sent is seen when all is applied."""
-    miss(db, directories, row.since_ns)
+def doubted(db: sqlite3.Connection, row: Unsettled, *, lacking: bool = False) -> None:
+    """All that is unlisted is known now, and missed. ``lacking``: whose files are to be sent is seen when all is applied."""
     # Unless somebody had reason to doubt again since they were asked for.
     if not lacking:
         db.execute("DELETE FROM unsettled WHERE id = ? AND tries = ?", (row.id, row.tries))
@@ -178,7 +171,7 @@ def listed(db: sqlite3.Connection, found: Iterable[Unsettled]) -> None:
     until now is applied.
     """
     db.executemany(
-        "UPDATE unsettled SET gfid = NULL, upto = NULL WHERE id = ? AND upto IS ?",
+        "UPDATE unsettled SET gfid = NULL, upto = NULL, tries = tries + 1 WHERE id = ? AND upto IS ?",
         [(row.id, row.upto) for row in found],
     )
 

@@ -45,10 +45,10 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     asked_of = None  # all that is unlisted
     for row in rows:
         if row.gfid == unsettled.ALL and row.upto is None:
-            left = _left_unlisted(ctx, epoch)
+            _note_unlisted(ctx, epoch, row.since_ns)
             client = ctx.secondary(epoch).client
             lacking = any(client.dirty(limit=1, undressed=each)[0] for each in (False, True))
-            ctx.progress.change(partial(unsettled.doubted, row=row, directories=left, lacking=lacking))
+            ctx.progress.change(partial(unsettled.doubted, row=row, lacking=lacking))
             asked_of = row.tries
         elif row.gfid == unsettled.ALL and row.upto is not None and row.upto <= front and not walking:
             _have_sent(ctx, epoch, row)
@@ -88,21 +88,19 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
 
-def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]:
-    """All directories that somebody has to list, without those in such ones, which are listed with them, or have a record of their own
-    if they leave. (What is in one that is listed may leave with that.)
+def _note_unlisted(ctx: Context, epoch: int, since_ns: int) -> None:
+    """All directories that somebody has to list are missed, without those in such ones, which are listed with them, or have a record of
+    their own if they leave. (What is in one that is listed may leave with that.)
     """
     client = ctx.secondary(epoch).client
     upto = gone_upto(ctx)
-    found: list[tuple[bytes, bytes | None]] = []
     after = None
     while True:
-        page, after = client.unlisted(after, upto=upto)
-        found += page
+        page, after = client.unlisted(after, upto=upto, tops=True)
+        if page:
+            ctx.progress.change(partial(unsettled.miss, directories=page, since_ns=since_ns))
         if after is None:
-            break
-    paths = {path for _, path in found if path is not None}
-    return [each for each in found if each[1] is None or os.path.dirname(each[1]) not in paths]
+            return
 
 
 def gone_upto(ctx: Context) -> int:
@@ -179,7 +177,7 @@ def _have_sent(ctx: Context, epoch: int, row: Unsettled) -> None:
 
     def note(db: sqlite3.Connection) -> None:
         failures.record(db, left, [], row.since_ns)
-        unsettled.doubted(db, row, [], lacking=more)
+        unsettled.doubted(db, row, lacking=more)
 
     ctx.progress.change(note)
 

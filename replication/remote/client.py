@@ -331,13 +331,13 @@ class SecondaryClient:
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def unlisted(
-        self, after: str | None = None, limit: int = 1000, *, upto: int = 0
+        self, after: str | None = None, limit: int = 1000, *, upto: int = 0, tops: bool = False
     ) -> tuple[list[tuple[bytes, bytes | None]], str | None]:
         """Directories that somebody has to list: (gfid, path or None for one without a name), and where to go on, as above.
 
-        ``upto``: without what was seen to be gone until then, and is held.
+        ``upto``: without what was seen to be gone until then, and is held. ``tops``: without those in such ones.
         """
-        header = self.call("unlisted", after=after, limit=limit, upto=upto).header
+        header = self.call("unlisted", after=after, limit=limit, upto=upto, tops=tops).header
         return [(bytes.fromhex(g), _path(p)) for g, p in header["items"]], header["next"]
 
     def whereabouts(self, gfids: Iterable[bytes], *, upto: int = 0) -> dict[bytes, Whereabouts]:

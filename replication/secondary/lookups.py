@@ -76,9 +76,11 @@ def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
     The path is null for one that has no name, nor one that something above it has, or has such a one only as what is held (held.py):
     it may be called something else by now. What was seen to be gone until ``upto``, and is held still, is not among them: nobody can list it.
+    ``tops``: without those in such ones.
     """
     limit = int(request.get("limit") or 1000)
-    rows = [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (int(request.get("after") or 0), limit))]
+    query = sql.UNLISTED_TOPS if request.get("tops") else sql.UNLISTED
+    rows = [Row(*t) for t in agent.index.db.execute(query, (int(request.get("after") or 0), limit))]
     items = [[row.gfid.hex(), path] for row, path in _places(agent, rows, request)]
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 

@@ -171,6 +171,12 @@ UNLISTED = (
     + COLUMNS
     + " FROM inode WHERE id > max(1, ?) AND listed = 0 AND mode & 61440 = 16384 ORDER BY id LIMIT ?"
 )
+# Without those in such ones, which are listed with them. (The root is listed by whoever looks at the tree.)
+UNLISTED_TOPS = UNLISTED.replace(
+    "ORDER BY",
+    """AND NOT EXISTS (SELECT 1 FROM entry JOIN inode AS above ON above.id = entry.parent
+        WHERE entry.inode = inode.id AND above.listed = 0 AND above.id <> 1) ORDER BY""",
+)
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 SAVE_IN_PLACE = "INSERT OR REPLACE INTO inplace(inode, ino) VALUES(?, ?)"
 _HALF = """SELECT inode.id FROM inplace JOIN inode ON inode.id = inplace.inode
