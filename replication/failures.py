@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from replication import columns, reading, skips, unsettled
+from replication import columns, marking, reading, skips, unsettled
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
     from pathlib import Path
 
 SCHEMA = """
@@ -27,11 +27,16 @@ CREATE TABLE IF NOT EXISTS failure (
     tries INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, next_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_COLUMNS = "step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
+_COLUMNS = "key, step, gfid, path, code, error, tries, first_ns, last_ns, next_ns"
 _FIRST_S = 5
 _SOON_S = 1  # the same of what will pass: it is mostly over when what was recorded next is applied
+_MOST_PATHS = 100_000
 _JITTER = 0.5  # what failed together is not tried again together for ever
 
+Seen = Iterable[
+    tuple[str, int]
+]  # keys of what was seen to be right, and when the look began that saw it (ns)
+NOW = 2**62
 UNEXPECTED = "unexpected"  # the code of what nobody foresaw: such a file is tried again alone
 
 # What a person can do about it depends on what kind of failure it is.
@@ -62,10 +67,11 @@ class Failure:
     first_ns: int = 0
     last_ns: int = 0
     next_ns: int = 0
+    of: str | None = None  # what cannot be looked at, see ``within``
 
     @property
     def key(self) -> str:
-        return f"{self.step}:{self.gfid or self.path}"
+        return f"{self.step}:{self.of or self.gfid or self.path}"
 
     @property
     def kind(self) -> str:
@@ -78,12 +84,53 @@ class Failure:
         return self.code in _PASSING
 
 
-def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int) -> None:
-    """Add or renew failures, and drop those whose keys are resolved; see Progress.record."""
+def within(directory: bytes, name: bytes = b"") -> str:
+    """A name in a directory, given by its gfid: that stays so whatever the directory is called. Without a name: all that is in it."""
+    return f"{directory.hex()}//{os.fsdecode(name)}"
+
+
+def of_key(key: str) -> str | None:
+    """What was given as ``of`` of a failure of this key. (A path has no empty component.)"""
+    of = key.partition(":")[2]
+    return of if "//" in of else None
+
+
+def _resolve(db: sqlite3.Connection, resolved: Seen, now: int) -> None:
+    """But for what failed again since it was seen. (A failure of the future is one of a clock that was ahead.)"""
+    for key, looked_ns in resolved:
+        again = (columns.encode(key), looked_ns + 1, now)
+        db.execute("DELETE FROM failure WHERE key = ? AND NOT last_ns BETWEEN ? AND ?", again)
+        if not db.execute("SELECT 1 FROM skip WHERE key = ? AND seen_ns BETWEEN ? AND ?", again).fetchone():
+            skips.end(db, key, skips.REPLICATED, now)
+
+
+def left(db: sqlite3.Connection, gone: Iterable[str]) -> None:
+    """The names of these are not there any more. What they stood for may have others, and fail there: that is as old, until all is
+    applied that was recorded by now. It may have been seen there already.
+    """
+    for key in gone:
+        found = db.execute(
+            "SELECT first_ns, last_ns FROM failure WHERE key = ?", (columns.encode(key),)
+        ).fetchone()
+        if found is not None:
+            unsettled.moved(db, found[0])
+            db.execute(
+                "UPDATE failure SET first_ns = min(first_ns, ?) WHERE step = 'entry' AND tries = 1 AND last_ns >= ?",
+                found,
+            )
+
+
+def let_go(db: sqlite3.Connection, gone: list[str]) -> None:
+    """What failed under these keys is not there any more: it is gone, or another name of it is still to come."""
+    left(db, gone)
+    _resolve(db, ((key, NOW) for key in gone), time.time_ns())
+    marking.move(db)
+
+
+def record(db: sqlite3.Connection, failed: Iterable[Failure], resolved: Seen, since_ns: int) -> None:
+    """Add or renew failures, and drop those that are resolved; see Progress.record."""
     now = time.time_ns()
-    for key in resolved:
-        db.execute("DELETE FROM failure WHERE key = ?", (columns.encode(key),))
-        skips.end(db, key, skips.REPLICATED, now)
+    _resolve(db, resolved, now)
     for failure in failed:
         if skips.covers(db, failure.key, failure.code, now):
             continue
@@ -109,13 +156,25 @@ def read(path: Path, limit: int) -> list[Failure]:
 
 def _failures(rows: Iterable[tuple[object, ...]]) -> list[Failure]:
     names = _COLUMNS.split(", ")
-    return [Failure(**dict(zip(names, map(columns.decode, row), strict=True))) for row in rows]  # type: ignore[arg-type]
+    found = []
+    for row in rows:
+        values: dict[str, Any] = dict(zip(names, map(columns.decode, row), strict=True))
+        found.append(Failure(of=of_key(values.pop("key")), **values))
+    return found
 
 
 def keys(db: sqlite3.Connection, limit: int) -> set[str]:
     """Of the oldest, if there are more; what is skipped may still come through, and is among them."""
     rows = db.execute("SELECT key FROM failure ORDER BY first_ns LIMIT ?", (limit,))
     return {str(columns.decode(key)) for (key,) in rows} | skips.keys(db)
+
+
+def paths(db: sqlite3.Connection) -> set[str]:
+    """Where something cannot be looked at, or be made: at most so many as ``keys`` gives."""
+    rows = db.execute(
+        "SELECT path FROM failure WHERE step = 'entry' ORDER BY first_ns LIMIT ?", (_MOST_PATHS,)
+    )
+    return {str(columns.decode(path)) for (path,) in rows if path is not None}
 
 
 def count(db: sqlite3.Connection) -> int:

@@ -11,10 +11,11 @@ import logging
 import os
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from replication.failures import Failure
+from replication.failures import Failure, within
+from replication.findings import Findings
 from replication.observation import Change, Entry, Inode, Listing
 from replication.secondary.filters import EVERYTHING, Filters
 from replication.transfer.item import FileItem
@@ -40,34 +41,6 @@ _WINDOW = 24  # requests under way: what they hold is more than a long link does
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Findings:
-    """What looking brought to light."""
-
-    needs: list[FileItem] = field(default_factory=list)
-    meta: list[tuple[bytes, bytes]] = field(default_factory=list)  # (gfid, path)
-    unlisted: list[tuple[bytes, bytes]] = field(default_factory=list)  # directories: (gfid, path)
-    empty: set[bytes] = field(default_factory=set)  # those among them of which nothing is there
-    failures: list[Failure] = field(default_factory=list)
-    resolved: list[str] = field(default_factory=list)  # keys of failures that are none any more
-    doubted: set[bytes] = field(
-        default_factory=set
-    )  # files that changed under a name which is theirs no more
-    astray: dict[bytes, bytes] = field(
-        default_factory=dict
-    )  # directories to be listed, not found: gfid, path
-    found_again: list[tuple[bytes, bytes]] = field(
-        default_factory=list
-    )  # those that were missed before: gfid, path
-    missed: list[tuple[bytes, bytes | None]] = field(
-        default_factory=list
-    )  # and nowhere known, as (gfid, path)
-    names: int = 0
-    files: int = 0  # whose content went along and is there
-    bytes: int = 0  # of that content
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -149,18 +122,16 @@ class Observer:
         entries = []
         for name, entry in self._volume.observe_each(dir_fd, names.items()):
             if isinstance(entry, OSError):
-                self.fail("entry", os.path.join(path, name), entry)
+                self.fail("entry", os.path.join(path, name), entry, of=within(parent, name))
                 continue
+            self._resolve(within(parent, name), os.path.join(path, name), entry)
             if self._left_out(path, entry):
-                self._resolve(os.path.join(path, name))
                 continue
             if entry.inode is not None and entry.inode.is_dir and entry.inode.gfid in self.born:
                 entry = entry._replace(change=Change.EMPTY)  # noqa: PLW2901
             entries.append(entry)
             if names[name] is Change.DATA:
                 self._changed.add((parent, name))
-            if entry.inode is None or not entry.inode.is_dir:  # a directory has to be listed
-                self._resolve(os.path.join(path, name))
         # A changelog says D of a directory when something below it changed that it could not record: most often
         # it came from outside, with all that it holds.
         below = [e.inode.gfid for e in entries if e.inode and e.inode.is_dir and e.change is Change.DATA]
@@ -195,7 +166,7 @@ class Observer:
             for name, found in self._volume.observe_each(dir_fd, wanted):
                 if isinstance(found, OSError):
                     complete = False
-                    self.fail("entry", os.path.join(path, name), found)
+                    self.fail("entry", os.path.join(path, name), found, of=within(parent, name))
                 elif not self._left_out(path, found):
                     entries.append(self._doubt(found))
             if empty:
@@ -207,7 +178,7 @@ class Observer:
             ]
             self._add(Listing(parent, entries, complete, start // PART_NAMES, last), path, at_once=not whole)
         if complete:
-            self._resolve(path)
+            self._resolve(within(parent), path)
         if empty:
             self._assumed.update(gfid for gfid, _ in below)
         return below
@@ -220,9 +191,16 @@ class Observer:
         """Whether the secondary has nothing of a directory, as far as is known or likely."""
         return gfid in self.findings.empty or gfid in self._assumed
 
-    def _resolve(self, path: bytes) -> None:
-        if self._failing and (key := f"entry:{os.fsdecode(path)}") in self._failing:
-            self.findings.resolved.append(key)
+    def _resolve(self, of: str, path: bytes, entry: Entry | None = None) -> None:
+        """Some place can be looked at. (An older version noted paths; and those of directories, until they were listed.)"""
+        if not self._failing:
+            return
+        inode = entry.inode if entry is not None else None
+        paths = [] if inode is not None and inode.is_dir else [os.fsdecode(path)]
+        found = [key for each in (of, *paths) if (key := f"entry:{each}") in self._failing]
+        self.findings.resolved += found
+        if entry is not None and inode is None:
+            self.findings.left += found
 
     def _take_along(self, dir_fd: int, entries: list[Entry]) -> None:
         """Have their content travel with the observation, if it is small and still as it was observed."""
@@ -245,13 +223,15 @@ class Observer:
             return entry
         return entry._replace(inode=entry.inode._replace(ctime_ns=0))
 
-    def fail(self, step: str, path: bytes, error: OSError) -> None:
-        """Note something of the primary that could not be read. Raises SeamarkError where all of it is away."""
+    def fail(
+        self, step: str, path: bytes, error: OSError, *, of: str | None = None, gfid: bytes | None = None
+    ) -> None:
+        """Note something of the primary that could not be read: ``of`` (failures.py), or an object. Raises SeamarkError where all of it is away."""
         self._volume.check_answers(error)
         code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
         self.findings.failures.append(
             Failure(
-                step=step, gfid=None, path=os.fsdecode(path), code=code,
+                step=step, gfid=gfid.hex() if gfid is not None else None, of=of, path=os.fsdecode(path), code=code,
                 error=f"cannot read {os.fsdecode(path)}: {error.strerror}",
             )
         )  # fmt: skip
@@ -343,6 +323,12 @@ class Observer:
             found_at = where.get(bytes.fromhex(gfid_hex))
             text = os.fsdecode(found_at[0]) if found_at else None
             found.failures.append(Failure(step="entry", gfid=gfid_hex, path=text, code=code, error=message))
+        if self._failing:
+            refused = {gfid_hex for gfid_hex, _, _ in answer.errors}
+            keys = {gfid.hex(): f"entry:{gfid.hex()}" for gfid in where}
+            found.resolved += [
+                key for gfid_hex, key in keys.items() if key in self._failing and gfid_hex not in refused
+            ]
         for name, amount in answer.counts.items():
             found.counts[name] = found.counts.get(name, 0) + amount
         if answer.unknown:
@@ -362,7 +348,7 @@ class Observer:
                 self.findings.astray[listing.parent] = path
                 continue
             except OSError as error:
-                self.fail("entry", path, error)
+                self.fail("entry", path, error, of=within(listing.parent))
                 continue
             self._add(listing, path)
 

@@ -321,11 +321,11 @@ class Progress:
         at the earliest: the mark stays before it.
         """
         with self._write() as db:
-            failures.record(db, failed, resolved, since_ns)
+            failures.record(db, failed, ((key, failures.NOW) for key in resolved), since_ns)
             marking.move(db)
 
     def take(
-        self, epoch: int, batch: int, failed: Iterable[Failure], resolved: Iterable[str], since_ns: int
+        self, epoch: int, batch: int, failed: Iterable[Failure], resolved: failures.Seen, since_ns: int
     ) -> None:
         """``record`` what the units of a batch reported, once: not again, and not under an older epoch."""
         with self._write() as db:

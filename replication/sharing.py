@@ -122,6 +122,11 @@ def leave(place: SessionDir) -> None:
         place.changelog.unlink()
 
 
+def unused_volumes(state_dir: Path) -> list[Path]:
+    """Those whose changelog no session uses: whoever deleted the last one was killed, or an agent was still at it."""
+    return [path for path in (state_dir / "volumes").glob("*/") if not consumers(path)]
+
+
 def remove_unused(volume: Path) -> bool:
     """Remove the changelog of a volume that no session uses. False: one does, or an agent is still at it. Raises OSError."""
     with _alone(volume.parent):

@@ -28,7 +28,9 @@ CREATE TABLE IF NOT EXISTS skip (
 CREATE UNIQUE INDEX IF NOT EXISTS skip_in_force ON skip (key) WHERE ended_ns IS NULL;
 """
 REPLICATED, WITHDRAWN, FAILED = "replicated", "withdrawn", "failed"
-_COLUMNS = "step, gfid, path, code, error, tries, first_ns, seen_ns, skipped_ns, who, why, ended_ns, ended"
+_COLUMNS = (
+    "step, gfid, path, code, error, tries, first_ns, seen_ns, skipped_ns, who, why, ended_ns, ended, key"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +50,7 @@ class Skip:
     why: str
     ended_ns: int | None
     ended: str | None
-
-    @property
-    def key(self) -> str:
-        return f"{self.step}:{self.gfid or self.path}"
+    key: str
 
 
 def begin(db: sqlite3.Connection, key: str | bytes | None, *, who: str, why: str, now_ns: int) -> int:

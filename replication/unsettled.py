@@ -93,15 +93,16 @@ def doubt_until_now(db: sqlite3.Connection, since_ns: int) -> None:
     db.execute("INSERT INTO unsettled (since_ns, tries, again_ns) VALUES (?, 0, 0)", (since_ns,))
 
 
-def doubted(
-    db: sqlite3.Connection,
-    row: Unsettled,
-    directories: Iterable[tuple[bytes, bytes | None]],
-    *,
-    lacking: bool = False,
-) -> None:
-    """All that is unlisted is known now: these directories. ``lacking``: whose files are to be sent is seen when all is applied."""
-    miss(db, directories, row.since_ns)
+def moved(db: sqlite3.Connection, since_ns: int) -> None:
+    """Something as old as that may have another name by now; what goes wrong anywhere is as old, until all is applied that was recorded."""
+    values = (since_ns, b"")
+    known = "UPDATE unsettled SET since_ns = min(since_ns, ?), upto = NULL WHERE gfid IS NULL AND path = ?"
+    if not db.execute(known, values).rowcount:
+        db.execute("INSERT INTO unsettled (since_ns, path, tries, again_ns) VALUES (?, ?, 0, 0)", values)
+
+
+def doubted(db: sqlite3.Connection, row: Unsettled, *, lacking: bool = False) -> None:
+    """All that is unlisted is known now, and missed. ``lacking``: whose files are to be sent is seen when all is applied."""
     # Unless somebody had reason to doubt again since they were asked for.
     if not lacking:
         db.execute("DELETE FROM unsettled WHERE id = ? AND tries = ?", (row.id, row.tries))
@@ -141,9 +142,10 @@ def holds(db: sqlite3.Connection) -> bool:
 
 
 def wait_for(db: sqlite3.Connection, asked: Iterable[Unsettled], position: int) -> None:
-    """Where the changelog stands, asked after these were noted."""
+    """Where the changelog stands, asked after these were noted; not of what there was another reason to doubt by then."""
     db.executemany(
-        "UPDATE unsettled SET upto = ? WHERE id = ? AND upto IS NULL", [(position, row.id) for row in asked]
+        "UPDATE unsettled SET upto = ? WHERE id = ? AND upto IS NULL AND tries = ?",
+        [(position, row.id, row.tries) for row in asked],
     )
 
 
@@ -169,7 +171,7 @@ def listed(db: sqlite3.Connection, found: Iterable[Unsettled]) -> None:
     until now is applied.
     """
     db.executemany(
-        "UPDATE unsettled SET gfid = NULL, upto = NULL WHERE id = ? AND upto IS ?",
+        "UPDATE unsettled SET gfid = NULL, upto = NULL, tries = tries + 1 WHERE id = ? AND upto IS ?",
         [(row.id, row.upto) for row in found],
     )
 

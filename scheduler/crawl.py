@@ -30,6 +30,7 @@ from tasks.deletes import settle_deletes
 from tasks.entry import PART_NAMES
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import data_units, send_metadata_now, undressed
+from tasks.orphans import lacking
 
 if TYPE_CHECKING:
     from replication.changelog.index import SegmentInfo
@@ -40,7 +41,6 @@ log = logging.getLogger("seamark.crawl")
 
 BATCH_SEGMENTS = 64
 WINDOW = 4  # batches under way at the same time
-_DIRTY_PAGE = 2000
 _DIRTY_MOST = 20_000
 _DIRTY_EVERY_S = 5
 _SCAN_AGAIN_S = 60
@@ -95,10 +95,10 @@ class Crawler:
             return "the filters changed"
         if self._scanning():
             # A run that begins looks at once, whatever an earlier one planned.
-            begun = self.brick.crawl_ended < self.epoch
-            if not begun and self.ctx.progress.look(unsettled.holds) and self._scan_again():
-                return "scan: directories moved during the last one"
-            return "scan" if begun or self.ctx.progress.scan_due("scan") else None
+            if self.brick.crawl_ended < self.epoch or self.ctx.progress.scan_due("scan"):
+                return "scan"
+            again = self.ctx.progress.look(unsettled.holds) and self._scan_again()
+            return "scan: directories moved during the last one" if again else None
         following = self._following(self.brick.front)
         if following and following[0].state is State.GAP:
             return f"{_GAP}: {following[0].reason}"
@@ -183,38 +183,29 @@ class Crawler:
             return open_batch(
                 self.ctx, self.epoch, standing, manifest, dict(self.ctx.progress.frontier()), {}
             )
-        lacking, more = self._lacking()
+        content, more = self._lacking()
         bare, more_bare = self._lacking(undressed=True)
         begun.result()
         # As many as one batch may hold; the crawl ends with the batch that leaves none.
         manifest["final"] = not (more or more_bare)
         after = f"{brick.crawl}:{standing.opened}:"
-        units, says = data_units(self._items(lacking), self.ctx, after)
+        units, says = data_units(self._items(content), self.ctx, after)
         units |= undressed(bare, after)
         return open_batch(self.ctx, self.epoch, standing, manifest, units, says)
 
     def _lacking(self, *, undressed: bool = False) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """(gfid, path) of files whose content the secondary still lacks (``undressed``: nothing but metadata), and whether there are more.
+        """(gfid, path) of files whose content the secondary still lacks (``undressed``: of what lacks its metadata), and whether there are more.
 
         They moved while they were looked at, or the ledger was lost: found by the names that the secondary has for them.
         What failed for a reason is on the failure list, and not tried here.
         """
-        failing = {key.partition(":")[2] for key in self.ctx.progress.failing()}
-        client = self.ctx.secondary(self.epoch).client
-        found: list[tuple[bytes, bytes]] = []
-        after = None
-        while len(found) < _DIRTY_MOST:
-            page, after = client.dirty(after, _DIRTY_PAGE, undressed=undressed)
-            found += [each for each in page if each[0].hex() not in failing]
-            if after is None:
-                return found, False
-        return found, True
+        return lacking(self.ctx, self.epoch, undressed=undressed, most=_DIRTY_MOST)
 
-    def _items(self, lacking: list[tuple[bytes, bytes]]) -> list[FileItem]:
+    def _items(self, files: list[tuple[bytes, bytes]]) -> list[FileItem]:
         """One that is not called so here any more is among them all the same: until its new name has come there, or its end, it
         is a failure, or the mark would pass it.
         """
-        return [wanted_at(self.ctx.volume, gfid, path) for gfid, path in lacking]
+        return [wanted_at(self.ctx.volume, gfid, path) for gfid, path in files]
 
     def _send_root(self) -> None:
         """The root's own attributes: no directory lists it."""
@@ -236,6 +227,8 @@ class Crawler:
             under_way = self._under_way(standing)
             if _walking(under_way):
                 break  # entries are serial: the next batch's come after these
+            # After that: a batch that is not among them any more has moved the front.
+            self.brick = self.ctx.progress.brick()
             before_it = [batch.manifest for batch in under_way if "last" in batch.manifest]
             after = max([self.brick.front, *(manifest["last"] for manifest in before_it)])
             # Its first change may be older than its first segment, which was opened when the recorder came to it.

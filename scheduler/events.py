@@ -196,7 +196,11 @@ class EventBook:
     def failures(self, found: Iterable[Failure]) -> None:
         """The failure list, the oldest first. What will pass is told of when it was tried again in vain."""
         told = self._read()
-        now = {f.key: f for f in list(found)[:_MOST_FAILURES] if f.tries > 1 or not f.will_pass}
+        now = {
+            f.key if f.of is None else f"{f.step}:{f.path}": f
+            for f in list(found)[:_MOST_FAILURES]
+            if f.tries > 1 or not f.will_pass
+        }
         before = dict.fromkeys(told.failures)
         if now.keys() == before.keys():
             return

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import partial
 from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
-from replication.failures import UNEXPECTED
+from replication.failures import UNEXPECTED, let_go
 from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
 from replication.volume.handle import open_beneath
 from scheduler.batches import open_batch
+from scheduler.settle import gone_upto
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import name_of, undressed
 
@@ -47,7 +49,10 @@ def retry_failures(ctx: Context, *, at_once: bool = False) -> str:
         sent = _send_again(ctx, data) if data else 0
     except (StaleFence, OutOfOrder):
         sent = 0  # the crawler opened a batch at the same moment: the next round takes them
-    names, astray = _look_again(ctx, looks)
+    try:
+        names, astray = _look_again(ctx, looks)
+    except StaleFence:
+        names, astray = 0, False
     astray = astray or any(failure.code == "moved" and failure.tries >= _ASTRAY for failure in due)
     if astray and ctx.ledger.once_in(_COMPARE_EVERY_S, "astray"):
         ctx.progress.scan_now()
@@ -67,15 +72,17 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     known = client.names(gfids)
     items = []
     alone = set()
-    gone = []
+    came, gone = [], []
     missed = []
     for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
         paths = known.get(gfid, [])
         path = name_of(paths, os.fsencode(failure.path or ""))
         if _is_undressed(failure) and paths:
             missed.append((gfid, path))
-        elif wanted <= 0 or _is_undressed(failure):
-            gone.append(failure.key)  # it came, or nothing there is called by any name any more
+        elif wanted < 0 or _is_undressed(failure):
+            gone.append(failure.key)  # nothing there is called by any name any more
+        elif wanted == 0:
+            came.append(failure.key)
         elif paths:
             # "compare" sends nothing that is right.
             items.append(wanted_at(ctx.volume, gfid, path, "compare"))
@@ -83,8 +90,10 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
                 alone.add(gfid)
         elif ctx.names_now(epoch, [gfid]).get(gfid) == []:
             gone.append(failure.key)  # without a name there, and nowhere on the primary, says that
+    if came:
+        ctx.progress.record([], came)
     if gone:
-        ctx.progress.record([], gone)
+        ctx.progress.change(partial(let_go, gone=gone))
     send_again(ctx, epoch, items, alone, missed)
     return len(items) + len(missed)
 
@@ -140,18 +149,18 @@ def wanted_at(volume: DirectoryVolume, gfid: bytes, path: bytes, how: How = "dat
     return FileItem(gfid, path, "compare", 0, 0, 0, 1)
 
 
-def _look_again(ctx: Context, failures: list[Failure]) -> tuple[int, bool]:
+def _look_again(ctx: Context, looks: list[Failure]) -> tuple[int, bool]:
     """Names and attributes go through the changelog, so that they stay in order; in scan mode each scan looks.
 
-    How many there were, and whether some are not where they were.
+    How many there were, and whether some are not where they were. Raises StaleFence.
     """
+    if not looks or ctx.place.detector() == "scan":
+        return 0, False
     astray = False
-    if ctx.place.detector() == "scan":
-        return 0, astray
-    for failure in failures:
-        directory, name = os.path.split(failure.path or "")
+    for path in _places(ctx, looks):
+        directory, name = os.path.split(path)
         # D of a directory has it listed again; of a file it would have all of it read.
-        kinds = "EM" if _is_no_directory(os.path.join(ctx.session.tree, failure.path or "")) else "EMD"
+        kinds = "EM" if _is_no_directory(os.path.join(ctx.session.tree, path)) else "EMD"
         try:
             agent_call(ctx.place.changelog, "look", dir=directory, names=[name], kinds=kinds)
         except AgentRefused:
@@ -159,8 +168,30 @@ def _look_again(ctx: Context, failures: list[Failure]) -> tuple[int, bool]:
                 True  # its directory has another name, or is gone: only a comparison of the tree finds it
             )
         except AgentUnreachable:
-            return 0, astray
-    return len(failures), astray
+            break
+    return len(looks), astray
+
+
+def _places(ctx: Context, looks: list[Failure]) -> list[str]:
+    """Where to look again: what is of a directory, where the secondary has that by now."""
+    directories = {
+        failure.of: bytes.fromhex(failure.of.partition("//")[0]) for failure in looks if failure.of
+    }
+    brick = ctx.progress.brick()
+    client = ctx.secondary(brick.epoch).client
+    where = client.whereabouts(directories.values(), upto=gone_upto(ctx)) if directories else {}
+    paths, gone = [], []
+    for failure in looks:
+        at = where.get(directories[failure.of]) if failure.of else None
+        if not failure.of:
+            paths.append(failure.path or "")
+        elif at is None:
+            gone.append(failure.key)
+        elif at.path is not None:  # without a name: it comes with a record, or to an end
+            paths.append(os.path.join(os.fsdecode(at.path), failure.of.partition("//")[2]).rstrip("/"))
+    if gone:
+        ctx.progress.change(partial(let_go, gone=gone))
+    return paths
 
 
 def _is_no_directory(path: str) -> bool:

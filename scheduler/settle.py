@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from replication import failures, unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
+from replication.pace import LIMBO_MARGIN_NS
 from tasks.metadata import as_moved
 from tasks.orphans import orphans
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator
 
+    from replication.remote.answers import Whereabouts
     from replication.unsettled import Unsettled
     from tasks.context import Context
 
@@ -40,11 +42,14 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     front = ctx.progress.brick().front
     if any(row.gfid is None and row.upto is not None and row.upto <= front for row in rows):
         ctx.progress.change(lambda db: unsettled.applied(db, front))
+    asked_of = None  # all that is unlisted
     for row in rows:
         if row.gfid == unsettled.ALL and row.upto is None:
-            left = _left_unlisted(ctx, epoch)
-            lacking = bool(ctx.secondary(epoch).client.dirty(limit=1)[0])
-            ctx.progress.change(partial(unsettled.doubted, row=row, directories=left, lacking=lacking))
+            _note_unlisted(ctx, epoch, row.since_ns)
+            client = ctx.secondary(epoch).client
+            lacking = any(client.dirty(limit=1, undressed=each)[0] for each in (False, True))
+            ctx.progress.change(partial(unsettled.doubted, row=row, lacking=lacking))
+            asked_of = row.tries
         elif row.gfid == unsettled.ALL and row.upto is not None and row.upto <= front and not walking:
             _have_sent(ctx, epoch, row)
     rows = ctx.progress.look(unsettled.rows)
@@ -58,7 +63,8 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
     if due and not walking:
         _look_for(ctx, epoch, due[:_AT_ONCE])
         rows = ctx.progress.look(unsettled.rows)
-    asked = [row for row in rows if row.upto is None]
+    # What there was another reason to doubt since then is asked of the secondary once more before it waits for anything.
+    asked = [row for row in rows if row.upto is None and (row.gfid != unsettled.ALL or row.tries == asked_of)]
     if not asked or not ctx.ledger.once_in(_ASK_EVERY_S, "settle"):
         return
     try:
@@ -74,7 +80,7 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     found, skipped = [], _skipped(ctx)
     for start in range(0, len(missed), _AT_ONCE):
         some = missed[start : start + _AT_ONCE]
-        where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in some)
+        where = _where(ctx, epoch, some)
         for row in some:
             at = where.get(bytes.fromhex(row.gfid or ""))
             if at is None or at.listed or (at.path is not None and not _can_be_listed(ctx, at.path, skipped)):
@@ -82,20 +88,29 @@ def settle_scanned(ctx: Context, epoch: int) -> None:
     ctx.progress.change(lambda db: unsettled.scanned(db, found))
 
 
-def _left_unlisted(ctx: Context, epoch: int) -> list[tuple[bytes, bytes | None]]:
-    """All directories that somebody has to list, without those in such ones, which are listed with them, or have a record of their own
-    if they leave. (What is in one that is listed may leave with that.)
+def _note_unlisted(ctx: Context, epoch: int, since_ns: int) -> None:
+    """All directories that somebody has to list are missed, without those in such ones, which are listed with them, or have a record of
+    their own if they leave. (What is in one that is listed may leave with that.)
     """
     client = ctx.secondary(epoch).client
-    found: list[tuple[bytes, bytes | None]] = []
+    upto = gone_upto(ctx)
     after = None
     while True:
-        page, after = client.unlisted(after)
-        found += page
+        page, after = client.unlisted(after, upto=upto, tops=True)
+        if page:
+            ctx.progress.change(partial(unsettled.miss, directories=page, since_ns=since_ns))
         if after is None:
-            break
-    paths = {path for _, path in found if path is not None}
-    return [each for each in found if each[1] is None or os.path.dirname(each[1]) not in paths]
+            return
+
+
+def gone_upto(ctx: Context) -> int:
+    """What was not seen up to this time, and is held (max_delete, ignore_deletes), has no other name: it is gone, as for who purges."""
+    return ctx.progress.brick().front_ns - LIMBO_MARGIN_NS
+
+
+def _where(ctx: Context, epoch: int, some: list[Unsettled]) -> dict[bytes, Whereabouts]:
+    gfids = [bytes.fromhex(row.gfid or "") for row in some]
+    return ctx.secondary(epoch).client.whereabouts(gfids, upto=gone_upto(ctx))
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -105,7 +120,7 @@ def _above(path: bytes) -> Iterator[bytes]:
 
 def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
     """Have these directories looked at where the secondary has them by now; done with is what is listed, or gone."""
-    where = ctx.secondary(epoch).client.whereabouts(bytes.fromhex(row.gfid or "") for row in due)
+    where = _where(ctx, epoch, due)
     failing = _failing(ctx)
     skipped = _skipped(ctx)
     done: list[Unsettled] = []
@@ -117,7 +132,9 @@ def _look_for(ctx: Context, epoch: int, due: list[Unsettled]) -> None:
         if at is None or at.listed:
             done.append(row)  # as far as all is applied: what came after that may tell more
         elif at.path is None:
-            again.append((row, None))  # without a name: it comes with a record, or to an end
+            again.append(
+                (row, None)
+            )  # without a name, or with one that is held: it comes with a record, or to an end
         elif not _can_be_listed(ctx, at.path, skipped):
             done.append(row)
         elif row.tries >= _TRIES and not _is_among(at.path, failing):
@@ -155,28 +172,31 @@ def list_again(ctx: Context, epoch: int) -> bool:
 
 def _have_sent(ctx: Context, epoch: int, row: Unsettled) -> None:
     """What was recorded is applied, so nobody else is going to send what is left: it is tried again, and holds the mark as long."""
-    files, more = orphans(ctx, epoch)
-    left = as_moved(files, step="data")
+    files, bare, more = orphans(ctx, epoch)
+    left = as_moved(files, step="data") + as_moved(bare)
 
     def note(db: sqlite3.Connection) -> None:
         failures.record(db, left, [], row.since_ns)
-        unsettled.doubted(db, row, [], lacking=more)
+        unsettled.doubted(db, row, lacking=more)
 
     ctx.progress.change(note)
 
 
 def _skipped(ctx: Context) -> set[str]:
-    return {skip.key.partition(":")[2] for skip in ctx.progress.skips()}
+    return {skip.path for skip in ctx.progress.skips() if skip.step == "entry" and skip.path is not None}
 
 
 def _failing(ctx: Context) -> set[str]:
-    return {key.partition(":")[2] for key in ctx.progress.failing()}
+    return ctx.progress.look(failures.paths) | _skipped(ctx)
 
 
 def _as_failure(row: Unsettled, path: bytes) -> Failure:
     text = os.fsdecode(path)
     error = f"{text} is not where it was, or cannot be listed; it was looked for {row.tries} times"
-    return Failure(step="entry", gfid=None, path=text, code="moved", error=error, first_ns=row.since_ns)
+    of = failures.within(bytes.fromhex(row.gfid or ""))
+    return Failure(
+        step="entry", gfid=None, path=text, of=of, code="moved", error=error, first_ns=row.since_ns
+    )
 
 
 def _can_be_listed(ctx: Context, path: bytes, failing: set[str]) -> bool:

@@ -45,8 +45,9 @@ def bisect(work: Unit, why: str) -> str | None:
         work.finish(boot=boot, found={f"{work.name}.{n}": half for n, half in enumerate(halves)})
         return f"halved, {len(items)} files: {why}"
     (item,) = items
+    step = "metadata" if item.how == "metadata" else "data"
     failure = Failure(
-        step="data", gfid=item.gfid.hex(), path=os.fsdecode(item.path), code=UNEXPECTED, error=why
+        step=step, gfid=item.gfid.hex(), path=os.fsdecode(item.path), code=UNEXPECTED, error=why
     )
     work.say([failure])
     work.finish(boot=boot, failures=[failure])

@@ -8,7 +8,7 @@ from replication.secondary.filters import Filters
 from tasks.deletes import rule_of_deletes
 
 if TYPE_CHECKING:
-    from replication.observer import Findings
+    from replication.findings import Findings
     from tasks.unit import Unit
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from replication import unsettled
+from replication.failures import within
 from replication.frontier import decode_dirs, encode_dirs
 from replication.observer import NEVER_NS, Observer
 from replication.volume.directory import VanishedError
@@ -185,7 +186,7 @@ class _Walk:
                 fd, self.volume.names(fd, is_root=not path), path, self.work.ctx.filters
             )
         except OSError as error:
-            self.observer.fail("entry", path, error)
+            self.observer.fail("entry", path, error, of=within(gfid))
             return None
         finally:
             os.close(fd)
@@ -201,7 +202,7 @@ class _Walk:
             names = self.volume.names(fd, is_root=not path)
             below = self.observer.list_directory(fd, gfid, path, names, empty=empty)
         except OSError as error:
-            self.observer.fail("entry", path, error)
+            self.observer.fail("entry", path, error, of=within(gfid))
             return 0
         finally:
             os.close(fd)
@@ -235,5 +236,5 @@ class _Walk:
             self._vanished[gfid] = path
             return None
         except OSError as error:
-            self.observer.fail("entry", path, error)
+            self.observer.fail("entry", path, error, of=within(gfid))
             return None

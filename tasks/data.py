@@ -86,7 +86,7 @@ def _end_at_home(
     good = [f"data:{r.gfid.hex()}" for r in results if r.status != "error"]
     good += [f"{step}:{item.gfid.hex()}" for item in dressed for step in ("data", "metadata")]
     failing = work.ctx.progress.failing()
-    resolved = [key for key in good if key in failing and key not in bad]
+    resolved = {key: work.began_ns for key in good if key in failing and key not in bad}
     if not work.finish(boot=boot, failures=failures + undressed, resolved=resolved):
         return DONE
     work.say(failures + undressed)

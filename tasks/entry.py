@@ -7,11 +7,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from replication import unsettled
+from replication import failures, unsettled
 from replication.changelog.control import agent_call
 from replication.changelog.record import Kind, SegmentDamaged
 from replication.changelog.store import SegmentDropped
 from replication.changelog.together import Together
+from replication.failures import within
 from replication.frontier import decode_dirs, encode_dirs
 from replication.observation import Change
 from replication.observer import Observer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Task
 
-    from replication.observer import Findings
+    from replication.findings import Findings
     from replication.volume.directory import DirectoryVolume
 
 # Names looked at in one part of a segment: bounds a task's time and memory, and lets data flow early.
@@ -60,6 +61,8 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             return str(error)
         if findings.found_again:  # first: what goes wrong in them is as old as they are
             work.ctx.progress.change(lambda db: unsettled.seen_at(db, findings.found_again))
+        if findings.left:
+            work.ctx.progress.change(lambda db: failures.left(db, findings.left))
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], _since_ns(work, segment))
@@ -73,9 +76,8 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
             work.ctx.progress.change(lambda db: unsettled.doubt(db, since_ns))
         items = encode_items(findings.needs).hex() if findings.needs else ""
         meta = encode_dirs(findings.meta)
-        text = json.dumps(
-            {"needs": items, "meta": meta, "more": more, "resolved": findings.resolved, "boot": boot}
-        )
+        resolved = dict.fromkeys(findings.resolved, work.began_ns)
+        text = json.dumps({"needs": items, "meta": meta, "more": more, "resolved": resolved, "boot": boot})
         work.ctx.ledger.put_found(epoch, batch, work.found_by, text)
         work.ctx.ledger.count(
             scanned=findings.names, **counts(findings, found=False),
@@ -159,7 +161,7 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
         observer.findings.astray[gfid] = path
         return []
     except OSError as error:
-        observer.fail("entry", path, error)
+        observer.fail("entry", path, error, of=within(gfid))
         return []
     empty = observer.seems_empty(gfid)
     try:
@@ -169,7 +171,7 @@ def _list(work: Unit, observer: Observer, gfid: bytes, path: bytes) -> list[tupl
             observer.findings.meta.append((gfid, path))  # names may have come and gone
         return below if empty else []
     except OSError as error:
-        observer.fail("entry", path, error)
+        observer.fail("entry", path, error, of=within(gfid))
         return []
     finally:
         os.close(fd)
@@ -258,7 +260,7 @@ def _look_at_names(
             except VanishedError:
                 continue
             except OSError as error:
-                observer.fail("entry", path, error)
+                observer.fail("entry", path, error, gfid=gfid)
                 looked = True
                 continue
             try:
@@ -337,7 +339,7 @@ def _look(
     except (VanishedError, OSError) as error:
         if isinstance(error, OSError):
             for at in believed_at(work, segment, parent):
-                observer.fail("entry", at, error)
+                observer.fail("entry", at, error, of=within(parent))
         # Where a handle always leads to what it is of, it is gone, or comes from outside when it comes again.
         away = (
             parent in observer.born or not work.ctx.volume.keeps_handles or isinstance(error, NotFoundError)

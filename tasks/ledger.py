@@ -122,7 +122,7 @@ class Ledger:
         token: str = "",
         boot: str = "",
         failures: list[Failure] | None = None,
-        resolved: list[str] | None = None,
+        resolved: Mapping[str, int] | None = None,
         found: Mapping[str, str | bytes] | None = None,
     ) -> Standing:
         """A unit is done and found others: one step. ``done`` is False when a twin was first.
@@ -130,7 +130,7 @@ class Ledger:
         ``token``: of the payload that was done; another one of the same name is left alone. Raises StaleFence.
         """
         bad = json.dumps([_plain(failure) for failure in failures]) if failures else ""
-        good = json.dumps(resolved) if resolved else ""
+        good = json.dumps(list(resolved.items())) if resolved else ""
         return self._run("settle", epoch, batch, unit, boot, bad, good, token, *_with_tokens(found or {}))
 
     def forget(self, epoch: int, upto: int) -> None:
@@ -224,8 +224,8 @@ class Ledger:
             [unit.decode() for unit in units], b"worked" in row,
         )  # fmt: skip
 
-    def reports(self, number: int) -> tuple[list[dict[str, Any]], list[str]]:
-        """Failures and resolved keys that units of this batch reported."""
+    def reports(self, number: int) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+        """Failures, and resolved keys with when they were looked at, that units of this batch reported."""
         bad, good = (
             [
                 item
@@ -234,7 +234,7 @@ class Ledger:
             ]
             for kind in ("failures", "resolved")
         )
-        return bad, good
+        return bad, [(key, looked_ns) for key, looked_ns in good]
 
     # ---- what workers on other hosts are told (tasks/terms.py)
 
@@ -312,4 +312,4 @@ def _with_tokens(units: Mapping[str, str | bytes]) -> list[str | bytes]:
 
 def _plain(failure: Failure) -> dict[str, Any]:
     return {"step": failure.step, "gfid": failure.gfid, "path": failure.path, "code": failure.code,
-            "error": failure.error}  # fmt: skip
+            "error": failure.error, "of": failure.of}  # fmt: skip

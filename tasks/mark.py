@@ -104,7 +104,12 @@ def _sync(work: Unit) -> tuple[str, int, bool]:
 
 
 def _finish(
-    work: Unit, batch: OpenBatch, bad: list[dict[str, Any]], good: list[str], *, nothing_missing: bool
+    work: Unit,
+    batch: OpenBatch,
+    bad: list[dict[str, Any]],
+    good: list[tuple[str, int]],
+    *,
+    nothing_missing: bool,
 ) -> bool:
     """Move the front over one batch, which is durable. True when a hybrid crawl ended with it."""
     progress, manifest = work.ctx.progress, batch.manifest

@@ -47,7 +47,7 @@ def sync_metadata(task: Task[..., Any], session: str, epoch: int, batch: int, un
         if failures:
             work.say(failures)
             work.ctx.progress.record(failures, [], work.since_ns())
-        resolved = found["resolved"] + _resolved(work.ctx, meta, dressed)
+        resolved = found["resolved"] | dict.fromkeys(_resolved(work.ctx, meta, dressed), work.began_ns)
         items = decode_items(bytes.fromhex(found["needs"])) if found["needs"] else []
         units, says = data_units(items, work.ctx, f"{unit}:")
         units |= undressed(dressed.missed, f"{unit}:")

@@ -48,6 +48,7 @@ class Unit:
         self.epoch = epoch
         self.batch = batch
         self.name = unit
+        self.began_ns = time.time_ns()
         self._alive_at = 0.0
         self.outcome = ""
         self.token = ""  # of the payload that was read
@@ -115,9 +116,12 @@ class Unit:
         found: Mapping[str, str | bytes] | None = None,
         says: Mapping[str, str] | None = None,
         failures: list[Failure] | None = None,
-        resolved: list[str] | None = None,
+        resolved: Mapping[str, int] | None = None,
     ) -> bool:
-        """Settle this unit with what it found, then enqueue that. False when a twin was first."""
+        """Settle this unit with what it found, then enqueue that. False when a twin was first.
+
+        ``resolved``: keys of failures that are none any more, and when a look that says so began.
+        """
         standing = self.ctx.ledger.settle(
             self.epoch, self.batch, self.name, token=self.token, boot=boot, failures=failures, resolved=resolved, found=found,
         )  # fmt: skip

@@ -325,21 +325,24 @@ class SecondaryClient:
     ) -> tuple[list[tuple[bytes, bytes]], str | None]:
         """Files whose content is wanted: (gfid, path), and where to go on (None: that was all).
 
-        ``undressed``: those that lack nothing but their metadata.
+        ``undressed``: what lacks nothing but its metadata, directories too.
         """
         header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def unlisted(
-        self, after: str | None = None, limit: int = 1000
+        self, after: str | None = None, limit: int = 1000, *, upto: int = 0, tops: bool = False
     ) -> tuple[list[tuple[bytes, bytes | None]], str | None]:
-        """Directories that somebody has to list: (gfid, path or None for one without a name), and where to go on, as above."""
-        header = self.call("unlisted", after=after, limit=limit).header
+        """Directories that somebody has to list: (gfid, path or None for one without a name), and where to go on, as above.
+
+        ``upto``: without what was seen to be gone until then, and is held. ``tops``: without those in such ones.
+        """
+        header = self.call("unlisted", after=after, limit=limit, upto=upto, tops=tops).header
         return [(bytes.fromhex(g), _path(p)) for g, p in header["items"]], header["next"]
 
-    def whereabouts(self, gfids: Iterable[bytes]) -> dict[bytes, Whereabouts]:
-        """What the secondary knows of these directories."""
-        found = self.call("whereabouts", gfids=[g.hex() for g in gfids]).header["found"]
+    def whereabouts(self, gfids: Iterable[bytes], *, upto: int = 0) -> dict[bytes, Whereabouts]:
+        """What the secondary knows of these directories; ``upto`` as above."""
+        found = self.call("whereabouts", gfids=[g.hex() for g in gfids], upto=upto).header["found"]
         return {bytes.fromhex(g): Whereabouts(listed, _path(path)) for g, listed, path in found}
 
     def stage(self, unit: str, gfids: Iterable[bytes], *, in_place: bool | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from base64 import b64encode
 from typing import Any, Dict, List, Optional
 
 from replication.secondary.agent import Agent
-from replication.secondary.index import Row
+from replication.secondary.index import UNCERTAIN, Row
 from replication.secondary.metadata import Item, replicated
 from replication.secondary.mounting import drop_pages
 from replication.secondary.namespace import limbo_name
@@ -32,7 +32,7 @@ def undress(agent: Agent, items: List[Item]) -> None:
 
 
 def _undress(agent: Agent, item: Item, row: Row) -> None:
-    item.ctime = -item.ctime or -1  # of no certain version, and its metadata is wanted all the same
+    item.ctime = -item.ctime or UNCERTAIN
     fd = open_here(agent, row)
     if fd is None:
         item.mode, item.uid, item.gid, item.xattrs = row.mode & _PRIVATE, row.uid, row.gid, {}

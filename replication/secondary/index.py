@@ -15,6 +15,7 @@ from replication.secondary import sql
 from replication.secondary.layout import ROOT_GFID, ROOT_ID
 
 Key = Tuple[int, bytes]  # a name: (id of its directory, bytes)
+UNCERTAIN = -1  # as pctime: metadata is to come, of a version that is not certain
 
 
 def signed(ino: int) -> int:

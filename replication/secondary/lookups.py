@@ -53,7 +53,7 @@ def _wanted(row: Optional[Row]) -> int:
 
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Files whose content is wanted; with ``undressed`` those that lack nothing but their metadata.
+    """Files whose content is wanted; with ``undressed`` what lacks nothing but its metadata. What is in limbo is looked at again if it comes back.
 
     ``after`` is null or the ``next`` of the answer before.
     """
@@ -63,48 +63,59 @@ def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
     agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
-    items = [[row.gfid.hex(), _text(agent.tree.path(keys[row.id][0]))] for row in rows if row.id in keys]
+    places = [(row, agent.tree.path(keys[row.id][0])) for row in rows if row.id in keys]
+    hidden = layout.HIDDEN + b"/" if request.get("undressed") else None
+    items = [
+        [row.gfid.hex(), _text(path)] for row, path in places if hidden is None or not path.startswith(hidden)
+    ]
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 
 def unlisted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Directories of which no complete listing was applied since they came, or were made again; ``after`` as above.
 
-    The path is null for one that has no name, nor one that something above it has. What is held (held.py) is not among them: nobody can list it.
+    The path is null for one that has no name, nor one that something above it has, or has such a one only as what is held (held.py):
+    it may be called something else by now. What was seen to be gone until ``upto``, and is held still, is not among them: nobody can list it.
+    ``tops``: without those in such ones.
     """
     limit = int(request.get("limit") or 1000)
-    rows = [Row(*t) for t in agent.index.db.execute(sql.UNLISTED, (int(request.get("after") or 0), limit))]
-    items = [[row.gfid.hex(), path] for row, path in _places(agent, rows)]
+    query = sql.UNLISTED_TOPS if request.get("tops") else sql.UNLISTED
+    rows = [Row(*t) for t in agent.index.db.execute(query, (int(request.get("after") or 0), limit))]
+    items = [[row.gfid.hex(), path] for row, path in _places(agent, rows, request)]
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 
 def whereabouts(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Of each of these directories that is known, and not held for one that is gone: whether it is listed, and its path, null as above."""
+    """Of each of these directories that is known, and not gone, as above: whether it is listed, and its path, null as above."""
     rows = agent.index.inodes(gfid_of(g) for g in request["gfids"]).values()
-    return {"found": [[row.gfid.hex(), bool(row.listed), path] for row, path in _places(agent, list(rows))]}
+    places = _places(agent, list(rows), request)
+    return {"found": [[row.gfid.hex(), bool(row.listed), path] for row, path in places]}
 
 
-def _places(agent: Agent, rows: List[Row]) -> Iterator[Tuple[Row, Optional[str]]]:
+def _places(agent: Agent, rows: List[Row], request: Dict[str, Any]) -> Iterator[Tuple[Row, Optional[str]]]:
+    upto = int(request.get("upto") or 0)
     agent.tree.begin()
     keys = agent.index.names(row.id for row in rows)
     holds = agent.index.holds()
     for row in rows:
-        if holds and row.id in keys and _is_held(agent, keys[row.id][0]):
+        held_since = _held_since(agent, keys[row.id][0]) if holds and row.id in keys else None
+        if held_since is not None and held_since <= upto:
             continue
-        path = agent.tree.path(keys[row.id][0]) if row.id in keys else None
+        path = agent.tree.path(keys[row.id][0]) if held_since is None and row.id in keys else None
+        path = b"" if row.id == layout.ROOT_ID else path
         if path is not None and path.startswith(layout.HIDDEN + b"/"):
             path = None
         yield row, None if path is None else _text(path)
 
 
-def _is_held(agent: Agent, key: Key) -> bool:
-    """Whether this name, or one above it, is one that the primary has no more."""
+def _held_since(agent: Agent, key: Key) -> Optional[int]:
+    """When this name, or one above it, was seen first to be one that the primary has no more (the stamp of limbo); None: it is not."""
+    found: List[int] = []
     at: Optional[Key] = key
     while at is not None:
-        if agent.index.db.execute(sql.IS_HELD, at).fetchone():
-            return True
+        found += [stamp for (stamp,) in agent.index.db.execute(sql.IS_HELD, at)]
         at = agent.tree.place(at[0]) if at[0] != layout.ROOT_ID else None
-    return False
+    return min(found, default=None)
 
 
 def unlist(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

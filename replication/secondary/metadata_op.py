@@ -6,7 +6,7 @@ import os
 from typing import Any, Dict, List, Set
 
 from replication.secondary.agent import Agent
-from replication.secondary.index import Key, Row
+from replication.secondary.index import UNCERTAIN, Key, Row
 from replication.secondary.metadata import Item, apply_at, dress_existing
 from replication.secondary.namespace import limbo_name
 from replication.secondary.protocol import AgentError, code_of
@@ -55,6 +55,8 @@ def apply_items(agent: Agent, items: List[Item], content_too: bool = False) -> L
             continue
         if current:
             row.pino, row.pctime = item.ino, item.ctime
+        elif row.pctime == UNCERTAIN:
+            row.pctime = 0
         row.changed = True
         parents.update(key[0] for key in keys)
     index.save(rows.values(), [], [])

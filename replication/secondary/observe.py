@@ -9,7 +9,7 @@ from replication.secondary.admission import admit
 from replication.secondary.agent import Agent
 from replication.secondary.along import Content
 from replication.secondary.carrying import Carrier
-from replication.secondary.index import Key, Row
+from replication.secondary.index import UNCERTAIN, Key, Row
 from replication.secondary.metadata import apply_at, dress_directory
 from replication.secondary.namespace import limbo_name
 from replication.secondary.observed import (
@@ -252,9 +252,9 @@ class _Work(Carrier):
         if g not in self.need and row.ino:
             self.meta.append(g.hex())
             self._stale_parents(row, key)
-            if row.is_file and row.pctime != -e[CTIME]:
-                row.pctime = -e[CTIME]  # the metadata that comes must be of this very state
-                row.changed = True
+            # The metadata of a file that comes must be of this very state. Should whoever is told of it be killed, it is known by this.
+            if row.pctime != (awaited := -e[CTIME] or UNCERTAIN):
+                row.pctime, row.changed = awaited, True
 
     def _remember(self, row: Row, e: Observed) -> None:
         if not same_attributes(row, e):

@@ -101,7 +101,7 @@ def _names(agent: Agent, line: List[Any], at: int, replaced: List[int], given_up
     if not in_limbo and not named:
         index.drop([row])
         return False
-    row.pctime = 0
+    row.pctime = min(row.pctime, 0)
     row.changed = True
     index.save([row], [], [])
     if row.is_dir:

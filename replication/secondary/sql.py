@@ -6,8 +6,8 @@ inode   one row per gfid that is on the secondary, or wanted there.
         ino      inode number on the secondary; 0 while nothing stands there (a file without data yet)
         dirty    not 0: content is wanted, by the look of this number (meta: ticket)
         pino, pctime   inode number and ctime (ns) on the primary of the state that is here completely;
-                 pctime 0: not complete, or not certain; below 0, for a file: its content as of ctime -pctime
-                 is here, its metadata not yet
+                 pctime 0: not complete, or not certain; below 0: its metadata is still to come, of a file that of
+                 ctime -pctime, whose content is here
         listed   1: a complete listing of this directory was applied
         digest   of a directory's names and versions (digests.py); NULL: not computed
         limbo    NULL, or the stamp after which an inode without a name may be purged
@@ -125,7 +125,7 @@ _EVERYTHING = """WITH RECURSIVE sub(id) AS (SELECT ?1 UNION
     SELECT entry.inode FROM sub JOIN entry ON entry.parent = sub.id) """
 DOUBT = (
     _EVERYTHING
-    + """UPDATE inode SET pctime = 0, listed = 0, digest = NULL,
+    + """UPDATE inode SET pctime = min(pctime, 0), listed = 0, digest = NULL,
     dirty = CASE WHEN mode & 61440 = 32768 THEN max(dirty, 1) ELSE dirty END
     WHERE id IN (SELECT id FROM sub) AND id <> 1"""
 )
@@ -171,6 +171,12 @@ UNLISTED = (
     + COLUMNS
     + " FROM inode WHERE id > max(1, ?) AND listed = 0 AND mode & 61440 = 16384 ORDER BY id LIMIT ?"
 )
+# Without those in such ones, which are listed with them. (The root is listed by whoever looks at the tree.)
+UNLISTED_TOPS = UNLISTED.replace(
+    "ORDER BY",
+    """AND NOT EXISTS (SELECT 1 FROM entry JOIN inode AS above ON above.id = entry.parent
+        WHERE entry.inode = inode.id AND above.listed = 0 AND above.id <> 1) ORDER BY""",
+)
 IN_LIMBO = "SELECT " + COLUMNS + " FROM inode WHERE limbo IS NOT NULL AND limbo <= ? ORDER BY limbo LIMIT ?"
 SAVE_IN_PLACE = "INSERT OR REPLACE INTO inplace(inode, ino) VALUES(?, ?)"
 _HALF = """SELECT inode.id FROM inplace JOIN inode ON inode.id = inplace.inode
@@ -188,7 +194,7 @@ STATISTICS = """SELECT count(*), coalesce(sum(mode & 61440 = 32768), 0), coalesc
     coalesce(sum(CASE WHEN mode & 61440 = 32768 THEN size ELSE 0 END), 0) FROM inode"""
 
 ANY_HELD = "SELECT 1 FROM held LIMIT 1"
-IS_HELD = "SELECT 1 FROM held WHERE parent = ? AND name = ?"
+IS_HELD = "SELECT stamp FROM held WHERE parent = ? AND name = ?"
 # What was seen first stands; of a name that stands for something else by now, that.
 HOLD = """INSERT INTO held(parent, name, inode, stamp, since) VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(parent, name) DO UPDATE SET inode = excluded.inode,
@@ -209,7 +215,7 @@ COUNT_HELD = (
 )
 DROP_STALE_HELD = """DELETE FROM held WHERE NOT EXISTS (SELECT 1 FROM entry
     WHERE entry.parent = held.parent AND entry.name = held.name AND entry.inode = held.inode)"""
-WANT_NOTHING = "UPDATE inode SET dirty = 0, pctime = 0 WHERE id = ? AND dirty <> 0"
+WANT_NOTHING = "UPDATE inode SET dirty = 0, pctime = 0 WHERE id = ? AND (dirty <> 0 OR pctime < 0)"
 ANY_OBJECT = "SELECT 1 FROM inode WHERE id <> 1 LIMIT 1"
 ANY_REMOVED = "SELECT 1 FROM removed LIMIT 1"
 NOTE_REMOVED = "INSERT OR REPLACE INTO removed(inode, path, amount, at) VALUES(?, ?, ?, ?)"

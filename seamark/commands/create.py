@@ -70,6 +70,8 @@ def create(
     place = SessionDir(Path(state_dir), name)
     if place.config.exists():
         raise UsageError(f"there is a session {name} already; choose another name, or delete it first")
+    if place.progress.exists():
+        raise UsageError(f"session {name} was not deleted to the end; delete it again first")
     if identity is not None and not os.path.isfile(identity):
         raise UsageError(f"--identity {identity}: no such file")
     values = [assignment(text) for text in assigned]

@@ -15,7 +15,7 @@ from replication.changelog import quiet
 from replication.errors import LockedError, SeamarkError, UsageError
 from replication.private import remove_tree
 from replication.session import Desired, SessionDir, SessionState, known_session
-from replication.sharing import consumers, remove_unused, volume_of
+from replication.sharing import consumers, leave, remove_unused, unused_volumes, volume_of
 from replication.volume.stime import forget_mark
 from scheduler.monitor_client import ask_monitor
 from seamark.commands.shared import session_argument, state_dir_option
@@ -110,12 +110,14 @@ def _delete(
         place.named_config.unlink(missing_ok=True)
         if volume is None:
             quiet.forget(place.changelog)  # of a session that was never started since it might share one
-        if place.path.exists():
-            remove_tree(place.path)
+        leave(place)
+        for unused in {*unused_volumes(place.path.parent.parent), *([volume] if volume is not None else [])}:
+            _forget_changelog(unused)
         if place.mount.parent.exists():
             remove_tree(place.mount.parent)
-        if volume is not None:
-            _forget_changelog(volume)
+        # Its directory last: as long as there is anything, whoever was killed can delete it again.
+        if place.path.exists():
+            remove_tree(place.path)
     except OSError as error:
         raise SeamarkError(f"cannot remove {error.filename}: {error.strerror}") from None
 

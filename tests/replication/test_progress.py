@@ -87,7 +87,7 @@ def rows(progress, *, known=False):
     if known:
         for row in progress.look(unsettled.rows):
             if row.gfid == unsettled.ALL:
-                progress.change(lambda db, row=row: unsettled.doubted(db, row, []))
+                progress.change(lambda db, row=row: unsettled.doubted(db, row))
     return [(row.gfid, row.since_ns, row.upto) for row in progress.look(unsettled.rows)]
 
 
@@ -156,7 +156,10 @@ def test_what_was_noted_later_waits_for_a_later_position(progress):
     listed = progress.look(unsettled.rows)[:1]
     progress.change(lambda db: unsettled.listed(db, listed))
     assert applied(progress) == 199  # what left it before is not there yet
+    # It was seen to be listed while another tick asked the recorder: that position is an older one.
     progress.change(lambda db: unsettled.wait_for(db, listed, 3))
+    assert applied(progress) == 199
+    wait_for(progress, 3)
     assert applied(progress) == 299
 
 
@@ -221,7 +224,17 @@ def test_a_doubt_that_comes_while_the_secondary_is_asked_stays(progress):
     progress.new_epoch(0)
     (row,) = progress.look(unsettled.rows)
     progress.new_epoch(0)
-    progress.change(lambda db: unsettled.doubted(db, row, []))
+    progress.change(lambda db: unsettled.doubted(db, row))
+    assert rows(progress) == [("", 101, None)]
+
+
+def test_a_doubt_that_comes_while_the_recorder_is_asked_waits_for_what_it_says_next(progress):
+    """The position may be from before what a unit that was killed meanwhile has left."""
+    crawled(progress)
+    progress.new_epoch(0)
+    asked = progress.look(unsettled.rows)
+    progress.change(lambda db: unsettled.doubt(db, 150))
+    progress.change(lambda db: unsettled.wait_for(db, asked, 3))
     assert rows(progress) == [("", 101, None)]
 
 
@@ -553,12 +566,48 @@ def test_reports_of_a_batch_are_taken_once(progress):
     epoch = crawled(progress)
     bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
     progress.take(epoch, 1, [bad], [], 1)
-    progress.take(epoch, 2, [], [bad.key], 1)
+    progress.take(epoch, 2, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 0
     progress.take(epoch, 3, [bad], [], 1)
-    progress.take(epoch, 2, [], [bad.key], 1)
+    progress.take(epoch, 2, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 1
     assert progress.taken(epoch) == 3
+
+
+def test_what_was_seen_to_be_right_before_it_failed_again_is_a_failure(progress):
+    """A look whose batch is durable only now; the failure is of a later batch, which is under way."""
+    epoch = crawled(progress)
+    bad = Failure(
+        step="entry", gfid=None, path="p", code="io", error="e", of=failures.within(bytes(16), b"p")
+    )
+    progress.record([bad], [])
+    looked_ns = time.time_ns()
+    progress.record([bad], [])
+    progress.take(epoch, 1, [], [(bad.key, looked_ns)], 1)
+    (found,) = progress.failures()
+    assert (found.tries, found.key, found.of) == (2, bad.key, f"{bytes(16).hex()}//p")
+    progress.take(epoch, 2, [], [(bad.key, time.time_ns())], 1)
+    assert progress.failures() == []
+
+
+def test_what_is_not_there_any_more_may_fail_under_another_name(progress):
+    """It failed there already, before its old name was looked at; or does later, until what was recorded is applied."""
+    epoch = crawled(progress)
+
+    def failing(name):
+        of = failures.within(bytes(16), name.encode())
+        return Failure(step="entry", gfid=None, path=name, code="io", error="e", of=of)
+
+    progress.record([failing("old")], [], 200)
+    progress.record([failing("new")], [], 500)
+    progress.change(lambda db: failures.let_go(db, [failing("old").key]))
+    progress.record([failing("newer")], [], 600)
+    assert {each.path: each.first_ns for each in progress.failures()} == {"new": 200, "newer": 200}
+    progress.record([], [failing(name).key for name in ("new", "newer")])
+    progress.advance(epoch, 5, 900)
+    assert progress.brick().stime_ns == 199
+    wait_for(progress, 5)
+    assert applied(progress) == 900
 
 
 def test_reports_of_an_older_epoch_are_not_taken(progress):
@@ -566,7 +615,7 @@ def test_reports_of_an_older_epoch_are_not_taken(progress):
     bad = Failure(step="data", gfid="ab", path="p", code="io", error="e")
     new = progress.new_epoch(0)
     progress.take(new, 1, [bad], [], 1)
-    progress.take(old, 7, [], [bad.key], 1)
+    progress.take(old, 7, [], [(bad.key, failures.NOW)], 1)
     assert progress.failure_count() == 1
     assert (progress.taken(old), progress.taken(new)) == (0, 1)
 

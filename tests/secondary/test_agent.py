@@ -862,6 +862,7 @@ def test_a_directory_that_a_crawl_missed_is_unlisted_with_all_below_it(trees):
         assert client.unlisted() == ([], None)
         client.unlist([primary.gfid(b"d")])
         assert sorted(path for _, path in client.unlisted()[0]) == [b"d", b"d/below"]
+        assert [path for _, path in client.unlisted(tops=True)[0]] == [b"d"]
         first, after = client.unlisted(limit=1)
         assert [path for _, path in first + client.unlisted(after)[0]] == [b"d", b"d/below"]
         assert client.dirty()[0] == []

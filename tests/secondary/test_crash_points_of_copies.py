@@ -50,6 +50,17 @@ def view(client):
     client.finish("view_drop")
 
 
+# For who takes them all snapshots are of one second: so each has to take another name than the first that it tries.
+STANDS = """
+import sys, time
+from types import SimpleNamespace
+from replication.secondary import snapshots
+from replication.secondary.__main__ import main
+snapshots.time = SimpleNamespace(**{{**vars(time), "time_ns": lambda: {at_ns}}})
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("most", SOME)
 @pytest.mark.parametrize("kind", [pytest.param("btrfs subvolume", marks=pytest.mark.slow), "xfs"])
 @pytest.mark.parametrize("scene", [take_one, take_and_remove, view], ids=lambda scene: scene.__name__)
@@ -61,11 +72,11 @@ def test_of_what_was_killed_nothing_is_left(tmp_path, kind, scene, most):
         epochs = itertools.count(2)
         with Far(root) as client:
             Primary(primary).crawl(client)
-            good = take(client, keep="1h all")["name"]
+            good, at_ns = map(take(client, keep="1h all").get, ("name", "taken_ns"))
             view(client)  # what is made once for all is there
 
         def work(log, point):
-            far = Far(root, epoch=next(epochs))
+            far = Far(root, epoch=next(epochs), start=["-c", STANDS.format(at_ns=at_ns)])
             killed = False
             try:
                 with traced(far.process.pid, log, point):

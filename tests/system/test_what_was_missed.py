@@ -236,7 +236,7 @@ def test_a_directory_that_is_removed_during_a_scan_is_none_that_moves(place, tmp
 # 20,000 files are looked for at once at the end of a crawl, and 100,000 keys of failures are looked at: in small.
 SMALL = """
 import scheduler.crawl
-scheduler.crawl._DIRTY_MOST = scheduler.crawl._DIRTY_PAGE = 5
+scheduler.crawl._DIRTY_MOST = 5
 from replication.progress import Progress
 Progress.failing.__defaults__ = (20,)
 """

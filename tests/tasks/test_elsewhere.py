@@ -338,7 +338,9 @@ def test_attributes_are_found_after_a_directory_above_was_renamed(pair, when):
         assert [item.how for items in pair.units().values() for item in items] == ["metadata"] * 3
         pair.finish_at_home()
         _, good = pair.ctx.ledger.reports(pair.batch)
-        assert {row["gfid"] for row in bad} == {key.split(":")[1] for key in good if key.startswith("meta")}
+        assert {row["gfid"] for row in bad} == {
+            key.split(":")[1] for key, _ in good if key.startswith("meta")
+        }
     else:
         pair.finish_at_home()
         assert pair.ctx.ledger.reports(pair.batch)[0] == []

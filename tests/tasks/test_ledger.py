@@ -86,10 +86,10 @@ def test_a_restarted_secondary_is_noticed(ledger):
 def test_reports_are_kept_until_the_batch_is_forgotten(ledger):
     ledger.open(EPOCH, 1, {"kind": "retry"}, {"R:stream:1": b"x"})
     bad = Failure(step="data", gfid="ab", path="p", code="io", error="why")
-    ledger.settle(EPOCH, 1, "R:stream:1", failures=[bad], resolved=["data:cd"])
+    ledger.settle(EPOCH, 1, "R:stream:1", failures=[bad], resolved={"data:cd": 7})
     failures, resolved = ledger.reports(1)
     assert [row["error"] for row in failures] == ["why"]
-    assert resolved == ["data:cd"]
+    assert resolved == [("data:cd", 7)]
     ledger.forget(EPOCH, 1)
     assert ledger.batch(1) is None
     assert ledger.reports(1) == ([], [])
