@@ -407,6 +407,34 @@ def test_workers_that_start_while_nothing_is_mounted(place, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+def test_scanning_takes_the_place_of_bricks_that_cannot_be_followed_until_they_can(place):
+    """An agent has to ask glusterd which bricks there are; the volume needs no glusterd."""
+    root = place.volume(2)
+    (root / "before").write_text("x")
+    with place.run() as run:
+        run.wait_idle()
+        place.node.stop(bricks=False)
+        try:
+            os.kill(run.pids("agent"), signal.SIGKILL)
+            run.wait_for(lambda: said(run, "cannot be recorded at the moment"), "the agent to say so")
+            (root / "meanwhile").write_text("x")
+            run.wait_for(lambda: said(run, "scanning instead"), "scanning", 120)
+            run.wait_same(90)
+        finally:
+            place.node.start()
+        run.wait_for(lambda: detector(place) == "changelogs", "the bricks to be followed again", 90)
+        run.wait_idle()
+        many_small_files(root / "many", 50, 5)
+        run.wait_same(30)
+        assert run.stop() == 0
+
+
+def detector(place):
+    (session,) = place.state.glob("sessions/*")
+    return SessionDir(place.state, session.name).detector()
+
+
+@pytest.mark.slow
 def test_a_directory_of_a_volume(place):
     root = place.volume(2)
     (root / "shared" / "data").mkdir(parents=True)
