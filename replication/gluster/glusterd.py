@@ -49,17 +49,27 @@ def program(name: str) -> str:
     return found
 
 
-def gluster(*words: str) -> ET.Element:
-    """One command of the local glusterd; its answer. Raises SeamarkError, with glusterd's own words."""
-    command = [program("gluster"), "--mode=script", "--xml", *words]
+def _ask(*words: str) -> subprocess.CompletedProcess[bytes]:
+    """Raises TemporaryError where glusterd does not answer in time."""
+    command = [program("gluster"), "--mode=script", *words]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False)
-        answer = ET.fromstring(done.stdout)  # noqa: S314 - of our own glusterd
+        return subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False)
     except subprocess.TimeoutExpired:
         raise TemporaryError(f"glusterd has not answered within {_PATIENCE_S:.0f} s") from None
+
+
+def _silent(done: subprocess.CompletedProcess[bytes]) -> TemporaryError:
+    said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+    return TemporaryError(f"glusterd does not answer: {said[-1] if said else 'it says nothing'}")
+
+
+def gluster(*words: str) -> ET.Element:
+    """One command of the local glusterd; its answer. Raises SeamarkError, with glusterd's own words."""
+    done = _ask("--xml", *words)
+    try:
+        answer = ET.fromstring(done.stdout)  # noqa: S314 - of our own glusterd
     except ET.ParseError:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise TemporaryError(f"glusterd does not answer: {said[-1] if said else 'it says nothing'}") from None
+        raise _silent(done) from None
     if answer.findtext("opRet") != "0":
         raise SeamarkError(f"gluster {' '.join(words)}: {answer.findtext('opErrstr') or 'refused'}")
     return answer
@@ -108,10 +118,11 @@ def _own_uuid() -> str:
 
 def volume_file(name: str) -> str:
     """A file that glusterd writes whenever the volume is changed. Raises SeamarkError."""
-    done = subprocess.run(
-        [program("gluster"), "--mode=script", "system::", "getwd"], capture_output=True, timeout=_PATIENCE_S, check=False,
-    )  # fmt: skip
-    return os.path.join(os.fsdecode(done.stdout.strip()), "vols", name, "info")
+    done = _ask("system::", "getwd")
+    directory = done.stdout.strip()
+    if not directory.startswith(b"/"):
+        raise _silent(done)
+    return os.path.join(os.fsdecode(directory), "vols", name, "info")
 
 
 def root_of_volume(name: str, gfid: str) -> str:
