@@ -107,6 +107,11 @@ MUTATIONS = (
         ("tests/system/test_mark_waits.py", "-k", "is_held"),
     ),
     Mutation(
+        "what came from outside and has another name is not waited for", 1, "replication/unsettled.py",
+        "    if strayed:\n", "    if False:\n",
+        ("tests/system/test_mark_waits.py", "-k", "came_from_outside"),
+    ),
+    Mutation(
         "of directories nobody knows whose attributes are to come", 1, "replication/secondary/observe.py",
         "if row.pctime != (awaited", "if row.is_file and row.pctime != (awaited",
         ("tests/system/test_mark_waits.py", "-k", "attributes"),
