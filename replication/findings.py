@@ -33,6 +33,9 @@ class Findings:
     missed: list[tuple[bytes, bytes | None]] = field(
         default_factory=list
     )  # and nowhere known, as (gfid, path)
+    strayed: bool = (
+        False  # what came from outside is not at its name any more: it has another one, or is gone
+    )
     names: int = 0
     files: int = 0  # whose content went along and is there
     bytes: int = 0  # of that content

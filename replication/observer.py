@@ -110,6 +110,7 @@ class Observer:
         self.born: set[bytes] = (
             set()
         )  # directories that were made, empty, and all that came into them is recorded
+        self.came: set[tuple[bytes, bytes]] = set()  # names (parent, name) of what came from outside
         self.missed_before: set[bytes] = set()  # directories that were to be listed once, and not found
         self.findings = Findings()
 
@@ -129,6 +130,8 @@ class Observer:
                 continue
             if entry.inode is not None and entry.inode.is_dir and entry.inode.gfid in self.born:
                 entry = entry._replace(change=Change.EMPTY)  # noqa: PLW2901
+            if entry.inode is None and (parent, name) in self.came:
+                self.findings.strayed = True
             entries.append(entry)
             if names[name] is Change.DATA:
                 self._changed.add((parent, name))

@@ -56,8 +56,19 @@ class Unsettled(NamedTuple):
     path: bytes | None
 
 
-def miss(db: sqlite3.Connection, directories: Iterable[tuple[bytes, bytes | None]], since_ns: int) -> None:
-    """Directories (gfid, path) were to be listed, and were not there. What is in them may be as old as ``since_ns``."""
+def miss(
+    db: sqlite3.Connection,
+    directories: Iterable[tuple[bytes, bytes | None]],
+    since_ns: int,
+    *,
+    strayed: bool = False,
+) -> None:
+    """Directories (gfid, path) were to be listed, and were not there. What is in them may be as old as ``since_ns``.
+
+    ``strayed``: so may what is in a directory that nobody has seen yet, by whatever name it has.
+    """
+    if strayed:
+        db.execute("INSERT INTO unsettled (since_ns, tries, again_ns) VALUES (?, 0, 0)", (since_ns,))
     db.executemany(_ADD, [(gfid.hex(), oldest(db, path, since_ns), path) for gfid, path in directories])
 
 

@@ -113,7 +113,8 @@ class Crawler:
         if not self.ctx.progress.look(unsettled.holds):
             self.ctx.publish_mark(self.epoch)
             return False
-        return self.ctx.ledger.once_in(_SCAN_AGAIN_S, "scan again")
+        ledger = self.ctx.ledger
+        return ledger.opened() <= ledger.forgotten() and ledger.once_in(_SCAN_AGAIN_S, "scan again")
 
     def _filters(self) -> str:
         return json.dumps(self.ctx.session.filters)

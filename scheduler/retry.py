@@ -15,7 +15,7 @@ from replication.transfer.item import FileItem, encode_items
 from replication.transfer.units import cut
 from replication.volume.handle import open_beneath
 from scheduler.batches import open_batch
-from scheduler.settle import gone_upto
+from tasks.deletes import gone_upto
 from tasks.ledger import OutOfOrder, StaleFence
 from tasks.metadata import name_of, undressed
 
@@ -70,6 +70,7 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     client = ctx.secondary(epoch).client
     gfids = [bytes.fromhex(failure.gfid or "") for failure in failures]
     known = client.names(gfids)
+    there = client.whereabouts(gfids, upto=gone_upto(ctx))
     items = []
     alone = set()
     came, gone = [], []
@@ -77,9 +78,9 @@ def _send_again(ctx: Context, failures: list[Failure]) -> int:
     for failure, gfid, wanted in zip(failures, gfids, client.wanted(gfids), strict=True):
         paths = known.get(gfid, [])
         path = name_of(paths, os.fsencode(failure.path or ""))
-        if _is_undressed(failure) and paths:
+        if _is_undressed(failure) and paths and gfid in there:
             missed.append((gfid, path))
-        elif wanted < 0 or _is_undressed(failure):
+        elif gfid not in there or _is_undressed(failure):
             gone.append(failure.key)  # nothing there is called by any name any more
         elif wanted == 0:
             came.append(failure.key)

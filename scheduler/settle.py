@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from replication import failures, unsettled
 from replication.changelog.control import AgentRefused, AgentUnreachable, agent_call
 from replication.failures import Failure
-from replication.pace import LIMBO_MARGIN_NS
+from tasks.deletes import gone_upto
 from tasks.metadata import as_moved
 from tasks.orphans import orphans
 
@@ -47,7 +47,7 @@ def settle(ctx: Context, epoch: int, *, walking: bool) -> None:
         if row.gfid == unsettled.ALL and row.upto is None:
             _note_unlisted(ctx, epoch, row.since_ns)
             client = ctx.secondary(epoch).client
-            lacking = any(client.dirty(limit=1, undressed=each)[0] for each in (False, True))
+            lacking = any(client.dirty(limit=1, undressed=each)[1] for each in (False, True))
             ctx.progress.change(partial(unsettled.doubted, row=row, lacking=lacking))
             asked_of = row.tries
         elif row.gfid == unsettled.ALL and row.upto is not None and row.upto <= front and not walking:
@@ -101,11 +101,6 @@ def _note_unlisted(ctx: Context, epoch: int, since_ns: int) -> None:
             ctx.progress.change(partial(unsettled.miss, directories=page, since_ns=since_ns))
         if after is None:
             return
-
-
-def gone_upto(ctx: Context) -> int:
-    """What was not seen up to this time, and is held (max_delete, ignore_deletes), has no other name: it is gone, as for who purges."""
-    return ctx.progress.brick().front_ns - LIMBO_MARGIN_NS
 
 
 def _where(ctx: Context, epoch: int, some: list[Unsettled]) -> dict[bytes, Whereabouts]:

@@ -29,12 +29,17 @@ def rule_of_deletes(session: Session, since_ns: Callable[[], int]) -> dict[str, 
     }  # fmt: skip
 
 
+def gone_upto(ctx: Context) -> int:
+    """What was not seen up to this time has no other name: it is gone, or held as what is."""
+    return ctx.progress.brick().front_ns - LIMBO_MARGIN_NS
+
+
 def settle_deletes(ctx: Context, epoch: int) -> int:
     """What was gone before the front may go now, unless a person is to be asked first. How much is left in limbo."""
     brick = ctx.progress.brick()
     rule = rule_of_deletes(ctx.session, lambda: brick.stime_ns + 1)
     client = ctx.secondary(epoch).client
-    answer = client.call("purge", upto=brick.front_ns - LIMBO_MARGIN_NS, deletes=rule).header
+    answer = client.call("purge", upto=gone_upto(ctx), deletes=rule).header
     before = ctx.progress.held()
     held = Held.of(answer)
     ctx.progress.hold(held)

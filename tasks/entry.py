@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PART_NAMES = 4000
 _PART_S = 2.0  # and so long at most, when there is content that waits for this part to end
 _TRIES = 5
+_CAME = Kind.E | Kind.M | Kind.D  # of a name: what it stands for came from outside, among others
 _PART_MOST_S = 5.0  # and so long when all of it goes along: between two parts the far side has nothing to do
 
 
@@ -66,9 +67,11 @@ def sync_entries(task: Task[..., Any], session: str, epoch: int, batch: int, uni
         if findings.failures:
             work.say(findings.failures)
             work.ctx.progress.record(findings.failures, [], _since_ns(work, segment))
-        if findings.missed:
+        if findings.missed or findings.strayed:
             since_ns = _since_ns(work, segment)
-            work.ctx.progress.change(lambda db: unsettled.miss(db, findings.missed, since_ns))
+            work.ctx.progress.change(
+                lambda db: unsettled.miss(db, findings.missed, since_ns, strayed=findings.strayed)
+            )
         if repeated:
             # Whoever was at it, and did not end, may have told of something, and alone knew what was to be listed and sent of it.
             rows = work.ctx.progress.look(unsettled.rows)
@@ -201,6 +204,8 @@ def _look_at_records(work: Unit, observer: Observer, segment: Together, at: int)
         if record.kinds & Kind.E:
             entered.add(record.parent)
         names = wanted.setdefault(record.parent, {})
+        if record.kinds & _CAME == _CAME:
+            observer.came.add((record.parent, record.name))
         if record.kinds & Kind.D:
             names[record.name] = Change.DATA
         else:

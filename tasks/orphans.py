@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from replication.transfer.item import decode_items
 from tasks.canvas import DATA_KINDS
+from tasks.deletes import gone_upto
 
 if TYPE_CHECKING:
     from replication.transfer.item import How
@@ -24,11 +25,11 @@ def lacking(ctx: Context, epoch: int, *, undressed: bool, most: int = _MOST) -> 
     """
     step = "metadata:" if undressed else "data:"
     failing = {key.removeprefix(step) for key in ctx.progress.failing() if key.startswith(step)}
-    client = ctx.secondary(epoch).client
+    client, upto = ctx.secondary(epoch).client, gone_upto(ctx)
     found: Lacking = []
     after = None
     while len(found) < most:
-        page, after = client.dirty(after, min(_PAGE, most), undressed=undressed)
+        page, after = client.dirty(after, min(_PAGE, most), undressed=undressed, upto=upto)
         found += [each for each in page if each[0].hex() not in failing]
         if after is None:
             return found, False

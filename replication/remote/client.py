@@ -321,13 +321,14 @@ class SecondaryClient:
         return left
 
     def dirty(
-        self, after: str | None = None, limit: int = 1000, *, undressed: bool = False
+        self, after: str | None = None, limit: int = 1000, *, undressed: bool = False, upto: int = 0
     ) -> tuple[list[tuple[bytes, bytes]], str | None]:
         """Files whose content is wanted: (gfid, path), and where to go on (None: that was all).
 
-        ``undressed``: what lacks nothing but its metadata, directories too.
+        ``undressed``: what lacks nothing but its metadata, directories too. ``upto``: without what was seen to be gone until
+        then, and is held.
         """
-        header = self.call("dirty", after=after, limit=limit, undressed=undressed).header
+        header = self.call("dirty", after=after, limit=limit, undressed=undressed, upto=upto).header
         return [(bytes.fromhex(g), os.fsencode(p)) for g, p in header["items"]], header["next"]
 
     def unlisted(

@@ -55,19 +55,19 @@ def _wanted(row: Optional[Row]) -> int:
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Files whose content is wanted; with ``undressed`` what lacks nothing but its metadata. What is in limbo is looked at again if it comes back.
 
-    ``after`` is null or the ``next`` of the answer before.
+    ``after`` is null or the ``next`` of the answer before. ``upto``: without what was seen to be gone until then, and is held: nobody can send it.
     """
     query = sql.UNDRESSED if request.get("undressed") else sql.DIRTY
     limit = int(request.get("limit") or 1000)
     after = int(request.get("after") or 0)
     rows = [Row(*t) for t in agent.index.db.execute(query, (after, limit))]
-    agent.tree.begin()
-    keys = agent.index.names(row.id for row in rows)
-    places = [(row, agent.tree.path(keys[row.id][0])) for row in rows if row.id in keys]
-    hidden = layout.HIDDEN + b"/" if request.get("undressed") else None
-    items = [
-        [row.gfid.hex(), _text(path)] for row, path in places if hidden is None or not path.startswith(hidden)
-    ]
+    names = agent.index.names(row.id for row in rows)
+    items = []
+    for row, path in _places(agent, rows, request):
+        if path is not None:
+            items.append([row.gfid.hex(), path])
+        elif row.id in names and not request.get("undressed"):
+            items.append([row.gfid.hex(), _text(agent.tree.path(names[row.id][0]))])
     return {"items": items, "next": str(rows[-1].id) if len(rows) == limit else None}
 
 
@@ -93,16 +93,18 @@ def whereabouts(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _places(agent: Agent, rows: List[Row], request: Dict[str, Any]) -> Iterator[Tuple[Row, Optional[str]]]:
+    """Each with a path, None where it has none that is certain; but for those all of whose names are gone, and held."""
     upto = int(request.get("upto") or 0)
     agent.tree.begin()
-    keys = agent.index.names(row.id for row in rows)
+    names = agent.index.names(row.id for row in rows)
     holds = agent.index.holds()
     for row in rows:
-        held_since = _held_since(agent, keys[row.id][0]) if holds and row.id in keys else None
-        if held_since is not None and held_since <= upto:
+        keys = names.get(row.id, [])
+        since = [_held_since(agent, key) if holds else None for key in keys]
+        if keys and all(stamp is not None and stamp <= upto for stamp in since):
             continue
-        path = agent.tree.path(keys[row.id][0]) if held_since is None and row.id in keys else None
-        path = b"" if row.id == layout.ROOT_ID else path
+        at = [key for key, stamp in zip(keys, since) if stamp is None]
+        path = b"" if row.id == layout.ROOT_ID else agent.tree.path(at[0]) if at else None
         if path is not None and path.startswith(layout.HIDDEN + b"/"):
             path = None
         yield row, None if path is None else _text(path)

@@ -101,6 +101,46 @@ MUTATIONS = (
         "bare, more_bare = self._lacking(undressed=True)", "bare, more_bare = [], False",
         ("tests/tasks/test_elsewhere.py",),
     ),
+    Mutation(
+        "what is below a name that is held counts as gone", 1, "replication/secondary/lookups.py",
+        "stamp is not None and stamp <= upto for stamp", "stamp is not None for stamp",
+        ("tests/system/test_mark_waits.py", "-k", "is_held"),
+    ),
+    Mutation(
+        "what came from outside and has another name is not waited for", 1, "replication/unsettled.py",
+        "    if strayed:\n", "    if False:\n",
+        ("tests/system/test_mark_waits.py", "-k", "came_from_outside"),
+    ),
+    Mutation(
+        "of directories nobody knows whose attributes are to come", 1, "replication/secondary/observe.py",
+        "if row.pctime != (awaited", "if row.is_file and row.pctime != (awaited",
+        ("tests/system/test_mark_waits.py", "-k", "attributes"),
+    ),
+    Mutation(
+        "attributes that nobody is going to send are forgotten", 1, "scheduler/settle.py",
+        " + as_moved(bare)", "",
+        ("tests/system/test_mark_waits.py", "-k", "attributes"),
+    ),
+    Mutation(
+        "what the mark waits for is let go of before the first scan", 1, "scheduler/crawl.py",
+        'if self.brick.crawl_ended < self.epoch or self.ctx.progress.scan_due("scan"):', "if self.brick.crawl_ended < self.epoch:",
+        ("tests/system/test_mark_waits.py", "-k", "recorder_is_lost"),
+    ),
+    Mutation(
+        "what was seen to be right before it failed is right", 1, "replication/failures.py",
+        "WHERE key = ? AND NOT last_ns BETWEEN ? AND ?", "WHERE key = ? AND 0 IN (0, ?, ?)",
+        ("tests/replication/test_progress.py",),
+    ),
+    Mutation(
+        "what is gone from its name is gone", 1, "replication/failures.py",
+        "            unsettled.moved(db, found[0])\n", "",
+        ("tests/replication/test_progress.py",),
+    ),
+    Mutation(
+        "what is seen at a path is right in the directory that was there", 1, "replication/failures.py",
+        'return f"{directory.hex()}//{os.fsdecode(name)}"', 'return f"{bytes(16).hex()}//{os.fsdecode(name)}"',
+        ("tests/system/test_mark_and_failures.py", "-k", "made_again"),
+    ),
     # ---- 2: it moves only after the secondary has everything on its disk
     Mutation(
         "nothing is written to the disk before the mark moves", 2, "replication/secondary/lookups.py",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import time
+
+import pytest
 
 from tests.system.hooks import hook
+from tests.system.test_deletes import settings
 from tests.system.test_lost_ledger import UNHELPED
 from tests.system.test_moved_while_looked_at import end, is_ahead, mark_after_now
 
@@ -158,3 +163,31 @@ def test_what_was_right_fails_again_before_that_is_taken_over(place, tmp_path):
         assert not is_ahead(run, at_ns, lambda: (place.secondary / "bad").read_text() == "changed", 15)
         mended(run, flag)
         end(run, place)
+
+
+@pytest.mark.parametrize("setting", ['max_delete = "1"', "ignore_deletes = true"])
+def test_what_lacks_content_is_removed_and_its_directory_is_held(place, tmp_path, setting):
+    """Nobody will ever send it: that is no failure, and holds nothing but what the hold itself does."""
+    held = tmp_path / "held"
+    assert place.once().process.returncode == 0
+    settings(place, setting)
+    directory = place.primary / "dir"
+    with started(place, tmp_path, UNSENT.format(held=str(held))) as run:
+        held.touch()
+        (directory / "below").mkdir(parents=True)
+        (directory / "below" / "file").write_bytes(os.urandom(20_000_000))
+        (directory / "below" / "other").touch()
+        run.wait_for((place.secondary / "dir" / "below").exists, "the directory")
+        time.sleep(2)
+        shutil.rmtree(directory)
+        late = place.primary / "late"
+        late.touch()
+        run.wait_for((place.secondary / "late").exists, "what came later")
+        held.unlink()
+        run.wait_for(lambda: run.progress()["front_ns"] > late.stat().st_ctime_ns, "the front")
+        if setting.startswith("ignore"):
+            mark_after_now(run, place)
+        run.wait_for(lambda: not failing(run), "no failure")
+        time.sleep(8)
+        assert not failing(run)
+        assert run.stop() == 0

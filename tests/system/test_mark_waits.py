@@ -6,13 +6,14 @@ import itertools
 import os
 import signal
 import sqlite3
+import time
 
 import pytest
 
 from tests.system.hooks import hook
 from tests.system.test_deletes import settings
 from tests.system.test_lost_ledger import UNHELPED
-from tests.system.test_mark_and_moves import FREEZE
+from tests.system.test_mark_and_moves import FREEZE, freeze, is_there
 from tests.system.test_moved_while_looked_at import (
     BEHIND_ITS_BACK,
     BY_RECORD,
@@ -209,3 +210,30 @@ def test_a_batch_that_ends_while_a_tick_begins_is_not_opened_again(place, tmp_pa
         end(run, place)
     batches = [tuple(map(int, line.split())) for line in said.read_text().splitlines()]
     assert all(later[0] > earlier[1] for earlier, later in itertools.pairwise(batches)), batches
+
+
+def test_what_came_from_outside_has_another_name_when_it_is_looked_at(place, tmp_path):
+    """What is in it is older than the rename; its new name is in a later segment, and nobody has seen it yet."""
+    held = tmp_path / "held"
+    code = WITHHELD.format(held=str(held)) + UNHELPED
+    with place.run(python_path=hook(tmp_path, "tasks.unit", code)) as run:
+        run.wait_for(lambda: run.status.get("stime"), "the mark")
+        (place.base / "outside").mkdir()
+        (place.base / "outside" / "payload").write_text("content")
+        time.sleep(3)
+        run.wait_idle()
+        held.touch()
+        time.sleep(1)
+        os.rename(place.base / "outside", place.primary / "old")
+        at_ns = (place.primary / "old").stat().st_ctime_ns
+        time.sleep(3)
+        recorder = run.pids("agent")
+        freeze(recorder)
+        (place.primary / "old").rename(place.primary / "new")
+        held.unlink()
+        ahead = is_ahead(run, at_ns, lambda: is_there(place, "payload"), 5)
+        os.kill(recorder, signal.SIGCONT)
+        assert not ahead
+        mark_after_now(run, place)
+        assert (place.secondary / "new" / "payload").read_text() == "content"
+        end(run, place)
