@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -60,6 +61,21 @@ def _mtree_lines(mtree, exclude, spec, tree) -> list[str]:
 def differences(primary, secondary) -> list[str]:
     """What either judge says: rsync, then, as it does not see a link too many, mtree."""
     return rsync_differences(primary, secondary) or mtree_differences(primary, secondary)
+
+
+def xattrs_of(found: list[str], *roots: str | os.PathLike[str]) -> list[str]:
+    """Of what rsync says differs in its extended attributes: which it has in each root."""
+    said = []
+    for path in (line.partition(" ")[2].partition(" => ")[0] for line in found if line[10:11] == "x"):
+        for root in roots:
+            with contextlib.suppress(OSError):
+                where = os.path.join(root, path)
+                values = {
+                    name: os.getxattr(where, name, follow_symlinks=False)
+                    for name in os.listxattr(where, follow_symlinks=False)
+                }
+                said.append(f"{where}: {values}")
+    return said
 
 
 def differences_but_link_counts(primary, secondary) -> list[str]:

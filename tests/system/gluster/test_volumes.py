@@ -36,7 +36,7 @@ from replication.secondary.mounting import BASE
 from replication.secondary.staged import Staged
 from replication.secondary.through import new_file
 from tests.conftest import need
-from tests.judge import assert_same, differences
+from tests.judge import assert_same, differences, xattrs_of
 from tests.sshd import SshServer
 from tests.system.gluster.test_primary import churn
 from tests.system.harness import REPOSITORY, agents_among
@@ -120,10 +120,11 @@ class Pair:
         while True:
             with self.seen() as where:
                 found = differences(self.primary, where)
+                xattrs = xattrs_of(found[:5], self.primary, where)
             if not found:
                 return
             said = run.report() if run else (self.place.base / "monitor.log").read_text()[-3000:]
-            assert time.monotonic() < until, f"still different: {found[:20]}; {said}"
+            assert time.monotonic() < until, f"still different: {found[:20]}; {xattrs}; {said}"
 
     def assert_same_objects(self):
         with self.seen() as where:
