@@ -49,7 +49,10 @@ def wanted(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
 def _wanted(row: Optional[Row]) -> int:
     if row is None:
         return -1
-    return -2 if not row.dirty and row.is_file and row.pctime < 0 else row.dirty
+    if not row.dirty:
+        return -2 if row.is_file and row.pctime < 0 else 0
+    # What is read because of this answer is later than what is here, also where no look asked for it.
+    return max(row.dirty, row.got)
 
 
 def dirty(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -112,6 +112,11 @@ MUTATIONS = (
         ("tests/system/test_mark_waits.py", "-k", "came_from_outside"),
     ),
     Mutation(
+        "content that no look asked for is older than what is there", 1, "replication/secondary/lookups.py",
+        "return max(row.dirty, row.got)", "return row.dirty",
+        ("tests/secondary/test_agent.py",),
+    ),
+    Mutation(
         "of directories nobody knows whose attributes are to come", 1, "replication/secondary/observe.py",
         "if row.pctime != (awaited", "if row.is_file and row.pctime != (awaited",
         ("tests/system/test_mark_waits.py", "-k", "attributes"),

@@ -22,7 +22,10 @@ import pytest
 from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
+from replication.transfer.stream import StreamSender
+from replication.volume.directory import DirectoryVolume
 from replication.volume.identity import ROOT_GFID
+from scheduler.retry import wanted_at
 from tests.secondary.primary import REPOSITORY, Far, Primary, differences
 
 
@@ -891,6 +894,32 @@ def test_a_file_is_doubted_wherever_it_is(trees):
         assert client.wanted([file])[0] > 0
         client.unlist([directory])
         assert client.unlisted() == ([(directory, None)], None)
+
+
+@pytest.mark.parametrize("how", ["data", "compare"])
+def test_content_of_what_is_doubted_is_taken_though_no_look_asked_for_it(trees, how):
+    """It is read after whatever is here: who asks what is wanted is told a number that says so."""
+    a, b = trees
+    (a / "file").write_bytes(b"content")
+    primary = Primary(a)
+    volume = DirectoryVolume(os.fsencode(a))
+    with Far(b) as client:
+        sender = StreamSender(volume, client, compress=False)
+        file = primary.gfid(b"file")
+
+        def send(ticket):
+            item = wanted_at(volume, file, b"file", how)
+            assert [result.status for result in sender.send([item._replace(ticket=ticket)])] == ["ok"]
+            assert client.wanted([file]) == [0]
+            assert (b / "file").read_bytes() == (a / "file").read_bytes()
+
+        client.begin_crawl("c")
+        send(client.observe([primary.listing(b"")], crawl="c", limbo_until=1).ticket)
+        client.unlist([file], doubt=True)
+        if how == "data":
+            (a / "file").write_bytes(b"changed")
+        (ticket,) = client.wanted([file])
+        send(ticket)
 
 
 def test_content_for_what_is_gone_is_harmless(trees):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.scheduler.test_failures import locked
 from tests.system.hooks import hook
 from tests.system.test_deletes import settings
 from tests.system.test_lost_ledger import UNHELPED
@@ -41,11 +42,15 @@ def failing(run):
 def mended(run, flag):
     """What could not be looked at can be; its next try is now."""
     flag.unlink()
+    hasten(run)
+    run.wait_for(lambda: not failing(run), "the failure to be over")
+
+
+def hasten(run):
     (path,) = run.state.glob("sessions/*/progress.sqlite")
     with sqlite3.connect(path, timeout=30) as db:
         db.execute("UPDATE failure SET next_ns = 0")
     db.close()
-    run.wait_for(lambda: run.status["failures"] == 0, "the failure to be over")
 
 
 def started(place, tmp_path, code):
@@ -66,7 +71,7 @@ def test_a_directory_is_made_again_by_the_name_of_one_in_which_something_failed(
         flag.write_text(str(outside.stat().st_ino))
         os.rename(outside, old / "bad")
         at_ns = (old / "bad").stat().st_ctime_ns
-        run.wait_for(lambda: run.status["failures"] == 1, "a failure")
+        run.wait_for(lambda: failing(run), "a failure")
         old.rename(place.primary / "new")
         old.mkdir()
         (old / "bad").write_text("another")
@@ -147,7 +152,7 @@ def test_what_was_right_fails_again_before_that_is_taken_over(place, tmp_path):
         number = str(outside.stat().st_ino)
         flag.write_text(number)
         os.rename(outside, bad)
-        run.wait_for(lambda: run.status["failures"] == 1, "a failure")
+        run.wait_for(lambda: failing(run), "a failure")
         held.touch()
         flag.unlink()
         (place.primary / "large").write_bytes(os.urandom(20_000_000))
@@ -191,3 +196,19 @@ def test_what_lacks_content_is_removed_and_its_directory_is_held(place, tmp_path
         time.sleep(8)
         assert not failing(run)
         assert run.stop() == 0
+
+
+@pytest.mark.root
+def test_what_could_not_be_made_there_is_no_failure_once_it_could(place, tmp_path):
+    """No comparison of the tree is needed for that."""
+    directory = place.primary / "dir"
+    directory.mkdir()
+    with started(place, tmp_path, "") as run:
+        run.wait_for((place.secondary / "dir").exists, "it")
+        with locked(place.secondary / "dir"):
+            (directory / "link").symlink_to("nowhere")
+            run.wait_for(lambda: failing(run), "a failure")
+        hasten(run)
+        run.wait_for(lambda: not failing(run), "the failure to be over")
+        assert len([m for m in run.of_type("log") if "hybrid crawl begins" in m["message"]]) == 1
+        end(run, place)

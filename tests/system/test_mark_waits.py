@@ -237,3 +237,47 @@ def test_what_came_from_outside_has_another_name_when_it_is_looked_at(place, tmp
         mark_after_now(run, place)
         assert (place.secondary / "new" / "payload").read_text() == "content"
         end(run, place)
+
+
+# While it is asked what is unlisted a unit that had told of something is begun again, and leaves a directory.
+DOUBTED = """
+import scheduler.settle
+noted = scheduler.settle._note_unlisted
+
+def again(ctx, epoch, since_ns):
+    noted(ctx, epoch, since_ns)
+    if os.path.exists({flag!r}):
+        os.unlink({flag!r})
+        from replication import unsettled
+        gfid, _ = ctx.volume.identify(ctx.volume.root_fd, b"dir")
+        ctx.secondary(epoch).client.unlist([gfid])
+        ctx.progress.change(lambda db: unsettled.doubt(db, since_ns))
+
+scheduler.settle._note_unlisted = again
+"""
+
+
+@pytest.mark.slow
+def test_a_doubt_that_comes_while_an_earlier_one_is_settled(place, tmp_path):
+    """Something lacks its content, too, so that what is recorded is waited for."""
+    flag = tmp_path / "flag"
+    (place.primary / "dir").mkdir()
+    (place.primary / "file").write_text("content")
+    with place.run(
+        python_path=hook(tmp_path, "tasks.unit", DOUBTED.format(flag=str(flag)) + UNHELPED)
+    ) as run:
+        run.wait_same()
+        run.wait_idle()
+        with sqlite3.connect(place.secondary / ".seamark" / "index.sqlite") as db:
+            db.execute(
+                "UPDATE inode SET dirty = 1 WHERE id IN (SELECT inode FROM entry WHERE name = ?)", (b"file",)
+            )
+        flag.touch()
+        with run.redis() as redis:
+            redis.flushall()
+        run.wait_for(lambda: not flag.exists(), "the doubt")
+        mark_after_now(run, place)
+        query = "SELECT listed, dirty FROM inode JOIN entry ON entry.inode = inode.id WHERE name IN (?, ?)"
+        assert db.execute(query, (b"dir", b"file")).fetchall() == [(1, 0), (0, 0)]
+        db.close()
+        end(run, place)

@@ -303,6 +303,33 @@ def test_where_units_wait(monkeypatch):
     assert queue_of("a", "E:5:1") == queue_of("a", "C:0.1") == "control.host.a.1"
 
 
+def test_attributes_whose_unit_raises_are_tried_again(pair):
+    """Its content is there: a failure of that would be none any more when it is tried again."""
+    (pair.primary / "old").mkdir()
+    made(pair.primary / "old" / "f", b"content", 0o640)
+    pair.mounted.symlink_to(pair.primary)
+    pair.open(pair.wanted_below("old"))
+    pair.elsewhere()
+    assert "1 of 1 files" in pair.do()
+    pair.at_home()
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    with pair.monkeypatch.context() as patched:
+        patched.setattr("tasks.data.dress", broken)
+        pair.do("N:stream:C:0:0")
+    bad, _ = pair.ctx.ledger.reports(pair.batch)
+    pair.ctx.progress.record([Failure(**row) for row in bad], [])
+    pair.batch += 1
+    retry_failures(pair.ctx, at_once=True)
+    assert pair.ctx.progress.failure_count() == 1
+    assert [item.how for items in pair.units().values() for item in items] == ["metadata"]
+    pair.finish_at_home()
+    _, good = pair.ctx.ledger.reports(pair.batch)
+    assert {failure.key for failure in pair.ctx.progress.failures()} <= {key for key, _ in good}
+
+
 @pytest.mark.parametrize("when", ["before it is looked at", "meanwhile", "never"])
 def test_attributes_are_found_after_a_directory_above_was_renamed(pair, when):
     """Nothing about the files themselves changes by that, and no record of theirs says where they are."""
