@@ -120,11 +120,11 @@ class Pair:
         while True:
             with self.seen() as where:
                 found = differences(self.primary, where)
-                xattrs = xattrs_of(found[:5], self.primary, where)
+                held = [*xattrs_of(found[:5], self.primary, where), *map(str, (where / ".seamark").rglob("*"))]
             if not found:
                 return
             said = run.report() if run else (self.place.base / "monitor.log").read_text()[-3000:]
-            assert time.monotonic() < until, f"still different: {found[:20]}; {xattrs}; {said}"
+            assert time.monotonic() < until, f"still different: {found[:20]}; {held[:100]}; {said}"
 
     def assert_same_objects(self):
         with self.seen() as where:
