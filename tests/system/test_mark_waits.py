@@ -181,7 +181,7 @@ import scheduler.crawl
 changelog = scheduler.crawl.Crawler._changelog
 
 def overtaken(self, standing):
-    until = time.monotonic() + 5
+    until = time.monotonic() + 2
     while standing.opened > self.ctx.ledger.forgotten() and time.monotonic() < until:
         time.sleep(0.01)
     return changelog(self, standing)
@@ -204,7 +204,7 @@ def test_a_batch_that_ends_while_a_tick_begins_is_not_opened_again(place, tmp_pa
     said = tmp_path / "said"
     with place.run(python_path=hook(tmp_path, "tasks.unit", OVERTAKEN.format(said=str(said)))) as run:
         run.wait_for(lambda: run.status.get("stime"), "the mark")
-        for number in range(10):
+        for number in range(5):
             (place.primary / f"f{number}").write_text("content")
             run.wait_for((place.secondary / f"f{number}").exists, "it")
         end(run, place)
