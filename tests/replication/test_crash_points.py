@@ -34,7 +34,7 @@ STEPS = [
     lambda p: p.crawl_swept("c1"),
     lambda p: p.synced(2),
     lambda p: p.end_crawl(1, "c1", recorded=True),
-    lambda p: [p.change(lambda db: unsettled.doubted(db, r, [(b"d", b"d")])) for r in p.look(unsettled.rows) if r.gfid == ""],
+    lambda p: [p.change(lambda db: (unsettled.miss(db, [(b"d", b"d")], r.since_ns), unsettled.doubted(db, r))) for r in p.look(unsettled.rows) if r.gfid == ""],
     lambda p: p.change(lambda db: unsettled.wait_for(db, p.look(unsettled.rows), 3)),
     lambda p: p.checkpoints() or p.ask(250, position=3, by_time=False),
     lambda p: p.take(1, 1, [failure("ab", 210)], [], 200),
