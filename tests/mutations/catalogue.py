@@ -109,7 +109,7 @@ MUTATIONS = (
     Mutation(
         "what came from outside and has another name is not waited for", 1, "replication/unsettled.py",
         "    if strayed:\n", "    if False:\n",
-        ("tests/system/test_mark_waits.py", "-k", "came_from_outside"),
+        ("tests/system/test_mark_waits.py", "--slow", "-k", "came_from_outside"),
     ),
     Mutation(
         "content that no look asked for is older than what is there", 1, "replication/secondary/lookups.py",
@@ -129,7 +129,7 @@ MUTATIONS = (
     Mutation(
         "what the mark waits for is let go of before the first scan", 1, "scheduler/crawl.py",
         'if self.brick.crawl_ended < self.epoch or self.ctx.progress.scan_due("scan"):', "if self.brick.crawl_ended < self.epoch:",
-        ("tests/system/test_mark_waits.py", "-k", "recorder_is_lost"),
+        ("tests/system/test_mark_waits.py", "--slow", "-k", "recorder_is_lost"),
     ),
     Mutation(
         "what was seen to be right before it failed is right", 1, "replication/failures.py",

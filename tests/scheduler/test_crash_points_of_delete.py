@@ -41,7 +41,7 @@ def what_is_left(state):
 @pytest.mark.parametrize(
     "most",
     [
-        pytest.param(8, id="some"),
+        pytest.param(3, id="some"),
         pytest.param(None, id="each", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )

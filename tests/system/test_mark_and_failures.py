@@ -76,7 +76,7 @@ def test_a_directory_is_made_again_by_the_name_of_one_in_which_something_failed(
         old.mkdir()
         (old / "bad").write_text("another")
         run.wait_for((place.secondary / "old" / "bad").exists, "the other one")
-        assert not is_ahead(run, at_ns, (place.secondary / "new" / "bad").exists, 15)
+        assert not is_ahead(run, at_ns, (place.secondary / "new" / "bad").exists, 8)
         mended(run, flag)
         mark_after_now(run, place)
         assert (place.secondary / "new" / "bad").read_text() == "content"
@@ -104,6 +104,7 @@ tasks.entry._list = closed
 """
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_listed_is_renamed(place, tmp_path):
     """It fails by its new name, and is as old as ever."""
     flag = tmp_path / "flag"
@@ -141,6 +142,7 @@ tasks.data._still_wanted = withheld
 """
 
 
+@pytest.mark.slow
 def test_what_was_right_fails_again_before_that_is_taken_over(place, tmp_path):
     """The look that found it right is of a batch whose content takes a while; the next batch is looked at meanwhile."""
     flag, held = tmp_path / "flag", tmp_path / "held"
@@ -170,6 +172,7 @@ def test_what_was_right_fails_again_before_that_is_taken_over(place, tmp_path):
         end(run, place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ['max_delete = "1"', "ignore_deletes = true"])
 def test_what_lacks_content_is_removed_and_its_directory_is_held(place, tmp_path, setting):
     """Nobody will ever send it: that is no failure, and holds nothing but what the hold itself does."""
@@ -198,6 +201,7 @@ def test_what_lacks_content_is_removed_and_its_directory_is_held(place, tmp_path
         assert run.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_what_could_not_be_made_there_is_no_failure_once_it_could(place, tmp_path):
     """No comparison of the tree is needed for that."""

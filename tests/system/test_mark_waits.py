@@ -55,7 +55,9 @@ tasks.entry._look_at_records = on
 """
 
 
-@pytest.mark.parametrize("setting", ['max_delete = "1"', "ignore_deletes = true"])
+@pytest.mark.parametrize(
+    "setting", ['max_delete = "1"', pytest.param("ignore_deletes = true", marks=pytest.mark.slow)]
+)
 def test_what_was_missed_lies_below_a_name_that_is_held(place, tmp_path, setting):
     """The name is gone, and stays on the secondary: whether it is gone for good is not known before all until then is applied."""
     scene = Scene(place, tmp_path, BY_RECORD, FREEZE + AND_ON + UNHELPED)
@@ -150,6 +152,7 @@ scheduler.crawl.Crawler._begin_hybrid = later
 """
 
 
+@pytest.mark.slow
 def test_the_recorder_is_lost_before_what_moved_behind_a_crawl_is_applied(place, tmp_path):
     """Then the tree is scanned, again and again; until the first scan has ended nothing is known."""
     (place.primary / "was" / "x").mkdir(parents=True)
@@ -181,7 +184,7 @@ import scheduler.crawl
 changelog = scheduler.crawl.Crawler._changelog
 
 def overtaken(self, standing):
-    until = time.monotonic() + 5
+    until = time.monotonic() + 2
     while standing.opened > self.ctx.ledger.forgotten() and time.monotonic() < until:
         time.sleep(0.01)
     return changelog(self, standing)
@@ -204,7 +207,7 @@ def test_a_batch_that_ends_while_a_tick_begins_is_not_opened_again(place, tmp_pa
     said = tmp_path / "said"
     with place.run(python_path=hook(tmp_path, "tasks.unit", OVERTAKEN.format(said=str(said)))) as run:
         run.wait_for(lambda: run.status.get("stime"), "the mark")
-        for number in range(10):
+        for number in range(5):
             (place.primary / f"f{number}").write_text("content")
             run.wait_for((place.secondary / f"f{number}").exists, "it")
         end(run, place)
@@ -212,6 +215,7 @@ def test_a_batch_that_ends_while_a_tick_begins_is_not_opened_again(place, tmp_pa
     assert all(later[0] > earlier[1] for earlier, later in itertools.pairwise(batches)), batches
 
 
+@pytest.mark.slow
 def test_what_came_from_outside_has_another_name_when_it_is_looked_at(place, tmp_path):
     """What is in it is older than the rename; its new name is in a later segment, and nobody has seen it yet."""
     held = tmp_path / "held"
