@@ -120,7 +120,10 @@ class Pair:
         while True:
             with self.seen() as where:
                 found = differences(self.primary, where)
-                held = [*xattrs_of(found[:5], self.primary, where), *map(str, (where / ".seamark").rglob("*"))]
+                held = [
+                    *xattrs_of(found[:5], self.primary, where),
+                    *map(str, (where / ".seamark").rglob("*")),
+                ]
             if not found:
                 return
             said = run.report() if run else (self.place.base / "monitor.log").read_text()[-3000:]
