@@ -18,7 +18,7 @@ from replication.changelog.control import AgentRefused, AgentUnreachable, agent_
 from replication.changelog.index import State
 from replication.frontier import encode_dirs
 from replication.observer import NEVER_NS
-from replication.transfer.item import FileItem
+from replication.transfer.item import FileItem, How
 from replication.volume.directory import VolumeError
 from replication.volume.identity import ROOT_GFID
 from scheduler.batches import open_batch
@@ -202,11 +202,11 @@ class Crawler:
         """
         return lacking(self.ctx, self.epoch, undressed=undressed, most=_DIRTY_MOST)
 
-    def _items(self, files: list[tuple[bytes, bytes]]) -> list[FileItem]:
+    def _items(self, files: list[tuple[bytes, bytes]], how: How = "data") -> list[FileItem]:
         """One that is not called so here any more is among them all the same: until its new name has come there, or its end, it
         is a failure, or the mark would pass it.
         """
-        return [wanted_at(self.ctx.volume, gfid, path) for gfid, path in files]
+        return [wanted_at(self.ctx.volume, gfid, path, how) for gfid, path in files]
 
     def _send_root(self) -> None:
         """The root's own attributes: no directory lists it."""
@@ -286,7 +286,8 @@ class Crawler:
         if look and (forgotten := self._lacking()[0]):
             # Nobody is at it, and no record will come for it: a unit was lost together with its worker.
             log.warning("%s: %d files were left without content: sending them", self.name, len(forgotten))
-            send_again(self.ctx, self.epoch, self._items(forgotten))
+            # Or it is doubted, and about to be looked at: "compare" sends nothing that is right.
+            send_again(self.ctx, self.epoch, self._items(forgotten, "compare"))
             return
         if self.ctx.ledger.once_in(_DIRTY_EVERY_S, "unlisted") and list_again(self.ctx, self.epoch):
             return
