@@ -74,7 +74,8 @@ def xattrs_of(found: list[str], *roots: str | os.PathLike[str]) -> list[str]:
                     name: os.getxattr(where, name, follow_symlinks=False)
                     for name in os.listxattr(where, follow_symlinks=False)
                 }
-                said.append(f"{where}: {values}")
+                at = os.lstat(where)
+                said.append(f"{where}: {at.st_mode:o}, {at.st_size} bytes, {at.st_nlink} links, {values}")
     return said
 
 

@@ -154,7 +154,7 @@ def test_a_storm_over_both_volumes(pair, seed):  # noqa: F811
             load.go_on(run, 60)
             StormOverBoth(pair, run, draw).happen()
             load.go_on(run, 60)
-        pair.wait_same(run)
+        pair.wait_same(run, 120)
         run.wait_for(lambda: run.status.get("phase") == "idle", "rest", 300)
         run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended", 300)
         assert run.stop() == 0

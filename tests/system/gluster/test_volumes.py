@@ -121,13 +121,16 @@ class Pair:
             with self.seen() as where:
                 found = differences(self.primary, where)
                 held = [
-                    *xattrs_of(found[:5], self.primary, where),
+                    *xattrs_of(found[:5], self.primary, where, *self._bricks()),
                     *map(str, (where / ".seamark").rglob("*")),
                 ]
             if not found:
                 return
             said = run.report() if run else (self.place.base / "monitor.log").read_text()[-3000:]
             assert time.monotonic() < until, f"still different: {found[:20]}; {held[:100]}; {said}"
+
+    def _bricks(self):
+        return [self.node.brick(self.name, number) for number in range(2)]
 
     def assert_same_objects(self):
         with self.seen() as where:
