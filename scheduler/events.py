@@ -34,13 +34,7 @@ log = logging.getLogger("seamark.events")
 _MOST_WAITING = 1000
 _MOST_FAILURES = 1000  # that are told one by one, and remembered
 _AT_ONCE = 20
-_SAID = (
-    "lag_s",
-    "rpo_s",
-    "checkpoint",
-    "differences",
-    "snapshot",
-)  # details that say something by themselves
+_SAID = ("checkpoint", "differences", "snapshot")  # details that say something by themselves
 
 
 class Kind(StrEnum):
