@@ -161,6 +161,12 @@ class SeamarkRun:
                 os.kill(pid, signal.SIGKILL)
         self.wait(10)
 
+    def query(self, statement):
+        """Rows of the progress database."""
+        (path,) = self.state.glob("sessions/*/progress.sqlite")
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return db.execute(statement).fetchall()
+
     def progress(self):
         """The durable row of this session."""
         (path,) = self.state.glob("sessions/*/progress.sqlite")

@@ -32,11 +32,7 @@ replication.volume.directory.DirectoryVolume.identify = failing
 
 
 def failing(run):
-    (path,) = run.state.glob("sessions/*/progress.sqlite")
-    with sqlite3.connect(path) as db:
-        found = db.execute("SELECT path, first_ns FROM failure").fetchall()
-    db.close()
-    return found
+    return run.query("SELECT path, first_ns FROM failure")
 
 
 def mended(run, flag):

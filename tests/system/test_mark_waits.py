@@ -27,11 +27,7 @@ from tests.system.test_moved_while_looked_at import (
 
 def unsettled_rows(run):
     """(gfid, since_ns, tries) of what the mark waits for."""
-    (path,) = run.state.glob("sessions/*/progress.sqlite")
-    with sqlite3.connect(path) as db:
-        found = db.execute("SELECT gfid, since_ns, tries FROM unsettled").fetchall()
-    db.close()
-    return found
+    return run.query("SELECT gfid, since_ns, tries FROM unsettled")
 
 
 # Its new name is to be looked at, and it has another one by then, which is recorded after what is waited for.
