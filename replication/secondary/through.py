@@ -54,13 +54,8 @@ def settle(agent: Agent, staged: List[Staged], errors: Errors) -> Tuple[List[Sta
             rest.append(file)
             continue
         try:
-            fd = open_object(agent, row)
-            if fd is not None:
-                os.close(fd)
-                into.append(file)
-            else:
-                _make_right(agent, file)
-                rest.append(file)
+            is_here = _is_here(agent, row) or not _make_right(agent, file)
+            (into if is_here else rest).append(file)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
@@ -131,16 +126,25 @@ def open_object(agent: Agent, row: Row) -> Optional[int]:
     return None
 
 
-def _make_right(agent: Agent, file: Staged) -> None:
-    """Have what came be in an object of its gfid, aside: a new one, or the one that somebody moved away."""
+def _is_here(agent: Agent, row: Row) -> bool:
+    fd = open_object(agent, row)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
+
+
+def _make_right(agent: Agent, file: Staged) -> bool:
+    """Have what came be in an object of its gfid, aside: a new one, or the one that somebody moved away.
+
+    False: a twin has placed it meanwhile. Raises OSError.
+    """
     assert agent.gfids is not None
     item = file.item
     with alone(agent.tree.staging_fd):
         made = None if agent.gfids.find(item.gfid) else new_file(agent, item.gfid, 0o100600)
+    made = made or _fetch_astray(agent, item.gfid)
     if made is None:
-        name = agent.next_staging_name()
-        agent.gfids.fetch(item.gfid, agent.staging_fd, name)
-        made = _open_aside(agent, name), name
+        return False
     fd, name = made
     try:
         source = _source(file)
@@ -163,6 +167,24 @@ def _make_right(agent: Agent, file: Staged) -> None:
         name,
         True,
     )
+    return True
+
+
+def _fetch_astray(agent: Agent, gfid: bytes) -> Optional[Tuple[int, bytes]]:
+    """Put an object aside that is not where it belongs; None: it is there. Raises OSError.
+
+    While nobody else changes names: a twin may just have given it the ones that we would take from it.
+    """
+    assert agent.gfids is not None
+    with agent.transaction():
+        row = agent.index.inode(gfid)
+        if row is None:
+            raise FileNotFoundError(errno.ENOENT, "no name for it here any more")
+        if _is_here(agent, row):
+            return None
+        name = agent.next_staging_name()
+        agent.gfids.fetch(gfid, agent.staging_fd, name)
+    return _open_aside(agent, name), name
 
 
 def _source(file: Staged) -> int:

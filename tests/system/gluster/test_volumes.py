@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,6 +182,14 @@ def test_objects_have_the_gfids_of_the_primary(pair):
     pair.assert_same_objects()
 
 
+def waits_for_lock(fd):
+    """Whether somebody waits for the lock of an open file: proc_locks(5)."""
+    number = os.fstat(fd).st_ino
+    return any(
+        f":{number} " in line and " -> " in line for line in Path("/proc/locks").read_text().splitlines()
+    )
+
+
 class Held:
     """A volume of its own that this process holds mounted, as an agent does."""
 
@@ -326,14 +335,21 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
 
 @pytest.fixture
 def served(place, monkeypatch):
-    """An agent on a volume of its own: its client, and the volume as it has it mounted."""
+    """Agents on a volume of its own, the first one's client, and the volume as they have it mounted."""
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     node, name = place.node, f"{place.name}-served"
-    link = open_secondary(parse_target(node.volume(name, 2)), SshOptions())
-    client = client_of(link)
-    client.hello(session="s", volume="v", epoch=1, create=True)
-    yield SimpleNamespace(client=client, place=mounting.volume_of(mounting.place_of(node.host, name, b"")))
-    link.close()
+    address, links = node.volume(name, 2), []
+
+    def another():
+        links.append(open_secondary(parse_target(address), SshOptions()))
+        client = client_of(links[-1])
+        client.hello(session="s", volume="v", epoch=1, create=True)
+        return client
+
+    volume = mounting.volume_of(mounting.place_of(node.host, name, b""))
+    yield SimpleNamespace(client=another(), another=another, place=volume, wait_for=node.wait_for)
+    for link in links:
+        link.close()
     node.wait_for(lambda: not any(name in line for line in mounted()), "the mount to end")
     node.delete(name)
 
@@ -378,6 +394,31 @@ def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(served):
     for fd in (root, twin):
         os.close(fd)
     (staging / "agent.twin").rmdir()
+
+
+def test_what_a_twin_has_just_placed_is_not_taken_away_from_its_names(served):
+    """Two are given the same file: one looks what is here, the other one places it, and the first goes on."""
+    client, twin = served.client, served.another()
+    where = Path(os.fsdecode(served.place.mount))
+    gfid = os.urandom(16)
+    inode = Inode(gfid, 0o100644, 0, 0, 2, 7, 0, 7, 5, 5, 5)
+    names = [b"name", b"link"]
+    client.observe([Listing(ROOT_GFID, [Entry(name, inode) for name in names])], position=1, limbo_until=1)
+    item = [gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, 7, {}]
+    (where / client.stage("u-1", [gfid])["path"] / gfid.hex()).write_bytes(b"content")
+    twin.call("file_begin", gfid=gfid.hex(), size=7, version="v1")
+    twin.call("file_data", b"content", gfid=gfid.hex(), offset=0)
+    staging = os.open(where / ".seamark" / "staging", os.O_RDONLY)
+    with ThreadPoolExecutor() as threads:
+        fcntl.flock(staging, fcntl.LOCK_EX)  # nobody asks for a gfid meanwhile
+        committing = threads.submit(client.commit, "u-1", [item])
+        served.wait_for(lambda: waits_for_lock(staging), "who comes first to have looked")
+        assert twin.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+        os.close(staging)
+        assert committing.result() == []
+    for name in names:
+        assert (where / os.fsdecode(name)).read_bytes() == b"content"
+    assert client.check() == []
 
 
 def test_what_came_stays_when_its_directory_was_taken_away(served):
