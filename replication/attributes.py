@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.failures import Failure
-from replication.volume.directory import settled
+from replication.volume.directory import GONE, settled
 from replication.volume.handle import open_beneath
 from replication.volume.identity import ROOT_GFID
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 _ROWS = 500
 GFID, INO, CTIME, XATTRS = 0, 7, 6, 8  # where in a row
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
 
 
 class Attributes(NamedTuple):
@@ -44,7 +42,7 @@ def attribute_rows(volume: DirectoryVolume, objects: Iterable[tuple[bytes, bytes
             if row is None:
                 gone.append((gfid, path))
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 gone.append((gfid, path))
             else:
                 volume.check_answers(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replication.failures import Failure
 from replication.transfer.item import FileItem, ItemResult, decode_items
 from replication.transfer.stream import StreamSender
+from replication.volume.since import changed_since
 from tasks.app import app
 from tasks.elsewhere import as_found, rest_of
 from tasks.metadata import dress
@@ -59,7 +60,7 @@ def _sync(task: Task[..., Any], session: str, epoch: int, batch: int, unit: str,
         results += send(work, items) if items else []
         if work.ctx.at_home:
             results = _look_elsewhere(work, items, results, send)
-            _look_again(work, items, results)
+            results = _look_again(work, items, results)
         stuck = next((r for r in results if r.status == "error" and r.code in _WHOLE_UNIT), None)
         if stuck is not None:
             work.ctx.ledger.trouble(stuck.code, stuck.message)
@@ -193,25 +194,30 @@ def _moved(result: ItemResult) -> ItemResult:
     return ItemResult(result.gfid, "error", "moved", "it was renamed while it was to be read")
 
 
-def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) -> None:
+def _look_again(work: Unit, items: list[FileItem], results: list[ItemResult]) -> list[ItemResult]:
     """What changed between being read and being placed: bring its metadata up to date.
 
     A metadata step of a later segment may have run meanwhile, and what was read before it was placed
     after it. (Content has the number of the look that wanted it for that; and a change of it is recorded. So it is with
-    attributes that change without a ctime; but what is compared again has no number.)
+    attributes that change without a ctime; but what is compared again has no number.) What cannot be looked at is a failure.
     """
     items_of = {item.gfid: item for item in items}
     sent = {r.gfid: r._replace(xattrs=None) for r in results if r.ctime_ns}
     for _ in range(_LOOKS):
-        moved = work.ctx.volume.changed_since(
-            [(items_of[gfid].path, items_of[gfid].ino, r.ctime_ns, r.xattrs) for gfid, r in sent.items()]
+        moved = changed_since(
+            work.ctx.volume,
+            [(items_of[gfid].path, items_of[gfid].ino, r.ctime_ns, r.xattrs) for gfid, r in sent.items()],
         )
         again = [item for item in items if item.path in moved and item.gfid in sent]
         if not again:
-            return
+            break
         work.alive()
         again = [item._replace(ino=0, ctime_ns=0, ticket=0) for item in again]
-        sent = {r.gfid: r for r in _sender(work).recheck(again) if r.ctime_ns}
+        found = _sender(work).recheck(again)
+        sent = {r.gfid: r for r in found if r.ctime_ns}
+        bad = {r.gfid: r for r in found if r.status == "error"}
+        results = [bad.get(r.gfid, r) for r in results]
+    return results
 
 
 def _sender(work: Unit, *, rsync_next: bool = False) -> StreamSender:

@@ -13,6 +13,7 @@ from replication.frontier import decode_dirs
 from replication.transfer.item import FileItem, decode_items, encode_items
 from replication.transfer.units import cut
 from replication.volume.directory import RESERVED
+from replication.volume.since import changed_since
 from tasks.app import app
 from tasks.canvas import extend, tick_signature
 from tasks.unit import DONE, Unit, working
@@ -135,7 +136,7 @@ def dress(work: Unit, objects: list[tuple[bytes, bytes]]) -> list[Failure]:
         failures += found.failures
         # (A ctime of 0 may hide another change; that it is looked at twice is enough.)
         settled = [row[1:] for row in found.sent if row[3] or not turn]
-        changed = work.ctx.volume.changed_since(settled)
+        changed = changed_since(work.ctx.volume, settled)
         objects = [(gfid, path) for gfid, path, *_ in found.sent if path in changed]
         if not objects and not found.missed:
             return failures
@@ -174,10 +175,15 @@ def undressed(missed: list[tuple[bytes, bytes]], after: str) -> dict[str, str | 
 def data_units(
     items: list[FileItem], ctx: Context, after: str
 ) -> tuple[dict[str, str | bytes], dict[str, str]]:
-    """Units for these files, and for each what a person reads of it. ``after`` makes their ids unique."""
+    """Units for these files, and for each what a person reads of it. ``after`` makes their ids unique.
+
+    What was seen by several of its names is sent once, as it was seen last.
+    """
     units: dict[str, str | bytes] = {}
     says = {}
-    for number, (engine, members) in enumerate(cut(items, ctx.sync_method, ctx.session.rsync_from)):
+    for number, (engine, members) in enumerate(
+        cut(list({item.gfid: item for item in items}.values()), ctx.sync_method, ctx.session.rsync_from)
+    ):
         name = f"D:{engine}:{after}{number}"
         units[name] = encode_items(members)
         first = members[0].path.decode("utf-8", "backslashreplace")

@@ -35,12 +35,16 @@ def close_all(agent: Agent, staged: List[Staged]) -> None:
 
 
 def stage(agent: Agent, files: Files, staged: List[Staged], errors: Errors) -> None:
-    """Write files aside; what goes wrong is an error of their own. Raises AgentError, OSError for what concerns all of them."""
+    """Write files aside; what goes wrong is an error of their own. Raises AgentError, OSError for what concerns all of them.
+
+    Of one that comes twice, by two of its names, the later is taken: two threads would make an object of its gfid each.
+    """
+    latest = list({item.gfid: (item, content) for item, content in files}.values())
     if agent.gfids is None:
-        for item, content in files:
+        for item, content in latest:
             _stage_one(agent, item, content, False, staged, errors)
         return
-    for group in crowd.groups(files):
+    for group in crowd.groups(latest):
         with agent.gfids.making(agent.tree.staging_fd) as look:
             crowd.each(lambda one: _stage_one(agent, one[0], one[1], look, staged, errors), group)
         if look:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from json import dumps, loads
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from replication.volume.directory import DirectoryVolume
 
 How = Literal["new", "data", "compare", "metadata"]
 
@@ -45,6 +49,13 @@ class ItemResult(NamedTuple):
     bytes_sent: int = 0
     ctime_ns: int = 0  # of what was sent, as it was read; 0: not known
     xattrs: dict[str, str] | None = None  # the same
+
+
+def unreadable(volume: DirectoryVolume, item: FileItem, error: OSError) -> ItemResult:
+    """What becomes of a file that cannot be read. Raises VolumeAway where it is the whole volume that is away."""
+    volume.check_answers(error)
+    code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
+    return ItemResult(item.gfid, "error", code, f"cannot read {os.fsdecode(item.path)}: {error.strerror}")
 
 
 def encode_items(items: list[FileItem]) -> bytes:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replication.remote.answers import SecondaryError
 from replication.remote.errors import AgentFailed
-from replication.transfer.item import FileItem, ItemResult
+from replication.transfer.item import FileItem, ItemResult, unreadable
 from replication.transfer.stream import BUSY_S, meta_row
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath
@@ -101,7 +101,7 @@ class StagedSender:
         """Send every item; one result for each.
 
         The same items again resume what was interrupted. Raises LinkLost, SecondaryError, Unreachable,
-        NoRsync or NoTar for the whole unit.
+        NoRsync, NoTar or VolumeAway for the whole unit.
         """
         at_once = _files_at_once()
         return [
@@ -149,7 +149,7 @@ class StagedSender:
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}:
                 return ItemResult(item.gfid, "vanished")
-            return _unreadable(item, error)
+            return unreadable(self._volume, item, error)
 
     # ---- the secondary's side
 
@@ -196,7 +196,7 @@ class StagedSender:
             try:
                 xattrs, new = self._volume.xattrs(file.fd), self._volume.stat(file.fd)
             except OSError as error:
-                results.append(_unreadable(file.item, error))
+                results.append(unreadable(self._volume, file.item, error))
                 continue
             still = (new.ctime_ns, new.size) == (file.stat.ctime_ns, file.stat.size)
             ctime_ns = settled(new.ctime_ns) if still else 0
@@ -241,11 +241,6 @@ def _sources(opened: dict[bytes, Opened]) -> Iterator[Sources]:
                 os.path.join(os.fsencode(directory), name_of(gfid)),
             )
         yield Sources(os.fsencode(directory), tuple(file.fd for file in opened.values()))
-
-
-def _unreadable(item: FileItem, error: OSError) -> ItemResult:
-    code = "permission" if error.errno in {errno.EACCES, errno.EPERM} else "io"
-    return ItemResult(item.gfid, "error", code, f"cannot read {os.fsdecode(item.path)}: {error.strerror}")
 
 
 def unit_name(gfids: Iterable[bytes]) -> str:

@@ -20,7 +20,7 @@ from replication.remote.answers import SecondaryError
 from replication.remote.errors import LinkLost
 from replication.transfer.delta import Shifted, send_blocks
 from replication.transfer.growing import wait_while_written
-from replication.transfer.item import FileItem, ItemResult
+from replication.transfer.item import FileItem, ItemResult, unreadable
 from replication.transfer.pieces import data_pieces, read_pieces
 from replication.volume.directory import VanishedError, settled
 from replication.volume.handle import Stat, open_beneath
@@ -93,7 +93,7 @@ class StreamSender:
         self._bytes = 0
 
     def send(self, items: list[FileItem]) -> list[ItemResult]:
-        """Send every item; one result for each. Raises LinkLost and SecondaryError for the whole unit."""
+        """Send every item; one result for each. Raises LinkLost, SecondaryError, and VolumeAway for the whole unit."""
         self._results, self.left = [], []
         differ = {row.gfid for row in self._compare([item for item in items if item.how == "compare"])}
         wanted = [item for item in items if item.how != "compare" or item.gfid in differ]
@@ -148,9 +148,7 @@ class StreamSender:
         if error.errno in _VANISHED:
             self._results.append(ItemResult(item.gfid, "vanished"))
             return
-        code = "permission" if error.errno in (errno.EACCES, errno.EPERM) else "io"
-        message = f"cannot read {os.fsdecode(item.path)}: {error.strerror}"
-        self._results.append(ItemResult(item.gfid, "error", code, message))
+        self._results.append(unreadable(self._volume, item, error))
 
     # ---- sending
 

@@ -271,7 +271,7 @@ class BrickVolume(DirectoryVolume):
 
     # ---- looking
 
-    def _confirm_absence(self) -> None:
+    def confirm_absence(self) -> None:
         self._need_current()
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:

@@ -12,7 +12,6 @@ import os
 import stat as st
 import time
 from hashlib import blake2b
-from itertools import groupby
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -36,7 +35,7 @@ RESERVED = b".seamark"
 _RACY_NS = 20_000_000
 _CTIME = Struct("<QQ")
 _TYPE = 0o170000  # the bits of a mode that say what it is
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EXDEV}
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -149,7 +148,7 @@ class DirectoryVolume:
         try:
             return self.identify(dir_fd, name)[0] == gfid
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 return False
             raise
 
@@ -177,7 +176,7 @@ class DirectoryVolume:
         except OSError as error:
             if error.errno == errno.EXDEV:
                 log.warning("%s is another file system: it is not replicated", os.fsdecode(path))
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise VanishedError(path) from None
             raise
 
@@ -234,7 +233,7 @@ class DirectoryVolume:
             except PermissionError:
                 fd = os.open(name, flags, dir_fd=dir_fd)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise VanishedError(name) from None
             raise
         try:
@@ -262,7 +261,7 @@ class DirectoryVolume:
             gfid, s = self.identify(dir_fd, name)
             s = self.believed(dir_fd, name, s)
         except FileNotFoundError:
-            self._confirm_absence()
+            self.confirm_absence()
             return Entry(name, None)  # anything else that goes wrong says nothing of what is there
         if s.mount_root and not st.S_ISDIR(s.mode):
             return Entry(
@@ -303,40 +302,8 @@ class DirectoryVolume:
         """Look at each, in order; where looking means waiting for others, at several at a time."""
         return map(work, items)
 
-    def _confirm_absence(self) -> None:
+    def confirm_absence(self) -> None:
         """A name was not found. Raises OSError where that does not mean that there is none."""
-
-    def changed_since(self, files: Iterable[tuple[bytes, int, int, dict[str, str] | None]]) -> set[bytes]:
-        """Which of these files, (path, inode number, ctime_ns, attributes if known), changed since they had that ctime, and those.
-
-        Those that moved or vanished are left out: that is recorded, and theirs is another story.
-        """
-        changed = set()
-        for directory, group in groupby(files, key=lambda file: os.path.dirname(file[0])):
-            members = list(group)
-            try:
-                dir_fd = open_beneath(self.root_fd, directory, os.O_PATH | os.O_DIRECTORY)
-            except OSError:
-                continue
-            try:
-                for path, ino, ctime_ns, xattrs in members:
-                    try:
-                        now = self.stat(dir_fd, os.path.basename(path))
-                        is_changed = now.ctime_ns != ctime_ns or (
-                            self.hides_xattrs
-                            and xattrs is not None
-                            and self._xattrs_at(dir_fd, path) != xattrs
-                        )
-                    except OSError:
-                        continue
-                    if is_changed and ino in (0, now.ino):
-                        changed.add(path)
-            finally:
-                os.close(dir_fd)
-        return changed
-
-    def _xattrs_at(self, dir_fd: int, path: bytes) -> dict[str, str]:
-        return self.xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, os.path.basename(path)))
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:
         """The names in a directory, sorted by bytes; at the root without our own. Raises OSError."""

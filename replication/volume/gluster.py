@@ -282,7 +282,7 @@ class GlusterVolume(DirectoryVolume):
                 # A brick that is healed has taken it from its names; others may have it there still.
                 return [path for each in shown for path in self._in_root(each)] or None
             if not found:
-                self._confirm_absence()
+                self.confirm_absence()
             if found or not self._moves() or not self._bricks.have_object(gfid):
                 return [path for each in found for path in self._in_root(each)]
             time.sleep(_HIDDEN_S)
@@ -329,7 +329,7 @@ class GlusterVolume(DirectoryVolume):
 
     # ---- looking
 
-    def _confirm_absence(self) -> None:
+    def confirm_absence(self) -> None:
         self._need_all()
 
     def names(self, dir_fd: int, *, is_root: bool) -> list[bytes]:

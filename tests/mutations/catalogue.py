@@ -413,6 +413,21 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "twin_has"),
     ),
     Mutation(
+        "a file that comes twice becomes two objects of one gfid", 4, "replication/secondary/receiver.py",
+        "latest = list({item.gfid: (item, content) for item, content in files}.values())", "latest = list(files)",
+        ("tests/system/gluster/test_volumes.py", "-k", "comes_twice"),
+    ),
+    Mutation(
+        "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
+        "    volume.check_answers(error)\n", "",
+        ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),
+    ),
+    Mutation(
+        "what cannot be looked at is taken for unchanged", 1, "replication/volume/since.py",
+        "    volume.check_answers(error)\n    return True", "    return False",
+        ("tests/system/gluster/test_mounts.py", "-k", "cannot_be_looked"),
+    ),
+    Mutation(
         "pages that the kernel kept are sent", 5, "replication/gluster/mount.py",
         '"--direct-io-mode=enable", ', "",
         ("tests/system/gluster/test_mounts.py",),

@@ -22,6 +22,7 @@ from replication.volume.content import read_observed
 from replication.volume.directory import VanishedError
 from replication.volume.gluster import GlusterVolume, VolumeAway
 from replication.volume.identity import ROOT_GFID
+from replication.volume.since import changed_since
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -139,7 +140,7 @@ def description(volume):
             below = volume.open_dir(path, gfid)
             summary = volume.summarise(below, volume.names(below, is_root=False), path)
             os.close(below)
-            seen[path] += (summary, volume.changed_since([(path, stat.ino, 1, None)]))
+            seen[path] += (summary, changed_since(volume, [(path, stat.ino, 1, None)]))
     return seen
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,10 +15,14 @@ from replication.gluster.mount import GFID, GlusterMount, is_mounted, unmount
 from replication.observation import Change
 from replication.secondary.inspection import Manner
 from replication.secondary.metadata import Powers, set_xattrs
+from replication.transfer.item import FileItem
+from replication.transfer.staged import Opened, StagedSender
+from replication.transfer.stream import StreamSender
 from replication.verify.ends import Ends
 from replication.volume.directory import VanishedError
 from replication.volume.gluster import GlusterVolume, VolumeAway
 from replication.volume.mounted import MountedVolume
+from replication.volume.since import changed_since
 
 pytestmark = pytest.mark.root
 
@@ -139,11 +144,11 @@ def test_an_attribute_that_changes_behind_its_ctime_is_a_change(place, own):
     stat = volume.stat(volume.root_fd, b"file")
     read = volume.xattrs(os.path.join(volume.root, b"file"))
     before = [(b"file", stat.ino, stat.ctime_ns, read)]
-    assert volume.changed_since(before) == set()
+    assert changed_since(volume, before) == set()
     os.setxattr(users / "file", "user.colour", b"blue")
     assert volume.stat(volume.root_fd, b"file").ctime_ns == stat.ctime_ns
-    assert volume.changed_since(before) == {b"file"}
-    assert volume.changed_since([(b"file", stat.ino, stat.ctime_ns, None)]) == set()
+    assert changed_since(volume, before) == {b"file"}
+    assert changed_since(volume, [(b"file", stat.ino, stat.ctime_ns, None)]) == set()
     volume.close()
 
 
@@ -249,6 +254,51 @@ def test_what_it_is_mounted_on_is_not_the_volume(place, own):
     assert volume.observe(volume.root_fd, b"file", Change.NONE).inode.gfid == gfid
     assert volume.paths_of(gfid) == [b"file"]
     volume.close()
+
+
+@pytest.mark.parametrize("way", ["stream", "rsync", "look"])
+def test_who_reads_files_of_a_client_that_was_killed_goes_on_with_the_next_one(place, own, way):
+    """A process that does nothing else would fail with each file from then on."""
+    (place.volume(2) / "file").write_text("x")
+    volume = GlusterVolume(os.fsencode(own()))
+    inode = volume.observe(volume.root_fd, b"file", Change.NONE).inode
+    item = FileItem(inode.gfid, b"file", "data", inode.ino, inode.ctime_ns, 1, 1)
+
+    def read():
+        if way == "look":
+            return changed_since(volume, [(b"file", inode.ino, inode.ctime_ns, None)]) == set()
+        if way == "stream":
+            (opened,) = StreamSender(volume, None, compress=False)._open([item])
+            return bool(opened)
+        return isinstance(StagedSender(volume, None, SimpleNamespace(path=b""))._open(item), Opened)
+
+    assert read()
+    own.made[0]._process.kill()
+    own.made[0]._process.wait()
+    with pytest.raises(VolumeAway):
+        read()
+    own.made[0].start()
+    with pytest.raises(VolumeAway):
+        read()
+    assert read()
+    volume.close()
+
+
+def test_what_cannot_be_looked_at_may_have_changed(place, own):
+    users = place.volume(2)
+    names = [b"f%d" % number for number in range(8)]
+    for name in names:
+        (users / os.fsdecode(name)).write_text("x")
+    volume = GlusterVolume(os.fsencode(own()))
+    stats = {name: volume.stat(volume.root_fd, name) for name in names}
+    before = [(name, stat.ino, stat.ctime_ns, None) for name, stat in stats.items()]
+    assert changed_since(volume, [*before, (b"gone", 1, 1, None)]) == set()
+    place.node.kill_brick(place.name, 0)
+    place.node.wait_for(lambda: not all(volume._parts()), "the client to notice")
+    brick = place.node.brick(place.name, 0)
+    assert changed_since(volume, before) == {name for name in names if (brick / os.fsdecode(name)).exists()}
+    volume.close()
+    place.node.start_bricks(place.name, 0)
 
 
 def test_a_volume_none_of_whose_bricks_answers_is_away_and_not_gone(place, own):
