@@ -12,7 +12,7 @@ from typing import Any
 from replication.bricknode.wire import MAX_RECORDS, VERSION, Frames, encode
 from replication.changelog.brickctimes import changed
 from replication.changelog.brickfollow import FollowedBrick
-from replication.changelog.bricktail import Place
+from replication.changelog.brickplace import Place
 from replication.changelog.inotify import Inotify
 from replication.changelog.record import Kind, Record
 from replication.errors import SeamarkError
@@ -113,7 +113,7 @@ class Server:
             brick = FollowedBrick(
                 path,
                 partial(self._take, path),
-                partial(self._gap, path),
+                partial(self._lost, path),
                 partial(self._restarted, path),
                 self._moved,
             )
@@ -143,7 +143,7 @@ class Server:
             local, error = {}, problem.message
         found = {}
         for path, brick in local.items():
-            follower = FollowedBrick(path, lambda _: None, lambda _: None, lambda _: None, lambda _: False)
+            follower = FollowedBrick(path, lambda _: None, lambda *_: None, lambda _: None, lambda _: False)
             beat_ms = -1
             try:
                 follower.tail.begin_at_end()
@@ -168,9 +168,9 @@ class Server:
             self._followed[path][0].witness()
             self._tell({"brick": path, "records": len(records)}, encode(records))
 
-    def _gap(self, path: str, reason: str) -> None:
+    def _lost(self, path: str, reason: str, since_ns: int | None) -> None:
         self._flush(path)
-        self._tell({"brick": path, "gap": reason})
+        self._tell({"brick": path, "gap": reason, "ago_ns": _ago(since_ns)})
 
     def _moved(self, _gfid: bytes) -> bool:
         """What other nodes have is not known here."""
@@ -178,8 +178,7 @@ class Server:
 
     def _restarted(self, path: str, since_ns: int | None) -> None:
         self._flush(path)
-        ago_ns = None if since_ns is None else time.time_ns() - since_ns
-        self._tell({"brick": path, "restarted": True, "ago_ns": ago_ns})
+        self._tell({"brick": path, "restarted": True, "ago_ns": _ago(since_ns)})
 
     def _poll(self) -> dict[str, str]:
         """Tell what is recorded by now; of each brick why it cannot be read, if it cannot."""
@@ -255,6 +254,10 @@ class Server:
         data = memoryview(frame(header, payload))
         while data:
             data = data[os.write(self._out, data) :]
+
+
+def _ago(since_ns: int | None) -> int | None:
+    return None if since_ns is None else time.time_ns() - since_ns
 
 
 def _age_ms(brick: FollowedBrick) -> int:

@@ -14,8 +14,8 @@ Answers, in the order in which things happened:
     {"brick": PATH, "error": TEXT, "unasked": BOOL}             it is not followed (any more): why
     {"brick": PATH, "records": COUNT} + the records
     {"brick": PATH, "place": PLACE}                             all before it is told: where there is much to tell
-    {"brick": PATH, "gap": REASON}
-    {"brick": PATH, "restarted": true, "ago_ns": NS or null}    see BrickTail's on_restart
+    {"brick": PATH, "gap": REASON, "ago_ns": NS or null}        see BrickTail's on_lost
+    {"brick": PATH, "restarted": true, "ago_ns": NS or null}    and on_restart
     {"round": N, "bricks": {PATH: {"place", "compared", "beat_ms", "recording", "unread", "uneasy"}}}
     {"brick": PATH, "records": COUNT, "search": N}, {"brick": PATH, "searched": N}
     {"bricks": {PATH: {"recording", "beat_ms", "arbiter"}}, "version": VERSION, "error": TEXT or ""}
@@ -31,7 +31,7 @@ from typing import Any
 from replication.changelog.record import Kind, Record
 from replication.secondary.protocol import AgentError, read_frame
 
-VERSION = 1
+VERSION = 2
 READY = b"seamark-bricks ready\n"
 _LENGTHS = struct.Struct(">II")
 _MAX_FRAME = 4 << 20  # bytes; a node sends pieces of a quarter of that

@@ -20,7 +20,7 @@ _COMPARE_S = 1.0
 
 
 class FollowedBrick:
-    """``take`` is called with each record; ``on_gap`` and ``on_restart``: see BrickTail. ``moved``: whether an object (its
+    """``take`` is called with each record; ``on_lost`` and ``on_restart``: see BrickTail. ``moved``: whether an object (its
     gfid) that is here no more may be on a brick that has other files.
     """
 
@@ -28,12 +28,12 @@ class FollowedBrick:
         self,
         path: str,
         take: Callable[[Record], None],
-        on_gap: Callable[[str], None],
+        on_lost: Callable[[str, int | None], None],
         on_restart: Callable[[int | None], None],
         moved: Callable[[bytes], bool],
     ) -> None:
         self.path = path
-        self.tail = BrickTail(path, on_gap, on_restart)
+        self.tail = BrickTail(path, on_lost, on_restart)
         self._take = take
         self._moved = moved
         # kinds, and the ctime of the brick's inode when it was compared; -1: not looked at yet, 0: it may be younger

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from replication.bricknode.wire import decode
 from replication.changelog.brickfollow import FollowedBrick
+from replication.changelog.brickplace import Place
 from replication.changelog.bricksince import Wanted
-from replication.changelog.bricktail import Place
 from replication.changelog.record import Record
 from replication.gluster.glusterd import Brick
 from replication.gluster.node import NodeLink
@@ -29,6 +29,8 @@ class Hub(Protocol):
     def take(self, record: Record) -> None: ...
 
     def gap(self, reason: str) -> None: ...
+
+    def lost(self, reason: str, since_ns: int | None) -> None: ...
 
     def restarted(self, member: Member, since_ns: int | None) -> None: ...
 
@@ -64,7 +66,7 @@ class LocalMember(Member):
     def __init__(self, brick: Brick, number: int, hub: Hub, moved: Callable[[Member, bytes], bool]) -> None:
         super().__init__(brick, number)
         self.follower = FollowedBrick(
-            brick.path, hub.take, hub.gap, partial(hub.restarted, self), partial(moved, self)
+            brick.path, hub.take, hub.lost, partial(hub.restarted, self), partial(moved, self)
         )
         self.follower.tail.begin_at_end()
         self.watch = -1
@@ -119,6 +121,11 @@ class RemoteMember(Member):
 
     def quiet_s(self) -> float:
         return time.monotonic() - self._beat_at if self.followed else math.inf
+
+
+def _when(ago_ns: Any) -> int | None:
+    """By this node's clock. Raises TypeError, ValueError, OverflowError."""
+    return None if ago_ns is None else time.time_ns() - int(ago_ns)
 
 
 def _shown(text: str) -> str:
@@ -220,10 +227,9 @@ class RemoteNode:
         elif "place" in said:
             member.place = Place.of_json(said["place"])
         elif "gap" in said:
-            self._hub.gap(said["gap"] if said["gap"] in _REASONS else "recorder")
+            self._hub.lost(said["gap"] if said["gap"] in _REASONS else "recorder", _when(said["ago_ns"]))
         elif "restarted" in said:
-            ago_ns = said["ago_ns"]
-            self._hub.restarted(member, None if ago_ns is None else time.time_ns() - int(ago_ns))
+            self._hub.restarted(member, _when(said["ago_ns"]))
         elif said.get("searched") == member.search:
             self._hub.searched(member)
 

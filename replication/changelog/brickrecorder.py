@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 
 from replication.changelog.brickmembers import Member, RemoteMember
+from replication.changelog.brickplace import Place
 from replication.changelog.bricks import Bricks, Nodes
 from replication.changelog.bricksince import SinceScan
 from replication.changelog.brickstatus import BrickStatus
-from replication.changelog.bricktail import Place
 from replication.changelog.bricktwins import Missing
 from replication.changelog.gather import Gather, Node
 from replication.changelog.memory import RootState
@@ -136,6 +136,14 @@ class BrickRecorder:
             self._missed = True
         else:
             self._on_gap(reason)
+
+    def lost(self, reason: str, since_ns: int | None) -> None:
+        """What a changelog does not have changed the bricks' inodes all the same."""
+        if since_ns is None:
+            self.gap(reason)
+        else:
+            log.info("changelogs are not whole (%s): what changed since is searched for", reason)
+            self.look_since(since_ns - _UNDER_WAY_NS)
 
     def restarted(self, member: Member, since_ns: int | None) -> None:
         """A brick was ended, perhaps between a change and its record; others of its set may have recorded that change as well."""

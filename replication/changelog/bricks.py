@@ -13,9 +13,9 @@ from typing import Protocol
 
 from replication.changelog.brickctimes import ctime_of, handle_of
 from replication.changelog.brickmembers import Hub, LocalMember, Member, RemoteMember, RemoteNode
+from replication.changelog.brickplace import Place
 from replication.changelog.brickrebalance import RebalanceWatch
 from replication.changelog.brickstatus import BrickRow, rows
-from replication.changelog.bricktail import Place
 from replication.changelog.bricktwins import Missing, Twins
 from replication.changelog.inotify import Inotify
 from replication.changelog.recorder import RecorderUnavailable

@@ -14,8 +14,9 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from replication.changelog.brickplace import Clock, Place
 from replication.changelog.glusterlog import Encoding, read_header, records_so_far
 from replication.changelog.record import Record, SegmentDamaged, SegmentTorn
 from replication.secondary.boot import boot_id
@@ -29,38 +30,6 @@ _TAIL = 8192  # bytes at the end of HTIME that hold a name
 _NEXT_NS = 1_000_000_000  # within which a brick begins the next CHANGELOG
 
 
-class Place(NamedTuple):
-    """How far a brick was followed: all files up to the second ``floor`` (and those ``done``), and one that is open still.
-
-    That one is read again from its beginning by who goes on: what it records once was perhaps written again since.
-    ``boot``: of the node, while it was followed.
-    """
-
-    htime: str
-    htime_at: int
-    floor: int
-    done: tuple[tuple[int, int], ...]  # (second, inode number)
-    open: tuple[int, int]  # inode number, birth time
-    boot: str
-
-    def as_json(self) -> list[Any]:
-        done = [list(each) for each in self.done]
-        return [self.htime, self.htime_at, self.floor, done, list(self.open), self.boot]
-
-    @classmethod
-    def of_json(cls, said: Any) -> Place:
-        """Raises ValueError, whatever ``said`` is."""
-        try:
-            htime, *numbers = said
-            htime_at, floor, done, (ino, birth), boot = numbers
-            pairs = [(int(second), int(inode)) for second, inode in done]
-            if not isinstance(htime, str) or "/" in htime or "\0" in htime or not isinstance(boot, str):
-                raise ValueError("not a name")
-            return cls(htime, int(htime_at), int(floor), tuple(pairs), (int(ino), int(birth)), boot)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError("that is no place in a changelog") from None
-
-
 class _Closed(NamedTuple):
     second: int
     ino: int
@@ -68,7 +37,8 @@ class _Closed(NamedTuple):
 
 
 class BrickTail:
-    """``on_gap(reason)`` is called at the very place where something may be missing (index.REASONS).
+    """``on_lost(reason, since_ns)`` is called at the very place where something may be missing (index.REASONS) of what was done
+    after that, by the clock of the brick's own inodes; None: nobody knows since when, as that clock was set, or its node started again.
 
     ``on_restart(since_ns)``: the brick was ended at some time after that one, by its own clock, and may not have recorded what it
     was just doing. None: its node was ended with it, and what it did before that may be undone, at any time.
@@ -78,11 +48,11 @@ class BrickTail:
     """
 
     def __init__(
-        self, brick: str, on_gap: Callable[[str], None], on_restart: Callable[[int | None], None]
+        self, brick: str, on_lost: Callable[[str, int | None], None], on_restart: Callable[[int | None], None]
     ) -> None:
         self.brick = brick
         self.directory = os.path.join(brick, ".glusterfs", "changelogs")
-        self._on_gap = on_gap
+        self._on_lost = on_lost
         self._on_restart = on_restart
         self._fd = -1
         self._name = ""
@@ -97,6 +67,7 @@ class BrickTail:
         self._listed: dict[int, int] = {}  # seconds that HTIME has, and how often
         self._boot = boot_id()
         self._same_boot = True  # as when the file was written that is read
+        self._clock = Clock()
         self._rolled: list[int] = []  # seconds at which HTIME got a name, whatever became of the file
         self._began: tuple[int, int] | None = (
             None  # what is known, or need not be, to follow what came before it
@@ -122,11 +93,23 @@ class BrickTail:
         self._same_boot = True
 
     def resume(self, place: Place) -> bool:
-        """Go on from there; False where what was recorded since is not all there. Raises OSError."""
+        """Go on from there; False where what was recorded since is not all there, and nobody knows what it is. Raises OSError."""
+        self._same_boot = place.boot == self._boot
+        if self._same_boot:
+            self._clock = Clock(*place.clock)
+        if self._go_on(place):
+            return True
+        self._floor = place.floor
+        since_ns = self._since_ns()
+        self.begin_at_end()
+        if since_ns is not None:
+            self._on_lost("changelog off", since_ns)
+        return since_ns is not None
+
+    def _go_on(self, place: Place) -> bool:
         if self._current_htime() != place.htime or self._size_of_htime() < place.htime_at:
             return False
         self._htime, self._htime_at = place.htime, place.htime_at
-        self._same_boot = place.boot == self._boot
         self._floor, self._done = place.floor, set(place.done)
         self._listed = {place.floor: 1}
         self._rolled = self._last_rolled()
@@ -145,8 +128,18 @@ class BrickTail:
     def place(self) -> Place:
         return Place(
             self._htime, self._htime_at, self._floor, tuple(sorted(self._done)), self._identity if self._fd >= 0 else (0, 0),
-            self._boot if self._same_boot else "",
+            self._boot if self._same_boot else "", self._clock.as_set,
         )  # fmt: skip
+
+    # ---- what is lost
+
+    def _since_ns(self) -> int | None:
+        """Since when what was done may be missing: what is recorded in files that were read to their end was done before. None: not known."""
+        since_ns = self._floor * 10**9
+        return since_ns if self._same_boot and self._clock.tells(since_ns) else None
+
+    def _lost(self, reason: str) -> None:
+        self._on_lost(reason, self._since_ns())
 
     # ---- reading
 
@@ -157,6 +150,7 @@ class BrickTail:
 
         ``rolled`` is called between the records of one file and those of the next.
         """
+        self._clock.watch()
         while True:
             if self._fd < 0 and not self._open_next():
                 return True
@@ -189,7 +183,7 @@ class BrickTail:
                 return True
             except SegmentDamaged:
                 self._damaged = True
-                self._on_gap("damaged")
+                self._lost("damaged")
                 return True
         return False
 
@@ -249,14 +243,13 @@ class BrickTail:
         try:
             self._check_htime()
         except _ChangelogWasOff:
+            since_ns = self._since_ns()
             self.close()
             self.begin_at_end()
-            self._on_gap("changelog off")
+            self._on_lost("changelog off", since_ns)
             return
         if os.fstat(self._fd).st_size > self._offset:
-            self._on_gap(
-                "damaged"
-            )  # what came after the damage; or a record that was never written to its end
+            self._lost("damaged")  # what came after the damage; or a record that was never written to its end
         second = self._second or next(
             (each.second for each in self._new() if each.ino == self._identity[0]), 0
         )
@@ -339,11 +332,11 @@ class BrickTail:
             if not os.path.basename(entry).startswith(_PREFIX.encode()):
                 continue  # in lower case: it was empty
             if second is None:
-                self._on_gap("damaged")
+                self._lost("damaged")
                 continue
             self._listed[second] = self._listed.get(second, 0) + 1
             if self._listed[second] > 1 or second not in there:
-                self._on_gap("damaged")
+                self._lost("damaged")
 
 
 class _ChangelogWasOff(Exception):

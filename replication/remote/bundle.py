@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MAIN = 'import runpy\nrunpy.run_module("{}", run_name="__main__", alter_sys=True)\n'
 # What replication.bricknode needs beside itself: no more than the standard library either.
 _BRICKNODE = (
-    "changelog/__init__", "changelog/brickctimes", "changelog/brickfollow", "changelog/bricktail", "changelog/glusterlog",
+    "changelog/__init__", "changelog/brickctimes", "changelog/brickfollow", "changelog/brickplace", "changelog/bricktail", "changelog/glusterlog",
     "changelog/inotify", "changelog/record", "errors", "gluster/__init__", "gluster/glusterd", "secondary/__init__",
     "secondary/authorized", "secondary/boot", "secondary/handles", "secondary/protocol",
 )  # fmt: skip

@@ -113,7 +113,7 @@ def holes_in(target: Target, options: SshOptions) -> list[str]:
         "rsync to elsewhere": "rsync --server -pISe.LsfxCIvu . /tmp/",
         "rsync out of its place": f"rsync --server -pISe.LsfxCIvu . {unit}/../../../../new/",
         "scp": "scp -t /tmp",
-        "another volume": "seamark-bricks 1 /etc",
+        "another volume": "seamark-bricks 2 /etc",
     }
     connection = connect(target, options)
     try:

@@ -1,6 +1,8 @@
-"""Which boot of the machine this is."""
+"""Which boot of the machine this is, and whether its clock was set."""
 
 from __future__ import annotations
+
+import time
 
 
 def boot_id() -> str:
@@ -10,3 +12,8 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return "unknown"
+
+
+def clock_offset_ns() -> int:
+    """How far the machine's clock is ahead of the time since its boot. Who sets the clock changes it; who slews it does not: clock_gettime(2)."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -9,7 +9,7 @@ from replication.changelog.brickmembers import RemoteMember
 from replication.changelog.brickstatus import BrickStatus, last_rows, rows
 from replication.gluster.glusterd import Brick, VolumeInfo
 
-PLACE = ["HTIME.1", 0, 0, [], [0, 0], "boot"]
+PLACE = ["HTIME.1", 0, 0, [], [0, 0], "boot", [0, 0]]
 TOLD = {"place": PLACE, "compared": True, "beat_ms": 100, "recording": True, "unread": "", "uneasy": False}
 NAMES = ["gl1:/b1", "gl2:/b1", "gl3:/b1"]
 

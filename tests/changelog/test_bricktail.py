@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import time
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
+from replication.changelog import brickplace
+from replication.changelog.brickplace import Clock, Place
 from replication.changelog.bricktail import BrickTail
 
 HEADER = b"GlusterFS Changelog | version: v1.2 | encoding : 2\n"
@@ -91,11 +94,15 @@ def record(number):
 
 class Follower:
     def __init__(self, brick, place=None):
-        self.seen, self.gaps, self.ended = [], [], []
-        self.tail = BrickTail(str(brick.path), self.gaps.append, self.ended.append)
+        self.seen, self.lost, self.ended = [], [], []
+        self.tail = BrickTail(str(brick.path), lambda *said: self.lost.append(said), self.ended.append)
         self.resumed = place is not None and self.tail.resume(place)
         if not self.resumed:
             self.tail.begin_at_end()
+
+    @property
+    def gaps(self):
+        return [reason for reason, _ in self.lost]
 
     @property
     def restarts(self):
@@ -269,6 +276,72 @@ def test_who_goes_on_after_the_changelog_was_off_does_not(brick):
     brick.switch_off()
     brick.switch_on()
     assert not Follower(brick, place).resumed
+
+
+@pytest.fixture
+def never_set(monkeypatch):
+    """The bricks' clock, which runs ahead of ours in these tests, is believed."""
+    monkeypatch.setattr(Clock, "tells", lambda self, since_ns: since_ns > 0)
+
+
+def test_what_is_lost_was_done_after_what_was_read_to_its_end(brick, never_set):
+    follower = Follower(brick)
+    brick.write(1)
+    with open(brick.changelogs / "CHANGELOG", "ab") as file:
+        file.write(b"rubbish\0")
+    follower.poll()
+    assert follower.lost == [("damaged", None)]  # nothing was read to its end yet
+    brick.roll()
+    follower.poll()
+    first = brick.clock * 10**9
+    for damage in (lambda: brick.roll(removed=True), lambda: (brick.switch_off(), brick.switch_on())):
+        follower.lost.clear()
+        brick.write(2)
+        damage()
+        follower.poll()
+        follower.poll()
+        assert follower.lost and {since for _, since in follower.lost} == {first}
+        brick.write(3)
+        brick.roll()
+        follower.poll()
+        first = brick.clock * 10**9
+
+
+def test_who_goes_on_after_the_changelog_was_off_knows_since_when(brick, never_set):
+    follower = Follower(brick)
+    brick.write(1)
+    brick.roll()
+    until = brick.clock * 10**9
+    brick.write(2)
+    follower.poll()
+    place = follower.tail.place()
+    brick.switch_off()
+    brick.switch_on()
+    brick.write(3)
+    for _ in range(2):
+        again = Follower(brick, Place.of_json(place.as_json()))
+        assert again.resumed and again.poll() == [3]
+        assert again.lost == [("changelog off", until)]
+    assert not Follower(brick, place._replace(boot="another")).resumed
+
+
+def test_where_the_clock_was_set_nobody_knows_since_when(monkeypatch):
+    offset_ns = 10**18
+    monkeypatch.setattr(brickplace, "clock_offset_ns", lambda: offset_ns)
+    monkeypatch.setattr(brickplace, "time", SimpleNamespace(time_ns=lambda: now_ns))
+    now_ns = 100 * 10**9
+    clock = Clock()
+    assert not clock.tells(now_ns - 1)  # nobody has watched it then
+    before_ns, now_ns = now_ns, now_ns + 3600 * 10**9
+    assert clock.tells(before_ns) and Clock(*clock.as_set).tells(before_ns)
+    assert not clock.tells(now_ns + 1)  # which it has not reached yet: it was set back before
+    for step_ns in (-60 * 10**9, 60 * 10**9):
+        before_ns = now_ns
+        left = clock.as_set
+        offset_ns, now_ns = offset_ns + step_ns, now_ns + step_ns
+        assert not clock.tells(before_ns) and not Clock(*left).tells(before_ns)
+        before_ns, now_ns = now_ns, now_ns + 3600 * 10**9
+        assert clock.tells(before_ns)
 
 
 def left_before_a_restart(brick):

@@ -109,12 +109,12 @@ def test_records_travel_as_they_are():
     for bad in (b"..", b".", b"a/b", b"a\0b", b"", b"x" * 256):
         with pytest.raises(AgentError):
             list(decode(encode([Record(Kind.E, gfid, parent, bad)])))
-    assert VERSION == 1
+    assert VERSION == 2
 
 
 @pytest.mark.parametrize("beat", ["Infinity", "1" + "0" * 400])
 def test_a_node_that_says_a_number_without_sense_is_given_up(link, beat):
-    place = '["HTIME.1", 0, 0, [], [0, 0], "boot"]'
+    place = '["HTIME.1", 0, 0, [], [0, 0], "boot", [0, 0]]'
     told = f'{{"place": {place}, "compared": true, "beat_ms": {beat}, "recording": true, "unread": "", "uneasy": false}}'
     header = f'{{"round": 1, "bricks": {{"/b": {told}}}}}'.encode()
     node = RemoteNode("node", [], hub=None)

@@ -20,7 +20,8 @@ from replication.bricknode import wire
 from replication.changelog import segment
 from replication.changelog.brickfollow import FollowedBrick
 from replication.changelog.brickmembers import RemoteMember, RemoteNode
-from replication.changelog.bricktail import BrickTail, Place
+from replication.changelog.brickplace import Place
+from replication.changelog.bricktail import BrickTail
 from replication.changelog.glusterlog import parse_gluster
 from replication.changelog.record import Kind, Record, SegmentDamaged
 from replication.gluster.glusterd import Brick
@@ -103,7 +104,9 @@ def tail(data: bytes) -> None:
     taken: list[Record] = []
     gaps: list[str] = []
     with mock.patch.object(BrickTail, "_current_htime", return_value="HTIME.1"):
-        follower = FollowedBrick(str(base), taken.append, gaps.append, lambda: None, lambda _: False)
+        follower = FollowedBrick(
+            str(base), taken.append, lambda reason, _: gaps.append(reason), lambda _: None, lambda _: False
+        )
         follower.tail.begin_at_end()
         third = len(data) // 3
         for piece in (data[:third], data[third : 2 * third], data[2 * third :]):
@@ -139,6 +142,9 @@ class _Heard:
 
     def gap(self, reason: str) -> None:
         assert reason in ("damaged", "changelog off", "recorder")
+
+    def lost(self, reason: str, since_ns) -> None:
+        self.gap(reason)
 
     def restarted(self, member, since_ns) -> None:
         pass
@@ -313,7 +319,7 @@ def _told() -> list[bytes]:
     return [
         frame({"brick": "/b", "began": True, "place": place}) + frame({"brick": "/b", "records": 2}, records),
         frame({"round": 1, "bricks": {"/b": state}}), frame({"brick": "/b", "gap": "damaged"}) + frame({"brick": "/b", "place": place}), records,
-        frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "restarted": True, "ago_ns": 5}) + frame({"brick": "/b", "searched": 0}),
+        frame({"brick": "/b", "error": "no"}) + frame({"brick": "/b", "gap": "damaged", "ago_ns": 5}) + frame({"brick": "/b", "restarted": True, "ago_ns": 5}) + frame({"brick": "/b", "searched": 0}),
     ]  # fmt: skip
 
 

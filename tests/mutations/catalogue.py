@@ -373,6 +373,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_recorder.py", "-k", "ended_together"),
     ),
     Mutation(
+        "a clock that was set tells since when", 1, "replication/changelog/brickplace.py",
+        "return self._since_ns <= since_ns <= time.time_ns()", "return True",
+        ("tests/changelog/test_bricktail.py", "-k", "clock"),
+    ),
+    Mutation(
         "what a reboot may have undone on a brick is not", 1, "replication/changelog/bricktail.py",
         "place.boot == self._boot", "True",
         ("tests/changelog/test_bricktail.py",),

@@ -255,16 +255,16 @@ def test_the_key_of_nodes_can_follow_bricks_and_nothing_else(place):
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
-    for command in ("id", "", "cat /etc/shadow", f"seamark-bricks 1 {place.name}; id", "seamark-bricks 1 other",
-                    f"seamark-bricks 1 {place.name} ../..", f"seamark-agent 4 {b'/'.hex()}"):  # fmt: skip
+    for command in ("id", "", "cat /etc/shadow", f"seamark-bricks 2 {place.name}; id", "seamark-bricks 2 other",
+                    f"seamark-bricks 2 {place.name} ../..", f"seamark-agent 4 {b'/'.hex()}"):  # fmt: skip
         code, said, why = ask(command)
         assert (code, said) == (94, b"") and b"refused" in why, (command, code, said, why)
-    code, said, why = ask(f"seamark-bricks 2 {place.name}")
+    code, said, why = ask(f"seamark-bricks 3 {place.name}")
     assert code == 94 and b"push-pem" in why
     there, here = node.brick(place.name, 1), pool.nodes[0].brick(place.name, 0)
     paths = ["/etc", str(here), f"{there}/..", f"{there}/../brick1", "", str(there)]
     code, said, _ = ask(
-        f"seamark-bricks 1 {place.name}", *({"op": "follow", "brick": path, "place": None} for path in paths),
+        f"seamark-bricks 2 {place.name}", *({"op": "follow", "brick": path, "place": None} for path in paths),
         {"op": "round", "n": 1, "whole": True}, {"op": "search", "brick": "/etc", "n": 1, "ago_ns": 10**18, "unexplained": False},
     )  # fmt: skip
     frames = Frames()
@@ -275,7 +275,7 @@ def test_the_key_of_nodes_can_follow_bricks_and_nothing_else(place):
         (path, path != str(there)) for path in paths
     ]
     assert list(answers[6]["bricks"]) == [str(there)] and len(answers) == 7
-    code, _, why = ask(f"seamark-bricks 1 {place.name}", {"op": "read", "path": "/etc/shadow"})
+    code, _, why = ask(f"seamark-bricks 2 {place.name}", {"op": "read", "path": "/etc/shadow"})
     assert code != 0
     place.ok("delete", "g", "--reset-sync-time")
     assert keys_of(home) == before

@@ -130,19 +130,39 @@ def test_a_killed_agent_loses_nothing_and_compares_nothing(place):
 
 
 @pytest.mark.slow
-def test_a_changelog_that_was_off_is_covered_by_a_comparison(place):
-    """Of extended attributes too, though Gluster sets no ctime for them."""
-    root = place.volume(2)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_changed_while_the_changelog_was_off_is_searched_for(place, stopped):
+    """By the ctimes of the bricks' inodes, without a comparison; extended attributes too, for which Gluster sets no ctime."""
+    root = place.volume(2, **{"changelog.rollover-time": "2"})
     many_small_files(root / "many", 50, 5)
-    with place.run() as run:
-        run.wait_idle()
+
+    def off():
         place.node.ask("volume", "set", place.name, "changelog.changelog", "off")
         churn(root)
         os.setxattr(root / "many" / "d0" / "f10", "user.unseen", b"1")
         place.node.ask("volume", "set", place.name, "changelog.changelog", "on")
+
+    with place.run() as run:
+        run.wait_idle()
+        for brick in (0, 1):  # each has closed a changelog, and it was read
+            changelogs = place.node.brick(place.name, brick) / ".glusterfs" / "changelogs"
+            for number in range(8):
+                (root / f"more{brick}{number}").write_text("x")
+            place.node.wait_for(lambda where=changelogs: list(where.glob("2*/**/CHANGELOG.*")), "a rollover")
         run.wait_same()
-        assert said(run, "gap in the changelog: changelog off"), run.report()
+        run.wait_idle()
+        if not stopped:
+            off()
+            run.wait_same()
         assert run.stop() == 0
+    if stopped:
+        off()
+        with place.run() as run:
+            run.wait_same()
+            assert run.stop() == 0
+    begun = [message for message in run.of_type("log") if "hybrid crawl begins" in message["message"]]
+    assert len(begun) == (not stopped), run.report()
+    assert not said(run, "gap in the changelog"), run.report()
 
 
 @pytest.mark.slow
