@@ -63,18 +63,20 @@ def differences(primary, secondary) -> list[str]:
     return rsync_differences(primary, secondary) or mtree_differences(primary, secondary)
 
 
-def xattrs_of(found: list[str], *roots: str | os.PathLike[str]) -> list[str]:
-    """Of what rsync says differs in its extended attributes: which it has in each root."""
+def details(found: list[str], *roots: str | os.PathLike[str]) -> list[str]:
+    """What stands in each root at the paths of which a judge says that they differ."""
+    lines = [line for line in found if not line.startswith("\t")]
+    paths = [line.rstrip(": ") if line.rstrip().endswith(":") else line.partition(" ")[2] for line in lines]
     said = []
-    for path in (line.partition(" ")[2].partition(" => ")[0] for line in found if line[10:11] == "x"):
+    for path in (path.partition(" => ")[0] for path in paths[:5]):
         for root in roots:
             with contextlib.suppress(OSError):
                 where = os.path.join(root, path)
+                at = os.lstat(where)
                 values = {
                     name: os.getxattr(where, name, follow_symlinks=False)
                     for name in os.listxattr(where, follow_symlinks=False)
                 }
-                at = os.lstat(where)
                 said.append(f"{where}: {at.st_mode:o}, {at.st_size} bytes, {at.st_nlink} links, {values}")
     return said
 

@@ -39,7 +39,7 @@ from replication.secondary.mounting import BASE
 from replication.secondary.staged import Staged
 from replication.secondary.through import new_file
 from tests.conftest import need
-from tests.judge import assert_same, differences, xattrs_of
+from tests.judge import details, differences
 from tests.sshd import SshServer
 from tests.system.gluster.test_primary import churn
 from tests.system.harness import REPOSITORY, agents_among
@@ -124,7 +124,7 @@ class Pair:
             with self.seen() as where:
                 found = differences(self.primary, where)
                 held = [
-                    *xattrs_of(found[:5], self.primary, where, *self._bricks()),
+                    *details(found, self.primary, where, *self._bricks()),
                     *(folder for folder, *_ in os.walk(where / ".seamark")),  # which changes meanwhile
                 ]
             if not found:
@@ -133,11 +133,12 @@ class Pair:
             assert time.monotonic() < until, f"still different: {found[:20]}; {held[:100]}; {said}"
 
     def _bricks(self):
-        return [self.node.brick(self.name, number) for number in range(2)]
+        return [self.node.brick(name, number) for name in (self.place.name, self.name) for number in range(2)]
 
     def assert_same_objects(self):
         with self.seen() as where:
-            assert_same(self.primary, where)
+            found = differences(self.primary, where)
+            assert not found, f"{found[:20]}; {details(found, self.primary, where, *self._bricks())}"
             here, there = gfids(self.primary), gfids(where)
         assert here == there, {
             path: (here.get(path), there.get(path)) for path in here if here[path] != there.get(path)
