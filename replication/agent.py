@@ -346,9 +346,10 @@ class Agent:
         if last is None or last.state is not State.DATA or last.end_ns < self._complete_ns:
             last = self._store.tick(self._complete_ns)
             self._tell(last)
+        if "explained_ns" in request:
+            self._recorder.explained(int(request["explained_ns"]))
         if "since_ns" in request:
-            since = request["since_ns"]
-            self._recorder.look_since(None if since is None else int(since))
+            self._recorder.look_since(None if (since := request["since_ns"]) is None else int(since))
         return {"position": last.number, "end_ns": last.end_ns}
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:

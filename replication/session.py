@@ -179,7 +179,8 @@ class SessionDir:
         return self.detector() in {"filesystem", "changelogs"}
 
     def set_detector(self, detector: str) -> None:
-        self._detector.write_text(detector, encoding="ascii")
+        """At once: whoever found nothing in it would scan, and take what is recorded for covered. Raises SeamarkError."""
+        session_file.replace_file(self._detector, detector)
 
     def load(self) -> Session:
         """Settings and state. Raises SessionError when there is no such session, or its files are damaged."""

@@ -142,9 +142,11 @@ class Crawler:
         lost = not self.brick.complete and self.brick.front_ns > 0
         since = self.brick.front_ns if gap or lost else NEVER_NS
         if not self._scanning():
-            asked: dict[str, Any] = (
-                {"since_ns": since if since != NEVER_NS else None} if self.brick.front_ns else {}
-            )
+            asked: dict[str, Any] = {}
+            if self.brick.front_ns:
+                asked["since_ns"] = since if since != NEVER_NS else None
+            if not self.brick.complete:  # all is looked at now, or was by who replicated before
+                asked["explained_ns"] = self.brick.front_ns or now
             try:
                 position = int(agent_call(self.ctx.place.changelog, "barrier", **asked)["position"])
             except (AgentRefused, AgentUnreachable):

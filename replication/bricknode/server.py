@@ -222,8 +222,9 @@ class Server:
     def _begin_search(self, request: dict[str, Any]) -> None:
         path = str(request["brick"])
         if path in self._followed:
-            since_ns = time.time_ns() - int(request["ago_ns"])
-            found = changed(path, since_ns, unexplained=bool(request["unexplained"]))
+            now_ns, ago_ns = time.time_ns(), request["ago_ns"]
+            since_ns = None if ago_ns is None else now_ns - int(ago_ns)
+            found = changed(path, since_ns, now_ns - int(request["unexplained_ago_ns"]))
             self._searches[path] = int(request["n"]), found
 
     def _search(self) -> None:

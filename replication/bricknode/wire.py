@@ -5,7 +5,7 @@ Requests:
     {"op": "follow", "brick": PATH, "place": PLACE or null}     from there on, or from now on
     {"op": "forget", "brick": PATH}
     {"op": "round", "n": N, "whole": BOOL}                      everything that is recorded by now; see FollowedBrick.compare
-    {"op": "search", "brick": PATH, "n": N, "ago_ns": NS, "unexplained": BOOL}
+    {"op": "search", "brick": PATH, "n": N, "ago_ns": NS or null, "unexplained_ago_ns": NS}
     {"op": "bricks"}
 
 Answers, in the order in which things happened:

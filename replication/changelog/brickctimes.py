@@ -25,10 +25,11 @@ def handle_of(brick: str, gfid: bytes) -> str:
     return os.path.join(brick, ".glusterfs", name[:2], name[2:4], name)
 
 
-def changed(brick: str, since_ns: int, *, unexplained: bool) -> Iterator[bytes]:
-    """gfids of what changed since then, by the brick's clock; empty ones between them, so that whoever waits can look at the time.
+def changed(brick: str, since_ns: int | None, unexplained_ns: int) -> Iterator[bytes]:
+    """gfids of what changed since ``since_ns`` (None: not wanted), and of what changed since ``unexplained_ns`` otherwise than clients can
+    see, by the brick's clock; empty ones between them, so that whoever waits can look at the time.
 
-    ``unexplained``: only what changed otherwise than clients can see. Raises OSError where not all of it can be read, or it goes away.
+    Raises OSError where not all of it can be read, or it goes away.
     """
     handles = os.path.join(brick, ".glusterfs")
     began = os.stat(handles)
@@ -38,24 +39,32 @@ def changed(brick: str, since_ns: int, *, unexplained: bool) -> Iterator[bytes]:
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(folder):
                 handle = os.path.join(folder, name)
-                ctime = ctime_of(handle)
-                is_wanted = ctime is not None and ctime >= since_ns
-                if is_wanted and unexplained:
-                    is_wanted = abs(seen_ctime_of(handle) - (ctime or 0)) > _EXPLAINED_NS
+                ctime = ctime_of(handle) or 0
+                is_wanted = since_ns is not None and ctime >= since_ns
+                if ctime >= unexplained_ns and not is_wanted:
+                    is_wanted = _is_unexplained(handle, ctime)
                 with contextlib.suppress(ValueError):
                     yield UUID(name).bytes if is_wanted else b""
     if not os.path.samestat(began, os.stat(handles)):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), handles)
 
 
-def seen_ctime_of(handle: str) -> int:
-    """The ctime that clients see of an object; 0 where the volume keeps none of its own."""
-    try:
-        kept = os.getxattr(handle, _TIMES)
-        seconds, nanoseconds = struct.unpack_from(">QQ", kept, _CTIME_AT)
-    except (OSError, struct.error):
-        return 0
-    return int(seconds) * 10**9 + int(nanoseconds)
+def _is_unexplained(handle: str, ctime_ns: int) -> bool:
+    seen_ns = _seen_ctime_of(handle)
+    return seen_ns is not None and abs(seen_ns - ctime_ns) > _EXPLAINED_NS
+
+
+def _seen_ctime_of(handle: str) -> int | None:
+    """The ctime that clients see of an object; None where the volume keeps none of its own for it: then they see the inode's."""
+    for follow in (
+        False,
+        True,
+    ):  # the handle of a directory is a symlink to it; that of a symlink is the symlink
+        with contextlib.suppress(OSError, struct.error):
+            kept = os.getxattr(handle, _TIMES, follow_symlinks=follow)
+            seconds, nanoseconds = struct.unpack_from(">QQ", kept, _CTIME_AT)
+            return int(seconds) * 10**9 + int(nanoseconds)
+    return None
 
 
 def ctime_of(handle: str) -> int | None:

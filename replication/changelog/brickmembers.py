@@ -170,9 +170,10 @@ class RemoteNode:
     def search(self, member: RemoteMember, wanted: Wanted) -> None:
         """Have it look for what changed: see SinceScan."""
         member.search += 1
-        ago_ns = time.time_ns() - wanted.from_ns
+        now_ns = time.time_ns()
         self.link.say(
-            op="search", brick=member.brick.path, n=member.search, ago_ns=ago_ns, unexplained=wanted.unexplained
+            op="search", brick=member.brick.path, n=member.search, unexplained_ago_ns=now_ns - wanted.unexplained_ns,
+            ago_ns=None if wanted.since_ns is None else now_ns - wanted.since_ns,
         )  # fmt: skip
 
     def pump(self, full: Callable[[], bool]) -> bool:

@@ -288,6 +288,9 @@ class BrickRecorder:
                 since.elsewhere.discard(name)
                 since.unread.discard(member.brick.path)
 
+    def explained(self, until_ns: int) -> None:
+        self._since.explained(until_ns)
+
     def look_since(self, since_ns: int | None) -> None:
         """Gluster sets no ctime for an extended attribute, a hole or fallocate, nor for a writer whose clock is behind."""
         self._since.begin(since_ns, self.bricks.remote)

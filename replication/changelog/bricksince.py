@@ -22,14 +22,17 @@ _MARGIN_NS = 2_000_000_000  # clocks tick, and a segment's end is a little after
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """``since_ns``: by this node's clock. ``unexplained``: only what changed otherwise than clients can see."""
+    """What changed since ``since_ns`` (None: nothing of that), and what changed since ``unexplained_ns`` otherwise than clients can see.
 
-    since_ns: int
-    unexplained: bool
+    By this node's clock.
+    """
 
-    @property
-    def from_ns(self) -> int:
-        return self.since_ns - _MARGIN_NS
+    since_ns: int | None
+    unexplained_ns: int
+
+    def and_of(self, other: Wanted) -> Wanted:
+        since = [each.since_ns for each in (self, other) if each.since_ns is not None]
+        return Wanted(min(since, default=None), min(self.unexplained_ns, other.unexplained_ns))
 
 
 class SinceScan:
@@ -60,24 +63,28 @@ class SinceScan:
         return self.wanted is not None and not (self._ended and not self.unread)
 
     def begin(self, since_ns: int | None, elsewhere: Iterable[str] = ()) -> None:
-        """Look for what changed since then; None: for what no record tells of, since the last search. Raises SeamarkError.
+        """Look for what changed since then (less a margin), and for what no record tells of, since the last search. Raises SeamarkError.
 
         One that is under way begins again, and is for what was wanted of it, too.
         """
-        wanted = Wanted(since_ns, False) if since_ns is not None else Wanted(self._last_ns(), True)
+        wanted = Wanted(None if since_ns is None else since_ns - _MARGIN_NS, self._last_ns() - _MARGIN_NS)
         if self.wanted is not None:
-            wanted = Wanted(
-                min(wanted.since_ns, self.wanted.since_ns), wanted.unexplained and self.wanted.unexplained
-            )
+            wanted = wanted.and_of(self.wanted)
         replace_file(self._kept, msgspec.json.encode(wanted).decode())
         self.elsewhere = set(elsewhere)
         self._start(wanted)
 
+    def explained(self, until_ns: int) -> None:
+        """All that was there then is looked at by others; nothing, where a search was made before. Raises SeamarkError."""
+        if not self._searched.exists():
+            replace_file(self._searched, str(until_ns))
+
     def _last_ns(self) -> int:
+        """When the last search began; 0: there was none, and who only scanned has seen no more than clients do."""
         try:
             return int(self._searched.read_text(encoding="ascii"))
         except (OSError, ValueError):
-            return self._began_ns
+            return 0
 
     def _start(self, wanted: Wanted) -> None:
         if not self._here:
@@ -127,7 +134,7 @@ class SinceScan:
     def _changed(self, bricks: list[str], wanted: Wanted) -> Iterator[bytes]:
         for brick in bricks:
             try:
-                yield from changed(brick, wanted.from_ns, unexplained=wanted.unexplained)
+                yield from changed(brick, wanted.since_ns, wanted.unexplained_ns)
             except OSError as error:
                 log.warning("brick %s cannot be searched: %s", brick, error.strerror)
                 self.unread.add(brick)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replication.changelog.brickrecorder import BrickRecorder
+from replication.changelog.filesystem import FilesystemRecorder
 from replication.changelog.gather import Gather
-from replication.changelog.recorder import FilesystemRecorder, Recorder, RecorderUnavailable
+from replication.changelog.recorder import Recorder, RecorderUnavailable
 from replication.changelog.store import MAX_BYTES
 from replication.changelog.watches import DirectoryRecorder
 

@@ -16,19 +16,10 @@ from dataclasses import dataclass
 
 from replication.changelog import fanotify
 from replication.changelog.fanotify import ATTRIB, CREATE, DELETE, EVENT_ON_CHILD, ONDIR, Q_OVERFLOW, RENAME
+from replication.changelog.filesystem import KIND_EVENTS, KINDS, MASK, READ_SIZE, D, E, M
 from replication.changelog.gather import Gather, Node, Tree, record_object
 from replication.changelog.memory import Modified, RootState
-from replication.changelog.recorder import (
-    KIND_EVENTS,
-    KINDS,
-    MASK,
-    OWN,
-    READ_SIZE,
-    D,
-    E,
-    M,
-    RecorderUnavailable,
-)
+from replication.changelog.recorder import OWN, RecorderUnavailable
 from replication.volume.handle import file_handle, open_beneath, stat_at
 from replication.volume.identity import ROOT_GFID, gfid_from
 
@@ -303,6 +294,8 @@ class DirectoryRecorder:
 
     def look_since(self, since_ns: int | None) -> None:
         """Here every change shows in a ctime."""
+
+    explained = look_since
 
     def look(self, path: bytes, names: list[bytes], kinds: int) -> None:
         node = self._tree.by_handle.get(file_handle(self._root_fd, path))

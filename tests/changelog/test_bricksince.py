@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import time
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -11,6 +13,8 @@ import pytest
 from replication.changelog import bricksince
 from replication.changelog.brickctimes import changed, ctime_of
 from replication.changelog.bricksince import SinceScan
+
+NEVER_NS = 1 << 62
 
 
 @pytest.fixture
@@ -92,9 +96,53 @@ def test_a_brick_that_cannot_be_read_to_its_end_is_searched_again(search, brick,
     assert not search().pending
 
 
+def seen(path, gfid, ctime_ns):
+    """Have clients see an object with this ctime."""
+    name = str(UUID(bytes=gfid))
+    times = struct.pack(">BQ6Q", 1, 0, *divmod(ctime_ns, 10**9), 0, 0, 0, 0)
+    os.setxattr(Path(path, ".glusterfs", name[:2], name[2:4], name), "trusted.glusterfs.mdata", times)
+
+
+def of_search(search, path, since_ns, **explained):
+    scan = search()
+    for until_ns in explained.values():
+        scan.explained(until_ns)
+    time.sleep(0.05)  # the kernel's clock ticks
+    scan.begin(since_ns)
+    gfids = found(scan, path)
+    scan.cover()
+    scan.settle()
+    return gfids
+
+
+@pytest.mark.root
+def test_what_clients_cannot_see_is_searched_for_since_the_last_search(search, brick, monkeypatch):
+    """Whatever that was for, and whoever only scanned since: he saw no more than clients do."""
+    monkeypatch.setattr(bricksince, "_MARGIN_NS", 0)
+    path, gfid = brick
+    later_ns = time.time_ns() + 10**12
+    seen(path, gfid, 5)
+    assert of_search(search, path, later_ns) == [gfid]
+    assert of_search(search, path, None) == []
+    seen(path, gfid, 6)
+    assert of_search(search, path, later_ns) == [gfid]
+    seen(path, gfid, time.time_ns())
+    assert of_search(search, path, None) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("before", [False, True])
+def test_what_was_there_at_the_first_look_needs_no_search(search, brick, before):
+    path, gfid = brick
+    if before:
+        of_search(search, path, None)
+    seen(path, gfid, 5)
+    assert of_search(search, path, None, explained=time.time_ns() + 10**12) == ([gfid] if before else [])
+
+
 def test_a_brick_that_goes_away_while_it_is_searched(brick):
     path, _ = brick
-    found = changed(path, 0, unexplained=False)
+    found = changed(path, 0, NEVER_NS)
     next(found)
     (Path(path) / ".glusterfs").rename(Path(path) / "away")
     (Path(path) / ".glusterfs").mkdir()
@@ -121,7 +169,7 @@ def test_a_directory_that_is_deeper_than_handles_lead(tmp_path):
     began_ns = time.time_ns() - 10_000_000
     (path / "file").touch()
     assert ctime_of(str(handle(brick, above))) == path.stat().st_ctime_ns >= began_ns
-    assert [gfid for gfid in changed(str(brick), began_ns, unexplained=False) if gfid] == [UUID(above).bytes]
+    assert [gfid for gfid in changed(str(brick), began_ns, NEVER_NS) if gfid] == [UUID(above).bytes]
     loop = str(uuid4())  # somebody's symlink, which has a name
     handle(brick, loop).parent.mkdir(parents=True, exist_ok=True)
     handle(brick, loop).symlink_to(loop)

@@ -228,12 +228,12 @@ MUTATIONS = (
         ("tests/secondary/test_limbo.py",),
     ),
     Mutation(
-        "an overflow of the kernel's queue is no gap", 5, "replication/changelog/recorder.py",
+        "an overflow of the kernel's queue is no gap", 5, "replication/changelog/filesystem.py",
         '        self._on_gap("overflow")\n', "",
         ("tests/changelog/test_recorder.py", "tests/changelog/test_agent.py"),
     ),
     Mutation(
-        "what was outside of the volume is taken to be as it was", 5, "replication/changelog/recorder.py",
+        "what was outside of the volume is taken to be as it was", 5, "replication/changelog/filesystem.py",
         "                self._returned.add(came)\n", "                pass\n",
         ("tests/changelog/test_recorder.py", "-k", "was_outside"),
     ),
@@ -371,6 +371,11 @@ MUTATIONS = (
         "what a brick was doing when it was killed is not searched for", 1, "replication/changelog/brickrecorder.py",
         "            self.look_since(missing.since_ns - _UNDER_WAY_NS)\n", "            pass\n",
         ("tests/system/gluster/test_recorder.py", "-k", "ended_together"),
+    ),
+    Mutation(
+        "what clients cannot see is searched for only since the recorder began", 1, "replication/changelog/bricksince.py",
+        "            return 0\n", "            return self._began_ns\n",
+        ("tests/changelog/test_bricksince.py", "-k", "clients_cannot_see"),
     ),
     Mutation(
         "a clock that was set tells since when", 1, "replication/changelog/brickplace.py",

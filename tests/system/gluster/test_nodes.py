@@ -265,7 +265,7 @@ def test_the_key_of_nodes_can_follow_bricks_and_nothing_else(place):
     paths = ["/etc", str(here), f"{there}/..", f"{there}/../brick1", "", str(there)]
     code, said, _ = ask(
         f"seamark-bricks 2 {place.name}", *({"op": "follow", "brick": path, "place": None} for path in paths),
-        {"op": "round", "n": 1, "whole": True}, {"op": "search", "brick": "/etc", "n": 1, "ago_ns": 10**18, "unexplained": False},
+        {"op": "round", "n": 1, "whole": True}, {"op": "search", "brick": "/etc", "n": 1, "ago_ns": 10**18, "unexplained_ago_ns": 0},
     )  # fmt: skip
     frames = Frames()
     frames.add(said.partition(READY)[2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -144,11 +146,16 @@ def test_what_changed_while_the_changelog_was_off_is_searched_for(place, stopped
 
     with place.run() as run:
         run.wait_idle()
-        for brick in (0, 1):  # each has closed a changelog, and it was read
-            changelogs = place.node.brick(place.name, brick) / ".glusterfs" / "changelogs"
-            for number in range(8):
-                (root / f"more{brick}{number}").write_text("x")
-            place.node.wait_for(lambda where=changelogs: list(where.glob("2*/**/CHANGELOG.*")), "a rollover")
+        (kept,) = place.state.glob("sessions/*/changelog")
+        began, count = time.time() + 1, itertools.count()
+
+        def read():
+            for _ in range(4):
+                (root / f"more{next(count)}").write_text("x")
+            time.sleep(0.5)
+            return all(found[2] > began for found in json.loads((kept / "bricks.json").read_text()).values())
+
+        place.node.wait_for(read, "changelogs of each brick that were begun and read to their end")
         run.wait_same()
         run.wait_idle()
         if not stopped:
@@ -446,6 +453,24 @@ def test_scanning_takes_the_place_of_bricks_that_cannot_be_followed_until_they_c
         run.wait_idle()
         many_small_files(root / "many", 50, 5)
         run.wait_same(30)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_what_scans_could_not_see_is_found_when_the_bricks_are_followed(place):
+    """An extended attribute leaves the ctime that clients see as it was."""
+    root = place.volume(2)
+    many_small_files(root / "many", 20, 5)
+    with place.run("--change-detector", "scan") as run:
+        run.wait_idle()
+        os.setxattr(root / "many" / "d0" / "f10", "user.unseen", b"1")
+        (root / "later").write_text("x")
+        run.wait_for((place.secondary / "later").exists, "a scan", 120)
+        run.wait_idle()
+        assert run.stop() == 0
+    assert "user.unseen" not in os.listxattr(place.secondary / "many" / "d0" / "f10")
+    with place.run() as run:
+        run.wait_same()
         assert run.stop() == 0
 
 
