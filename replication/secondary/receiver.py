@@ -24,6 +24,7 @@ from replication.secondary.syscalls import link_descriptor
 
 Errors = List[List[Any]]
 Files = Sequence[Tuple[Item, memoryview]]
+_CHANGED = "another worker was at this file; it is tried again"
 
 
 def close_all(agent: Agent, staged: List[Staged]) -> None:
@@ -142,7 +143,10 @@ def _place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             if row is None or not row.is_file or (not keys and not row.ino):
                 errors.append([file.item.gfid.hex(), "not-found", "no name for it here any more"])
             elif row.takes(file.item.ticket):
-                ready.append((file, row, keys))
+                if agent.gfids is None or file.is_right:
+                    ready.append((file, row, keys))
+                else:  # it was not wanted when through.settle looked, and would get another gfid
+                    errors.append([file.item.gfid.hex(), "busy", _CHANGED])
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
         placed: List[Key] = []
         done = 0

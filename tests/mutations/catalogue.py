@@ -418,6 +418,16 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "comes_twice"),
     ),
     Mutation(
+        "what comes along is placed as another object while a twin has its gfid", 4, "replication/secondary/along.py",
+        "if agent.gfids is None or file.is_right}", "}",
+        ("tests/system/gluster/test_volumes.py", "-k", "comes_along"),
+    ),
+    Mutation(
+        "what is wanted anew while it is placed gets another gfid", 4, "replication/secondary/receiver.py",
+        "                if agent.gfids is None or file.is_right:\n", "                if True:\n",
+        ("tests/system/gluster/test_volumes.py", "-k", "wanted_again"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

@@ -408,6 +408,32 @@ def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(served):
     (staging / "agent.twin").rmdir()
 
 
+def test_a_file_that_comes_along_while_another_worker_has_it_aside_gets_its_gfid(served):
+    """Two are given the same look: one has written what came aside, and the other one is first to place what it can."""
+    client, gfid = served.client, os.urandom(16)
+    where = Path(os.fsdecode(served.place.mount))
+    (where / ".seamark" / "staging" / "agent.twin").mkdir()
+    root, twin = (
+        os.open(path, os.O_RDONLY) for path in (where, where / ".seamark" / "staging" / "agent.twin")
+    )
+    fcntl.flock(twin, fcntl.LOCK_EX)
+    gfids = gfids_of.Gfids(served.place, root)
+    gfids.make(twin, b"1", gfid, 0o100600)
+    listing = Listing(ROOT_GFID, [Entry(b"file", Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 7, 5, 5, 5))])
+    content = [(gfid.hex(), {}, b"content")]
+    seen = client.observe([listing], position=1, limbo_until=1, content=content)
+    assert seen.need == [(gfid.hex(), "new")]
+    os.unlink(b"1", dir_fd=twin)
+    assert client.observe([listing], position=1, limbo_until=1, content=content).need == []
+    assert (where / "file").read_bytes() == b"content"
+    assert os.getxattr(where / "file", gfids_of.GFID) == gfid
+    assert client.check() == []
+    os.close(gfids._by_gfid_fd)
+    for fd in (root, twin):
+        os.close(fd)
+    (where / ".seamark" / "staging" / "agent.twin").rmdir()
+
+
 def test_a_file_that_comes_twice_in_a_request_becomes_one_object(served):
     client = served.client
     inodes = [Inode(os.urandom(16), 0o100644, 0, 0, 1, 7 + n, 0, 1, 5, 5, 5) for n in range(32)]
@@ -445,6 +471,43 @@ def test_what_a_twin_has_just_placed_is_not_taken_away_from_its_names(served):
         assert committing.result() == []
     for name in names:
         assert (where / os.fsdecode(name)).read_bytes() == b"content"
+    assert client.check() == []
+
+
+def test_a_file_that_is_wanted_again_while_it_is_placed_keeps_its_gfid(served):
+    """A twin has placed it, so what came again was written as another object. It is wanted anew when that is to be placed."""
+    client, twin = served.client, served.another()
+    where = Path(os.fsdecode(served.place.mount))
+    gfids = [os.urandom(16) for _ in range(2)]
+
+    def look(position, size):
+        inodes = [
+            Inode(g, 0o100644, 0, 0, 1, n, 0, size, position, 5, position) for n, g in enumerate(gfids, 7)
+        ]
+        listing = Listing(ROOT_GFID, [Entry(b"%d" % n, inode) for n, inode in enumerate(inodes)])
+        return twin.observe([listing], position=position, limbo_until=1).ticket
+
+    def items(content, ticket):
+        numbers = enumerate(gfids, 7)
+        return [[g.hex(), len(content), 0o100644, 0, 0, 5, 5, 5, n, {}, None, ticket] for n, g in numbers]
+
+    ticket = look(1, 3)
+    new = where / client.stage("u-1", gfids)["path"]
+    for gfid in gfids:
+        (new / gfid.hex()).write_bytes(b"old")
+    assert twin.data(items(b"old", ticket)[:1], [b"old"]) == []
+    staging = os.open(where / ".seamark" / "staging", os.O_RDONLY)
+    with ThreadPoolExecutor() as threads:
+        fcntl.flock(staging, fcntl.LOCK_EX)
+        committing = threads.submit(client.commit, "u-1", items(b"old", ticket))
+        served.wait_for(lambda: waits_for_lock(staging), "it to have looked at both, and to make the second")
+        later = look(2, 7)
+        os.close(staging)
+        assert [(gfid, code) for gfid, code, _ in committing.result()] == [(gfids[0].hex(), "busy")]
+    assert twin.data(items(b"content", later), [b"content"] * 2) == []
+    for n, gfid in enumerate(gfids):
+        assert (where / str(n)).read_bytes() == b"content"
+        assert os.getxattr(where / str(n), gfids_of.GFID) == gfid
     assert client.check() == []
 
 
