@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from hashlib import blake2b
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import through
 from replication.secondary.agent import Agent
@@ -30,6 +30,8 @@ _PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
 BLOCK = 128 << 10  # bytes, of a delta
 _DELTA, _CHANGES = "delta", b"blocks"  # "changes" is what older versions have left, and goes
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
+
+State = Tuple[int, int]  # of a file that was read: inode number, ctime (ns)
 
 
 class Transfer:
@@ -299,7 +301,7 @@ def content_digest(fd: int) -> str:
 def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Which of these differ in content; the others get their metadata and are clean."""
     differ: List[str] = []
-    equal: List[Item] = []
+    equal: Dict[bytes, Tuple[Item, State]] = {}
     errors: List[List[Any]] = []
     agent.tree.begin()
     for gfid, size, digest, fields in request["items"]:
@@ -312,35 +314,53 @@ def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             differ.append(gfid)
         else:
             item = Item(*fields)
-            equal.append(item)
-            item.extents = [[here[0], 0]]  # its inode number, when we read it
+            equal[item.gfid] = (item, here[0])
     if equal:
-        undress(agent, equal)
+        undress(agent, [item for item, _ in equal.values()])
         errors += _make_clean(agent, equal, differ)
     return {"differ": differ, "errors": errors}
 
 
-def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
-    """(inode number, digest) of our copy; None when there is none, or one of another size."""
+def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Tuple[State, str]]:
+    """What our copy was before it was read, and its digest; None when there is none, or one of another size."""
     row = agent.index.inode(gfid)
     fd = open_here(agent, row) if row is not None else None
-    if row is None or fd is None:
+    if fd is None:
         return None
     try:
-        return (row.ino, content_digest(fd)) if os.fstat(fd).st_size == size else None
+        before = _state(agent, fd)
+        return (before, content_digest(fd)) if os.fstat(fd).st_size == size else None
     finally:
         os.close(fd)
 
 
-def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List[Any]]:
+def _state(agent: Agent, fd: int) -> State:
+    """The inode number, and the ctime where an object goes on as what it is with new content: there it tells of that."""
+    found = os.fstat(fd)
+    return found.st_ino, found.st_ctime_ns if agent.gfids is not None else 0
+
+
+def _is_still(agent: Agent, row: Row, state: State) -> bool:
+    """Whether what is here is what was read. Within a transaction. Raises OSError."""
+    if agent.gfids is None:
+        return row.ino == state[0]
+    fd = open_here(agent, row)
+    if fd is None:
+        return False
+    try:
+        return _state(agent, fd) == state
+    finally:
+        os.close(fd)
+
+
+def _make_clean(agent: Agent, equal: Dict[bytes, Tuple[Item, State]], differ: List[str]) -> List[List[Any]]:
     with agent.transaction():
-        rows = agent.index.inodes(item.gfid for item in equal)
+        rows = agent.index.inodes(equal)
         still = []
-        for item in equal:
-            row = rows.get(item.gfid)
-            assert item.extents is not None
-            if row is None or row.ino != item.extents[0][0]:
-                differ.append(item.gfid.hex())
+        for gfid, (item, state) in equal.items():
+            row = rows.get(gfid)
+            if row is None or not _is_still(agent, row, state):
+                differ.append(gfid.hex())
                 continue
             if row.dirty and not row.takes(item.ticket):
                 continue

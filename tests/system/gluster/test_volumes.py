@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ from replication.changelog.brickctimes import handle_of
 from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
-from replication.observation import Entry, Inode, Listing
+from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
@@ -348,14 +349,19 @@ def served(place, monkeypatch):
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     node, name = place.node, f"{place.name}-served"
     address, links = node.volume(name, 2), []
+    volume = mounting.volume_of(mounting.place_of(node.host, name, b""))
+
+    def agents():
+        found = Path(os.fsdecode(volume.mount)).glob(".seamark/staging/agent.*")
+        return {int(path.name.split(".")[1]) for path in found}
 
     def another():
         links.append(open_secondary(parse_target(address), SshOptions()))
-        client = client_of(links[-1])
+        client, before = client_of(links[-1]), agents()
         client.hello(session="s", volume="v", epoch=1, create=True)
+        (client.pid,) = agents() - before
         return client
 
-    volume = mounting.volume_of(mounting.place_of(node.host, name, b""))
     bricks = [node.brick(name, number) for number in range(2)]
     yield SimpleNamespace(
         client=another(), another=another, place=volume, bricks=bricks, wait_for=node.wait_for
@@ -509,6 +515,51 @@ def test_a_file_that_is_wanted_again_while_it_is_placed_keeps_its_gfid(served):
         assert (where / str(n)).read_bytes() == b"content"
         assert os.getxattr(where / str(n), gfids_of.GFID) == gfid
     assert client.check() == []
+
+
+def has_open(pid, name):
+    """Whether a process has a file of this name open."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(fd).endswith(f"/{name}"):
+                return True
+    return False
+
+
+def test_what_a_twin_writes_while_a_file_is_compared_is_not_believed(served):
+    """It is what it should be when it is read, and a twin then writes what it had read of it before."""
+    client, twin = served.client, served.another()
+    where = Path(os.fsdecode(served.place.mount))
+    gfids, size = [os.urandom(16) for _ in range(2)], 1 << 30
+
+    def look(position, change=Change.NONE):
+        inodes = [Inode(g, 0o100644, 0, 0, 1, n, 0, 3, 5, 5, position) for n, g in enumerate(gfids, 7)]
+        entries = [Entry(name, i, change=change) for name, i in zip((b"file", b"large"), inodes, strict=True)]
+        return twin.observe([Listing(ROOT_GFID, entries)], position=position, limbo_until=1)
+
+    def item(number, ticket):
+        return [gfids[number].hex(), 3, 0o100644, 0, 0, 5, 5, 9, 7 + number, {}, None, ticket]
+
+    first = look(1).ticket
+    for number in range(2):
+        assert twin.data([item(number, first)], [b"new"]) == []
+    os.truncate(where / "large", size)  # which takes a while
+    ticket = look(2, Change.UNKNOWN).ticket
+    rows = [
+        [gfids[0].hex(), 3, blake2b(b"new", digest_size=32).hexdigest(), item(0, ticket)],
+        [gfids[1].hex(), size, "another", item(1, ticket)],
+    ]
+    with ThreadPoolExecutor() as threads:
+        comparing = threads.submit(client.call, "compare", items=rows)
+        served.wait_for(lambda: has_open(client.pid, "large"), "the first to be read")
+        os.kill(client.pid, signal.SIGSTOP)
+        try:
+            assert twin.data([item(0, first)], [b"old"]) == []
+        finally:
+            os.kill(client.pid, signal.SIGCONT)
+        assert gfids[0].hex() in comparing.result().header["differ"]
+    assert (where / "file").read_bytes() == b"old"
+    assert client.call("wanted", gfids=[gfids[0].hex()]).header["wanted"] == [ticket]
 
 
 def test_what_came_stays_when_its_directory_was_taken_away(served):
