@@ -118,6 +118,20 @@ def _remove_placed(dir_fd: int, name: bytes) -> None:
         pass
 
 
+def still_called(fd: int, dir_fd: int, name: bytes) -> bool:
+    """Whether what was opened, and locked since, stands at the name still: who had it locked may have removed or placed it. Raises OSError.
+
+    By its links too: on a volume what is made anew with a gfid has the same inode number.
+    """
+    found = os.fstat(fd)
+    try:
+        return found.st_nlink > 0 and os.path.samestat(
+            found, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        )
+    except FileNotFoundError:
+        return False
+
+
 def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
     """Unless it was written to lately, or somebody has it locked."""
     try:
@@ -128,7 +142,8 @@ def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > age_s:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=dir_fd)
+            if still_called(fd, dir_fd, name):
+                os.unlink(name, dir_fd=dir_fd)
     except OSError:
         pass
     finally:

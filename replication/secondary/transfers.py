@@ -15,7 +15,7 @@ from replication.secondary.changes import Changes
 from replication.secondary.content_only import came, open_here, undress
 from replication.secondary.gfids import gfid_at
 from replication.secondary.index import Row
-from replication.secondary.leftovers import sweep_unwanted
+from replication.secondary.leftovers import still_called, sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
@@ -100,27 +100,40 @@ def _begin(
 ) -> Dict[str, Any]:
     name = gfid.hex().encode() + b"." + version
     _remove_other_versions(agent, gfid, name)
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = _open_locked(agent, row, name)
     try:
-        fd = os.open(name, flags, dir_fd=agent.tree.staging_fd)
-    except FileNotFoundError:
-        if agent.gfids is not None and not row.ino:
-            through.make_under_way(agent, gfid, name)
-        fd = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=agent.tree.staging_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         offset = os.fstat(fd).st_size if live is None else 0
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
         agent.transfers[gfid] = Transfer(fd, name, size, live, row.got, agent.says_alive)
-    except BlockingIOError:
-        os.close(fd)
-        raise AgentError("busy", "another connection is sending this file") from None
     except BaseException:
         os.close(fd)
         raise
     return {"offset": offset}
+
+
+def _open_locked(agent: Agent, row: Row, name: bytes) -> int:
+    """A file under way, made if it is not there. Raises AgentError("busy"), OSError."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            fd = os.open(name, flags, dir_fd=agent.tree.staging_fd)
+        except FileNotFoundError:
+            if agent.gfids is not None and not row.ino:
+                through.make_under_way(agent, row.gfid, name)
+            fd = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=agent.tree.staging_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if still_called(fd, agent.tree.staging_fd, name):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise AgentError("busy", "another connection is sending this file") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # by now it may be the file itself
 
 
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
@@ -140,7 +153,8 @@ def _remove_version(agent: Agent, name: bytes) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=agent.tree.staging_fd)
+        if still_called(fd, agent.tree.staging_fd, name):
+            os.unlink(name, dir_fd=agent.tree.staging_fd)
     except BlockingIOError:
         agent.busy_with = name
         raise AgentError("busy", "another connection is sending this file") from None

@@ -33,7 +33,7 @@ from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
 from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
-from replication.secondary import mounting, receiver, through
+from replication.secondary import leftovers, mounting, receiver, through, transfers
 from replication.secondary.layout import ROOT_GFID
 from replication.secondary.metadata import Item, Powers
 from replication.secondary.mounting import BASE
@@ -219,7 +219,7 @@ class Held:
         """As much of an agent as makes files aside."""
         return SimpleNamespace(
             gfids=self.gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(),
-            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, **more,
+            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"", **more,
         )  # fmt: skip
 
     def close(self):
@@ -341,6 +341,59 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
         item.gfid: item is not items[32] for item in items
     }
     receiver.close_all(agent, staged)
+
+
+@pytest.mark.parametrize("what", ["fetched", "removed"])
+def test_a_file_under_way_that_a_twin_takes_before_it_is_locked_is_begun_anew(hold, monkeypatch, what):
+    """Else what comes would be written into the file that the twin has placed, or there would be two objects of its gfid."""
+    held = hold(2)
+    there, staging, gfids = held.opened("there"), held.opened("staging"), held.gfids
+    agent, gfid = held.agent(staging), os.urandom(16)
+    row, name = SimpleNamespace(ino=0, gfid=gfid), gfid.hex().encode() + b".v1"
+    lock, locked = fcntl.flock, []
+
+    def after_a_twin(fd, how):
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not locked:
+            locked.append(fd)
+            if what == "fetched":
+                gfids.fetch(gfid, there, b"file")
+            else:
+                transfers._remove_version(agent, name)
+                through.make_under_way(agent, gfid, name)
+        return lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_twin)
+    fd = transfers._open_locked(agent, row, name)
+    os.write(fd, b"what came")
+    os.close(fd)
+    assert (held.where / "staging" / os.fsdecode(name)).read_bytes() == b"what came"
+    if what == "fetched":
+        assert (held.where / "there" / "file").read_bytes() == b""
+    assert sum(lies_on(held.node.brick(held.name, number), gfid) for number in range(2)) == 1
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_a_file_under_way_that_was_begun_anew_is_not_removed_for_the_one_before(hold, monkeypatch, sweep):
+    held = hold(2)
+    staging, gfids = held.opened("staging"), held.gfids
+    agent, gfid = held.agent(staging), os.urandom(16)
+    name, lock, locked = gfid.hex().encode() + b".v1", fcntl.flock, []
+
+    def after_a_twin(fd, how):
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not locked:
+            locked.append(fd)
+            os.unlink(name, dir_fd=staging)
+            gfids.make(staging, name, gfid, 0o100600)
+        return lock(fd, how)
+
+    gfids.make(staging, name, gfid, 0o100600)
+    monkeypatch.setattr(fcntl, "flock", after_a_twin)
+    if sweep:
+        leftovers._remove_old(staging, name, float("-inf"))
+    else:
+        transfers._remove_version(agent, name)
+    assert locked
+    assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
 
 
 @pytest.fixture
