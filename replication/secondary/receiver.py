@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
@@ -245,6 +245,9 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
 
 def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
     """Onto a name where the old content stands, of the same file or as a shadow."""
+    with suppress(FileNotFoundError):
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
+            return  # placed by one that was killed then: a rename between links of one file would leave both
     aside = agent.next_staging_name()
     _link(file, agent.staging_fd, aside)
     os.rename(aside, name, src_dir_fd=agent.staging_fd, dst_dir_fd=fd)

@@ -438,6 +438,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "under_way_that"),
     ),
     Mutation(
+        "a link of a file is put onto another one of its links", 4, "replication/secondary/receiver.py",
+        "        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == file.ino:\n", "        if False:\n",
+        ("tests/system/gluster/test_volumes.py", "-k", "too_many"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

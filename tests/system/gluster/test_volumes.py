@@ -570,6 +570,25 @@ def test_a_file_that_is_wanted_again_while_it_is_placed_keeps_its_gfid(served):
     assert client.check() == []
 
 
+def test_a_large_file_whose_worker_is_killed_as_it_places_it_has_no_link_too_many(served, monkeypatch):
+    """Another one goes on with what is there, which is the file itself by now."""
+    where, gfid = Path(os.fsdecode(served.place.mount)), os.urandom(16)
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 7, 5, 5, 5)
+    served.client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
+    item = [gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, 7, {}]
+    monkeypatch.setenv("SEAMARK_FAULT", "commit:2")  # the first is that of its hello
+    killed = served.another()
+    killed.call("file_begin", gfid=gfid.hex(), size=7, version="v1")
+    killed.call("file_data", b"content", gfid=gfid.hex(), offset=0)
+    with pytest.raises(SeamarkError):
+        killed.call("file_end", gfid=gfid.hex(), item=item, digest=None)
+    assert served.client.call("file_begin", gfid=gfid.hex(), size=7, version="v1").header["offset"] == 7
+    assert served.client.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+    assert (where / "file").read_bytes() == b"content"
+    assert (where / "file").stat().st_nlink == 1
+    assert served.client.check() == []
+
+
 def has_open(pid, name):
     """Whether a process has a file of this name open."""
     for fd in Path(f"/proc/{pid}/fd").iterdir():
