@@ -443,6 +443,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "too_many"),
     ),
     Mutation(
+        "what a killed worker has left of a unit stays", 4, "replication/secondary/leftovers.py",
+        "                _remove_unlocked_unit(staging_fd, os.fsencode(name))\n", "",
+        ("tests/system/gluster/test_volumes.py", "-k", "killed_worker_has_left"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

@@ -589,6 +589,29 @@ def test_a_large_file_whose_worker_is_killed_as_it_places_it_has_no_link_too_man
     assert served.client.check() == []
 
 
+def test_what_a_killed_worker_has_left_of_a_unit_is_no_link_of_its_files(served):
+    """The next one may be given them in other units, or by another engine."""
+    where, gfids = Path(os.fsdecode(served.place.mount)), [os.urandom(16) for _ in range(2)]
+    inodes = [Inode(gfid, 0o100644, 0, 0, 1, n, 0, 7, 5, 5, 5) for n, gfid in enumerate(gfids)]
+    listing = Listing(ROOT_GFID, [Entry(b"%d" % n, inode) for n, inode in enumerate(inodes)])
+    served.client.observe([listing], position=1, limbo_until=1)
+    rows = [[gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, n, {}] for n, gfid in enumerate(gfids)]
+    assert served.client.data(rows, [b"content"] * 2) == []
+
+    def links():
+        return [(where / str(n)).stat().st_nlink for n in range(2)]
+
+    killed = served.another()
+    for n, client in enumerate((killed, served.client)):
+        client.stage(f"u-{n}", [gfids[n]])
+    assert links() == [2, 2]
+    os.kill(killed.pid, signal.SIGKILL)
+    served.wait_for(lambda: served.another() and links()[0] == 1, "it to be swept", 20)
+    assert links() == [1, 2], "whoever is at it goes on with it"
+    assert served.client.commit("u-1", []) == []
+    assert links() == [1, 1]
+
+
 def has_open(pid, name):
     """Whether a process has a file of this name open."""
     for fd in Path(f"/proc/{pid}/fd").iterdir():
