@@ -448,6 +448,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "killed_worker_has_left"),
     ),
     Mutation(
+        "what was done without the lock, which went with a brick, is kept", 4, "replication/secondary/agent.py",
+        "                self._refuse_after_outage()\n", "",
+        ("tests/system/gluster/test_volumes.py", "--slow", "-k", "locks_went"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

@@ -417,7 +417,13 @@ def served(place, monkeypatch):
 
     bricks = [node.brick(name, number) for number in range(2)]
     yield SimpleNamespace(
-        client=another(), another=another, place=volume, bricks=bricks, wait_for=node.wait_for
+        client=another(),
+        another=another,
+        place=volume,
+        bricks=bricks,
+        wait_for=node.wait_for,
+        node=node,
+        name=name,
     )
     for link in links:
         link.close()
@@ -689,6 +695,35 @@ def test_what_came_stays_when_its_directory_was_taken_away(served):
         assert (where / "e" / name).read_bytes() == b"content"
         assert os.getxattr(where / "e" / name, gfids_of.GFID) == gfid
     assert client.check() == []
+
+
+@pytest.mark.slow
+def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(served):
+    """It is in the middle of a look when bricks are killed, and started again; then the lock of the root is another one's."""
+    where, node = Path(os.fsdecode(served.place.mount)), served.node
+    listing = Listing(
+        ROOT_GFID, [Entry(b"empty", Inode(os.urandom(16), 0o100644, 0, 0, 1, 7, 0, 0, 5, 5, 5))]
+    )
+    time.sleep(2)  # the keeper has seen it whole
+    staging = os.open(where / ".seamark" / "staging", os.O_RDONLY)
+    with ThreadPoolExecutor() as threads:
+        fcntl.flock(staging, fcntl.LOCK_EX)
+        looking = threads.submit(served.client.observe, [listing], position=1, limbo_until=1)
+        served.wait_for(lambda: waits_for_lock(staging), "it to be about to make the file")
+        life = mounting.life(served.place)
+        for number in range(2):
+            node.kill_brick(served.name, number)
+        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
+        node.start_bricks(served.name, 0, 1)
+        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        other = served.another()
+        assert other.call("dirty").header["items"] == []
+        os.close(staging)
+        with pytest.raises(SeamarkError):
+            looking.result()
+    assert other.observe([listing], position=1, limbo_until=1).errors == []
+    assert (where / "empty").stat().st_nlink == 1
+    assert other.check() == []
 
 
 @pytest.mark.slow
