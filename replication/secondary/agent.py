@@ -124,6 +124,11 @@ class Agent:
         if self.volume is not None and life(self.volume) != self._life:
             raise OSError(errno.ENOTCONN, "a part of the volume was away for a while")
 
+    def goes_on(self) -> None:
+        """Said now and then by whoever writes to a file that is here, for as long as it has that locked. Raises OSError."""
+        self.says_alive()
+        self._refuse_after_outage()
+
     def check_epoch(self) -> None:
         """For what is done outside of a transaction. Raises AgentError("stale-epoch")."""
         self.index.read_meta()

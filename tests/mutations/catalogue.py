@@ -453,6 +453,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "--slow", "-k", "locks_went"),
     ),
     Mutation(
+        "a file is written to without its lock, which went with a brick", 4, "replication/secondary/through.py",
+        "replace_content(source, target, agent.goes_on)", "replace_content(source, target, agent.says_alive)",
+        ("tests/system/gluster/test_volumes.py", "--slow", "-k", "to_its_end"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

@@ -727,6 +727,38 @@ def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(serv
 
 
 @pytest.mark.slow
+def test_a_worker_whose_locks_went_with_the_bricks_writes_no_file_to_its_end(served):
+    """Another one may be writing to it by then."""
+    client, node, gfid = served.client, served.node, os.urandom(16)
+    where, size = Path(os.fsdecode(served.place.mount)), 512 << 20
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 3, 5, 5, 5)
+    client.observe([Listing(ROOT_GFID, [Entry(b"large", inode)])], position=1, limbo_until=1)
+    assert client.data([[gfid.hex(), 3, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"old"]) == []
+    seen = Listing(ROOT_GFID, [Entry(b"large", inode._replace(size=size, ctime_ns=6))])
+    client.observe([seen], position=2, limbo_until=2)
+    with open(where / client.stage("u-1", [gfid])["path"] / gfid.hex(), "wb") as file:
+        file.writelines(b"x" * (1 << 20) for _ in range(size >> 20))
+    time.sleep(2)  # the keeper has seen it whole
+    with ThreadPoolExecutor() as threads:
+        committing = threads.submit(
+            client.commit, "u-1", [[gfid.hex(), size, 0o100644, 0, 0, 5, 5, 6, 7, {}]]
+        )
+        served.wait_for(lambda: has_open(client.pid, "large"), "it to be copied")
+        os.kill(client.pid, signal.SIGSTOP)
+        life = mounting.life(served.place)
+        for number in range(2):
+            node.kill_brick(served.name, number)
+        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
+        node.start_bricks(served.name, 0, 1)
+        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        assert (where / "large").stat().st_size < size
+        os.kill(client.pid, signal.SIGCONT)
+        with pytest.raises(SeamarkError):
+            committing.result()
+    assert (where / "large").stat().st_size < size
+
+
+@pytest.mark.slow
 def test_what_a_volume_may_have_lost_is_to_its_session_as_after_a_reboot(place, monkeypatch):
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     node, name = place.node, f"{place.name}-life"
