@@ -6,6 +6,7 @@ SQLite write transaction, the journal, and at the end the times of the directori
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -19,7 +20,7 @@ from replication.secondary.gfids import Gfids
 from replication.secondary.index import Index, Key, Row
 from replication.secondary.journal import Journal
 from replication.secondary.metadata import Powers
-from replication.secondary.mounting import volume_of
+from replication.secondary.mounting import life, volume_of
 from replication.secondary.namespace import Namespace
 from replication.secondary.protocol import AgentError
 from replication.secondary.steps import UnderWay
@@ -55,6 +56,7 @@ class Agent:
         fcntl.flock(self.staging_fd, fcntl.LOCK_EX)
         self._staged = itertools.count(1)  # its next() is one step, also between threads
         self.volume = volume_of(os.fsencode(os.readlink("/proc/self/fd/{}".format(root_fd))))
+        self._life = "" if self.volume is None else life(self.volume)
         self.gfids = None if self.volume is None else Gfids(self.volume, root_fd)
         index.keeps_inodes = self.gfids is not None
         self.namespace = Namespace(self.tree, powers, self.staging_fd, self.next_staging_name, self.gfids)
@@ -103,6 +105,7 @@ class Agent:
                 self.namespace.forget_lost()
                 self.tree.settle()
                 faults.point("commit")
+                self._refuse_after_outage()
                 self.index.commit()
             except BaseException:
                 self.index.rollback()
@@ -115,6 +118,16 @@ class Agent:
                 self._dirty_journal = False
         finally:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _refuse_after_outage(self) -> None:
+        """Bricks keep the locks of their volume: where one was away meanwhile others may have been let in. Raises OSError."""
+        if self.volume is not None and life(self.volume) != self._life:
+            raise OSError(errno.ENOTCONN, "a part of the volume was away for a while")
+
+    def goes_on(self) -> None:
+        """Said now and then by whoever writes to a file that is here, for as long as it has that locked. Raises OSError."""
+        self.says_alive()
+        self._refuse_after_outage()
 
     def check_epoch(self) -> None:
         """For what is done outside of a transaction. Raises AgentError("stale-epoch")."""

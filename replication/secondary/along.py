@@ -25,7 +25,8 @@ def place_new(agent: Agent, plan: Plan, content: Content, ticket: int) -> Set[by
     ``ticket``: of the look that the content came with. What could not be placed goes on being wanted, and what is
     wrong with it is said when it comes again. Raises OSError for whatever concerns more than one object.
     """
-    ready = _plain(plan, content)
+    # On a volume a file may have been written as another object: a twin has one of its gfid aside.
+    ready = _plain(plan, {g: file for g, file in content.items() if agent.gfids is None or file.is_right})
     if not ready:
         return set()
     # The inode is known before it has its name: recovery recognises it by that.

@@ -49,10 +49,13 @@ def _has_open(pid: str, directory: os.stat_result) -> bool:
 
 
 def sweep_staging(hidden_fd: int) -> None:
-    """Remove staging directories whose process is gone: nobody holds their lock. And what was placed, but is here still."""
+    """Remove staging directories, and units, whose process is gone: nobody holds their lock. And what was placed, but is here still."""
     staging_fd = os.open(layout.STAGING, _DIR, dir_fd=hidden_fd)
     try:
         for name in os.listdir(staging_fd):
+            if name.startswith("unit."):
+                _remove_unlocked_unit(staging_fd, os.fsencode(name))
+                continue
             if not name.startswith("agent."):
                 if _OF_A_FILE.match(os.fsencode(name)):
                     _remove_placed(staging_fd, os.fsencode(name))
@@ -69,13 +72,35 @@ def sweep_staging(hidden_fd: int) -> None:
         os.close(staging_fd)
 
 
+def _remove_unlocked_unit(staging_fd: int, name: bytes) -> None:
+    """Of files that are here it holds links, which they would have too many, and nobody may come for this very unit again."""
+    lock = b"lock." + name
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=staging_fd)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if still_called(fd, staging_fd, lock):
+            _remove_unit(staging_fd, name)
+            os.unlink(lock, dir_fd=staging_fd)
+    except OSError:
+        pass  # somebody is at it
+    finally:
+        os.close(fd)
+
+
+def _remove_unit(staging_fd: int, name: bytes) -> None:
+    salvage(staging_fd, name)
+    shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging_fd, name), ignore_errors=True)
+
+
 def sweep_units(agent: Agent) -> None:
     """What an earlier epoch was about: units of engines, and transfers that nobody wants or came back to."""
     staging_fd = agent.tree.staging_fd
     for name in list_directory(staging_fd):
         if name.startswith(b"unit."):
-            salvage(staging_fd, name)
-            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging_fd, name), ignore_errors=True)
+            _remove_unit(staging_fd, name)
         elif name.startswith(b"lock."):
             _remove_old(staging_fd, name, _LEFTOVER_AGE_S)
     _sweep_transfers(agent)
@@ -118,6 +143,20 @@ def _remove_placed(dir_fd: int, name: bytes) -> None:
         pass
 
 
+def still_called(fd: int, dir_fd: int, name: bytes) -> bool:
+    """Whether what was opened, and locked since, stands at the name still: who had it locked may have removed or placed it. Raises OSError.
+
+    By its links too: on a volume what is made anew with a gfid has the same inode number.
+    """
+    found = os.fstat(fd)
+    try:
+        return found.st_nlink > 0 and os.path.samestat(
+            found, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        )
+    except FileNotFoundError:
+        return False
+
+
 def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
     """Unless it was written to lately, or somebody has it locked."""
     try:
@@ -128,7 +167,8 @@ def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > age_s:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=dir_fd)
+            if still_called(fd, dir_fd, name):
+                os.unlink(name, dir_fd=dir_fd)
     except OSError:
         pass
     finally:

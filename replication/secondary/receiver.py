@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from replication.secondary import crowd, faults, through
@@ -24,6 +24,7 @@ from replication.secondary.syscalls import link_descriptor
 
 Errors = List[List[Any]]
 Files = Sequence[Tuple[Item, memoryview]]
+_CHANGED = "another worker was at this file; it is tried again"
 
 
 def close_all(agent: Agent, staged: List[Staged]) -> None:
@@ -142,7 +143,10 @@ def _place(agent: Agent, staged: List[Staged], errors: Errors) -> int:
             if row is None or not row.is_file or (not keys and not row.ino):
                 errors.append([file.item.gfid.hex(), "not-found", "no name for it here any more"])
             elif row.takes(file.item.ticket):
-                ready.append((file, row, keys))
+                if agent.gfids is None or file.is_right:
+                    ready.append((file, row, keys))
+                else:  # it was not wanted when through.settle looked, and would get another gfid
+                    errors.append([file.item.gfid.hex(), "busy", _CHANGED])
         agent.announce([], [[row.gfid.hex(), file.ino] for file, row, _ in ready])
         placed: List[Key] = []
         done = 0
@@ -241,6 +245,9 @@ def _put(agent: Agent, file: Staged, fd: int, key: Key) -> None:
 
 def _replace(agent: Agent, file: Staged, fd: int, name: bytes) -> None:
     """Onto a name where the old content stands, of the same file or as a shadow."""
+    with suppress(FileNotFoundError):
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == file.ino:
+            return  # placed by one that was killed then: a rename between links of one file would leave both
     aside = agent.next_staging_name()
     _link(file, agent.staging_fd, aside)
     os.rename(aside, name, src_dir_fd=agent.staging_fd, dst_dir_fd=fd)

@@ -288,11 +288,11 @@ def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
         if file.changes is not None:
             if not file.changes.fit(target, row.got):
                 return False
-            file.changes.write_into(target, file.item.size, agent.says_alive)
+            file.changes.write_into(target, file.item.size, agent.goes_on)
             return True
         source = _source(file)
         try:
-            replace_content(source, target, agent.says_alive)
+            replace_content(source, target, agent.goes_on)
         finally:
             os.close(source)
     finally:
@@ -301,7 +301,7 @@ def _copy_one(agent: Agent, file: Staged, row: Row) -> bool:
 
 
 def replace_content(source: int, target: int, says_alive: Callable[[], None]) -> None:
-    """Have a file hold what another one does, holes and all, and be on disk. Raises OSError."""
+    """Have a file hold what another one does, holes and all, and be on disk. Raises OSError, and what ``says_alive`` does."""
     size = os.fstat(source).st_size
     at = synced = 0
     while at < size:

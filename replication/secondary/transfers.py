@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from hashlib import blake2b
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from replication.secondary import through
 from replication.secondary.agent import Agent
@@ -15,7 +15,7 @@ from replication.secondary.changes import Changes
 from replication.secondary.content_only import came, open_here, undress
 from replication.secondary.gfids import gfid_at
 from replication.secondary.index import Row
-from replication.secondary.leftovers import sweep_unwanted
+from replication.secondary.leftovers import still_called, sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
 from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
@@ -30,6 +30,8 @@ _PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
 BLOCK = 128 << 10  # bytes, of a delta
 _DELTA, _CHANGES = "delta", b"blocks"  # "changes" is what older versions have left, and goes
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
+
+State = Tuple[int, int]  # of a file that was read: inode number, ctime (ns)
 
 
 class Transfer:
@@ -98,27 +100,40 @@ def _begin(
 ) -> Dict[str, Any]:
     name = gfid.hex().encode() + b"." + version
     _remove_other_versions(agent, gfid, name)
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = _open_locked(agent, row, name)
     try:
-        fd = os.open(name, flags, dir_fd=agent.tree.staging_fd)
-    except FileNotFoundError:
-        if agent.gfids is not None and not row.ino:
-            through.make_under_way(agent, gfid, name)
-        fd = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=agent.tree.staging_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         offset = os.fstat(fd).st_size if live is None else 0
         if offset > size:
             os.ftruncate(fd, 0)
             offset = 0
         agent.transfers[gfid] = Transfer(fd, name, size, live, row.got, agent.says_alive)
-    except BlockingIOError:
-        os.close(fd)
-        raise AgentError("busy", "another connection is sending this file") from None
     except BaseException:
         os.close(fd)
         raise
     return {"offset": offset}
+
+
+def _open_locked(agent: Agent, row: Row, name: bytes) -> int:
+    """A file under way, made if it is not there. Raises AgentError("busy"), OSError."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            fd = os.open(name, flags, dir_fd=agent.tree.staging_fd)
+        except FileNotFoundError:
+            if agent.gfids is not None and not row.ino:
+                through.make_under_way(agent, row.gfid, name)
+            fd = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=agent.tree.staging_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if still_called(fd, agent.tree.staging_fd, name):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise AgentError("busy", "another connection is sending this file") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # by now it may be the file itself
 
 
 def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
@@ -138,7 +153,8 @@ def _remove_version(agent: Agent, name: bytes) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=agent.tree.staging_fd)
+        if still_called(fd, agent.tree.staging_fd, name):
+            os.unlink(name, dir_fd=agent.tree.staging_fd)
     except BlockingIOError:
         agent.busy_with = name
         raise AgentError("busy", "another connection is sending this file") from None
@@ -299,7 +315,7 @@ def content_digest(fd: int) -> str:
 def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
     """Which of these differ in content; the others get their metadata and are clean."""
     differ: List[str] = []
-    equal: List[Item] = []
+    equal: Dict[bytes, Tuple[Item, State]] = {}
     errors: List[List[Any]] = []
     agent.tree.begin()
     for gfid, size, digest, fields in request["items"]:
@@ -312,35 +328,53 @@ def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
             differ.append(gfid)
         else:
             item = Item(*fields)
-            equal.append(item)
-            item.extents = [[here[0], 0]]  # its inode number, when we read it
+            equal[item.gfid] = (item, here[0])
     if equal:
-        undress(agent, equal)
+        undress(agent, [item for item, _ in equal.values()])
         errors += _make_clean(agent, equal, differ)
     return {"differ": differ, "errors": errors}
 
 
-def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Any]:
-    """(inode number, digest) of our copy; None when there is none, or one of another size."""
+def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Tuple[State, str]]:
+    """What our copy was before it was read, and its digest; None when there is none, or one of another size."""
     row = agent.index.inode(gfid)
     fd = open_here(agent, row) if row is not None else None
-    if row is None or fd is None:
+    if fd is None:
         return None
     try:
-        return (row.ino, content_digest(fd)) if os.fstat(fd).st_size == size else None
+        before = _state(agent, fd)
+        return (before, content_digest(fd)) if os.fstat(fd).st_size == size else None
     finally:
         os.close(fd)
 
 
-def _make_clean(agent: Agent, equal: List[Item], differ: List[str]) -> List[List[Any]]:
+def _state(agent: Agent, fd: int) -> State:
+    """The inode number, and the ctime where an object goes on as what it is with new content: there it tells of that."""
+    found = os.fstat(fd)
+    return found.st_ino, found.st_ctime_ns if agent.gfids is not None else 0
+
+
+def _is_still(agent: Agent, row: Row, state: State) -> bool:
+    """Whether what is here is what was read. Within a transaction. Raises OSError."""
+    if agent.gfids is None:
+        return row.ino == state[0]
+    fd = open_here(agent, row)
+    if fd is None:
+        return False
+    try:
+        return _state(agent, fd) == state
+    finally:
+        os.close(fd)
+
+
+def _make_clean(agent: Agent, equal: Dict[bytes, Tuple[Item, State]], differ: List[str]) -> List[List[Any]]:
     with agent.transaction():
-        rows = agent.index.inodes(item.gfid for item in equal)
+        rows = agent.index.inodes(equal)
         still = []
-        for item in equal:
-            row = rows.get(item.gfid)
-            assert item.extents is not None
-            if row is None or row.ino != item.extents[0][0]:
-                differ.append(item.gfid.hex())
+        for gfid, (item, state) in equal.items():
+            row = rows.get(gfid)
+            if row is None or not _is_still(agent, row, state):
+                differ.append(gfid.hex())
                 continue
             if row.dirty and not row.takes(item.ticket):
                 continue

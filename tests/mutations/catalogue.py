@@ -428,6 +428,46 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "comes_twice"),
     ),
     Mutation(
+        "what comes along is placed as another object while a twin has its gfid", 4, "replication/secondary/along.py",
+        "if agent.gfids is None or file.is_right}", "}",
+        ("tests/system/gluster/test_volumes.py", "-k", "comes_along"),
+    ),
+    Mutation(
+        "what is wanted anew while it is placed gets another gfid", 4, "replication/secondary/receiver.py",
+        "                if agent.gfids is None or file.is_right:\n", "                if True:\n",
+        ("tests/system/gluster/test_volumes.py", "-k", "wanted_again"),
+    ),
+    Mutation(
+        "what a twin wrote into a file after it was read is believed", 4, "replication/secondary/transfers.py",
+        "        return _state(agent, fd) == state\n", "        return True\n",
+        ("tests/system/gluster/test_volumes.py", "-k", "is_compared"),
+    ),
+    Mutation(
+        "a file under way that was placed before it was locked is gone on with", 4, "replication/secondary/leftovers.py",
+        "        return found.st_nlink > 0 and os.path.samestat", "        return True or os.path.samestat",
+        ("tests/system/gluster/test_volumes.py", "-k", "under_way_that"),
+    ),
+    Mutation(
+        "a link of a file is put onto another one of its links", 4, "replication/secondary/receiver.py",
+        "        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino == file.ino:\n", "        if False:\n",
+        ("tests/system/gluster/test_volumes.py", "-k", "too_many"),
+    ),
+    Mutation(
+        "what a killed worker has left of a unit stays", 4, "replication/secondary/leftovers.py",
+        "                _remove_unlocked_unit(staging_fd, os.fsencode(name))\n", "",
+        ("tests/system/gluster/test_volumes.py", "-k", "killed_worker_has_left"),
+    ),
+    Mutation(
+        "what was done without the lock, which went with a brick, is kept", 4, "replication/secondary/agent.py",
+        "                self._refuse_after_outage()\n", "",
+        ("tests/system/gluster/test_volumes.py", "--slow", "-k", "locks_went"),
+    ),
+    Mutation(
+        "a file is written to without its lock, which went with a brick", 4, "replication/secondary/through.py",
+        "replace_content(source, target, agent.goes_on)", "replace_content(source, target, agent.says_alive)",
+        ("tests/system/gluster/test_volumes.py", "--slow", "-k", "to_its_end"),
+    ),
+    Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",
         "    volume.check_answers(error)\n", "",
         ("tests/system/gluster/test_mounts.py", "-k", "client_that_was"),

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,13 +27,13 @@ from replication.changelog.brickctimes import handle_of
 from replication.errors import SeamarkError
 from replication.gluster.glusterd import volume_info
 from replication.gluster.gsyncd import xattr_of
-from replication.observation import Entry, Inode, Listing
+from replication.observation import Change, Entry, Inode, Listing
 from replication.remote.endpoint import SshOptions
 from replication.remote.launch import open_secondary
 from replication.remote.look import client_of
 from replication.remote.target import parse_target
 from replication.secondary import gfids as gfids_of
-from replication.secondary import mounting, receiver, through
+from replication.secondary import leftovers, mounting, receiver, through, transfers
 from replication.secondary.layout import ROOT_GFID
 from replication.secondary.metadata import Item, Powers
 from replication.secondary.mounting import BASE
@@ -219,7 +220,7 @@ class Held:
         """As much of an agent as makes files aside."""
         return SimpleNamespace(
             gfids=self.gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(),
-            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, **more,
+            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"", **more,
         )  # fmt: skip
 
     def close(self):
@@ -343,23 +344,87 @@ def test_a_gfid_that_another_agent_takes_while_many_files_are_made_is_not_taken_
     receiver.close_all(agent, staged)
 
 
+@pytest.mark.parametrize("what", ["fetched", "removed"])
+def test_a_file_under_way_that_a_twin_takes_before_it_is_locked_is_begun_anew(hold, monkeypatch, what):
+    """Else what comes would be written into the file that the twin has placed, or there would be two objects of its gfid."""
+    held = hold(2)
+    there, staging, gfids = held.opened("there"), held.opened("staging"), held.gfids
+    agent, gfid = held.agent(staging), os.urandom(16)
+    row, name = SimpleNamespace(ino=0, gfid=gfid), gfid.hex().encode() + b".v1"
+    lock, locked = fcntl.flock, []
+
+    def after_a_twin(fd, how):
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not locked:
+            locked.append(fd)
+            if what == "fetched":
+                gfids.fetch(gfid, there, b"file")
+            else:
+                transfers._remove_version(agent, name)
+                through.make_under_way(agent, gfid, name)
+        return lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_twin)
+    fd = transfers._open_locked(agent, row, name)
+    os.write(fd, b"what came")
+    os.close(fd)
+    assert (held.where / "staging" / os.fsdecode(name)).read_bytes() == b"what came"
+    if what == "fetched":
+        assert (held.where / "there" / "file").read_bytes() == b""
+    assert sum(lies_on(held.node.brick(held.name, number), gfid) for number in range(2)) == 1
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_a_file_under_way_that_was_begun_anew_is_not_removed_for_the_one_before(hold, monkeypatch, sweep):
+    held = hold(2)
+    staging, gfids = held.opened("staging"), held.gfids
+    agent, gfid = held.agent(staging), os.urandom(16)
+    name, lock, locked = gfid.hex().encode() + b".v1", fcntl.flock, []
+
+    def after_a_twin(fd, how):
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not locked:
+            locked.append(fd)
+            os.unlink(name, dir_fd=staging)
+            gfids.make(staging, name, gfid, 0o100600)
+        return lock(fd, how)
+
+    gfids.make(staging, name, gfid, 0o100600)
+    monkeypatch.setattr(fcntl, "flock", after_a_twin)
+    if sweep:
+        leftovers._remove_old(staging, name, float("-inf"))
+    else:
+        transfers._remove_version(agent, name)
+    assert locked
+    assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
+
+
 @pytest.fixture
 def served(place, monkeypatch):
     """Agents on a volume of its own, the first one's client, and the volume as they have it mounted."""
     monkeypatch.setenv("PATH", place.node.environment["PATH"])
     node, name = place.node, f"{place.name}-served"
     address, links = node.volume(name, 2), []
+    volume = mounting.volume_of(mounting.place_of(node.host, name, b""))
+
+    def agents():
+        found = Path(os.fsdecode(volume.mount)).glob(".seamark/staging/agent.*")
+        return {int(path.name.split(".")[1]) for path in found}
 
     def another():
         links.append(open_secondary(parse_target(address), SshOptions()))
-        client = client_of(links[-1])
+        client, before = client_of(links[-1]), agents()
         client.hello(session="s", volume="v", epoch=1, create=True)
+        (client.pid,) = agents() - before
         return client
 
-    volume = mounting.volume_of(mounting.place_of(node.host, name, b""))
     bricks = [node.brick(name, number) for number in range(2)]
     yield SimpleNamespace(
-        client=another(), another=another, place=volume, bricks=bricks, wait_for=node.wait_for
+        client=another(),
+        another=another,
+        place=volume,
+        bricks=bricks,
+        wait_for=node.wait_for,
+        node=node,
+        name=name,
     )
     for link in links:
         link.close()
@@ -409,6 +474,32 @@ def test_a_file_that_another_worker_has_aside_is_told_to_be_busy(served):
     (staging / "agent.twin").rmdir()
 
 
+def test_a_file_that_comes_along_while_another_worker_has_it_aside_gets_its_gfid(served):
+    """Two are given the same look: one has written what came aside, and the other one is first to place what it can."""
+    client, gfid = served.client, os.urandom(16)
+    where = Path(os.fsdecode(served.place.mount))
+    (where / ".seamark" / "staging" / "agent.twin").mkdir()
+    root, twin = (
+        os.open(path, os.O_RDONLY) for path in (where, where / ".seamark" / "staging" / "agent.twin")
+    )
+    fcntl.flock(twin, fcntl.LOCK_EX)
+    gfids = gfids_of.Gfids(served.place, root)
+    gfids.make(twin, b"1", gfid, 0o100600)
+    listing = Listing(ROOT_GFID, [Entry(b"file", Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 7, 5, 5, 5))])
+    content = [(gfid.hex(), {}, b"content")]
+    seen = client.observe([listing], position=1, limbo_until=1, content=content)
+    assert seen.need == [(gfid.hex(), "new")]
+    os.unlink(b"1", dir_fd=twin)
+    assert client.observe([listing], position=1, limbo_until=1, content=content).need == []
+    assert (where / "file").read_bytes() == b"content"
+    assert os.getxattr(where / "file", gfids_of.GFID) == gfid
+    assert client.check() == []
+    os.close(gfids._by_gfid_fd)
+    for fd in (root, twin):
+        os.close(fd)
+    (where / ".seamark" / "staging" / "agent.twin").rmdir()
+
+
 def test_a_file_that_comes_twice_in_a_request_becomes_one_object(served):
     client = served.client
     inodes = [Inode(os.urandom(16), 0o100644, 0, 0, 1, 7 + n, 0, 1, 5, 5, 5) for n in range(32)]
@@ -449,6 +540,130 @@ def test_what_a_twin_has_just_placed_is_not_taken_away_from_its_names(served):
     assert client.check() == []
 
 
+def test_a_file_that_is_wanted_again_while_it_is_placed_keeps_its_gfid(served):
+    """A twin has placed it, so what came again was written as another object. It is wanted anew when that is to be placed."""
+    client, twin = served.client, served.another()
+    where = Path(os.fsdecode(served.place.mount))
+    gfids = [os.urandom(16) for _ in range(2)]
+
+    def look(position, size):
+        inodes = [
+            Inode(g, 0o100644, 0, 0, 1, n, 0, size, position, 5, position) for n, g in enumerate(gfids, 7)
+        ]
+        listing = Listing(ROOT_GFID, [Entry(b"%d" % n, inode) for n, inode in enumerate(inodes)])
+        return twin.observe([listing], position=position, limbo_until=1).ticket
+
+    def items(content, ticket):
+        numbers = enumerate(gfids, 7)
+        return [[g.hex(), len(content), 0o100644, 0, 0, 5, 5, 5, n, {}, None, ticket] for n, g in numbers]
+
+    ticket = look(1, 3)
+    new = where / client.stage("u-1", gfids)["path"]
+    for gfid in gfids:
+        (new / gfid.hex()).write_bytes(b"old")
+    assert twin.data(items(b"old", ticket)[:1], [b"old"]) == []
+    staging = os.open(where / ".seamark" / "staging", os.O_RDONLY)
+    with ThreadPoolExecutor() as threads:
+        fcntl.flock(staging, fcntl.LOCK_EX)
+        committing = threads.submit(client.commit, "u-1", items(b"old", ticket))
+        served.wait_for(lambda: waits_for_lock(staging), "it to have looked at both, and to make the second")
+        later = look(2, 7)
+        os.close(staging)
+        assert [(gfid, code) for gfid, code, _ in committing.result()] == [(gfids[0].hex(), "busy")]
+    assert twin.data(items(b"content", later), [b"content"] * 2) == []
+    for n, gfid in enumerate(gfids):
+        assert (where / str(n)).read_bytes() == b"content"
+        assert os.getxattr(where / str(n), gfids_of.GFID) == gfid
+    assert client.check() == []
+
+
+def test_a_large_file_whose_worker_is_killed_as_it_places_it_has_no_link_too_many(served, monkeypatch):
+    """Another one goes on with what is there, which is the file itself by now."""
+    where, gfid = Path(os.fsdecode(served.place.mount)), os.urandom(16)
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 7, 5, 5, 5)
+    served.client.observe([Listing(ROOT_GFID, [Entry(b"file", inode)])], position=1, limbo_until=1)
+    item = [gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, 7, {}]
+    monkeypatch.setenv("SEAMARK_FAULT", "commit:2")  # the first is that of its hello
+    killed = served.another()
+    killed.call("file_begin", gfid=gfid.hex(), size=7, version="v1")
+    killed.call("file_data", b"content", gfid=gfid.hex(), offset=0)
+    with pytest.raises(SeamarkError):
+        killed.call("file_end", gfid=gfid.hex(), item=item, digest=None)
+    assert served.client.call("file_begin", gfid=gfid.hex(), size=7, version="v1").header["offset"] == 7
+    assert served.client.call("file_end", gfid=gfid.hex(), item=item, digest=None).header["errors"] == []
+    assert (where / "file").read_bytes() == b"content"
+    assert (where / "file").stat().st_nlink == 1
+    assert served.client.check() == []
+
+
+def test_what_a_killed_worker_has_left_of_a_unit_is_no_link_of_its_files(served):
+    """The next one may be given them in other units, or by another engine."""
+    where, gfids = Path(os.fsdecode(served.place.mount)), [os.urandom(16) for _ in range(2)]
+    inodes = [Inode(gfid, 0o100644, 0, 0, 1, n, 0, 7, 5, 5, 5) for n, gfid in enumerate(gfids)]
+    listing = Listing(ROOT_GFID, [Entry(b"%d" % n, inode) for n, inode in enumerate(inodes)])
+    served.client.observe([listing], position=1, limbo_until=1)
+    rows = [[gfid.hex(), 7, 0o100644, 0, 0, 5, 5, 5, n, {}] for n, gfid in enumerate(gfids)]
+    assert served.client.data(rows, [b"content"] * 2) == []
+
+    def links():
+        return [(where / str(n)).stat().st_nlink for n in range(2)]
+
+    killed = served.another()
+    for n, client in enumerate((killed, served.client)):
+        client.stage(f"u-{n}", [gfids[n]])
+    assert links() == [2, 2]
+    os.kill(killed.pid, signal.SIGKILL)
+    served.wait_for(lambda: served.another() and links()[0] == 1, "it to be swept", 20)
+    assert links() == [1, 2], "whoever is at it goes on with it"
+    assert served.client.commit("u-1", []) == []
+    assert links() == [1, 1]
+
+
+def has_open(pid, name):
+    """Whether a process has a file of this name open."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(fd).endswith(f"/{name}"):
+                return True
+    return False
+
+
+def test_what_a_twin_writes_while_a_file_is_compared_is_not_believed(served):
+    """It is what it should be when it is read, and a twin then writes what it had read of it before."""
+    client, twin = served.client, served.another()
+    where = Path(os.fsdecode(served.place.mount))
+    gfids, size = [os.urandom(16) for _ in range(2)], 1 << 30
+
+    def look(position, change=Change.NONE):
+        inodes = [Inode(g, 0o100644, 0, 0, 1, n, 0, 3, 5, 5, position) for n, g in enumerate(gfids, 7)]
+        entries = [Entry(name, i, change=change) for name, i in zip((b"file", b"large"), inodes, strict=True)]
+        return twin.observe([Listing(ROOT_GFID, entries)], position=position, limbo_until=1)
+
+    def item(number, ticket):
+        return [gfids[number].hex(), 3, 0o100644, 0, 0, 5, 5, 9, 7 + number, {}, None, ticket]
+
+    first = look(1).ticket
+    for number in range(2):
+        assert twin.data([item(number, first)], [b"new"]) == []
+    os.truncate(where / "large", size)  # which takes a while
+    ticket = look(2, Change.UNKNOWN).ticket
+    rows = [
+        [gfids[0].hex(), 3, blake2b(b"new", digest_size=32).hexdigest(), item(0, ticket)],
+        [gfids[1].hex(), size, "another", item(1, ticket)],
+    ]
+    with ThreadPoolExecutor() as threads:
+        comparing = threads.submit(client.call, "compare", items=rows)
+        served.wait_for(lambda: has_open(client.pid, "large"), "the first to be read")
+        os.kill(client.pid, signal.SIGSTOP)
+        try:
+            assert twin.data([item(0, first)], [b"old"]) == []
+        finally:
+            os.kill(client.pid, signal.SIGCONT)
+        assert gfids[0].hex() in comparing.result().header["differ"]
+    assert (where / "file").read_bytes() == b"old"
+    assert client.call("wanted", gfids=[gfids[0].hex()]).header["wanted"] == [ticket]
+
+
 def test_what_came_stays_when_its_directory_was_taken_away(served):
     client, where = served.client, Path(os.fsdecode(served.place.mount))
     gfids, numbers = [os.urandom(16) for _ in range(4)], iter(range(1, 9))
@@ -481,6 +696,67 @@ def test_what_came_stays_when_its_directory_was_taken_away(served):
         assert (where / "e" / name).read_bytes() == b"content"
         assert os.getxattr(where / "e" / name, gfids_of.GFID) == gfid
     assert client.check() == []
+
+
+@pytest.mark.slow
+def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(served):
+    """It is in the middle of a look when bricks are killed, and started again; then the lock of the root is another one's."""
+    where, node = Path(os.fsdecode(served.place.mount)), served.node
+    listing = Listing(
+        ROOT_GFID, [Entry(b"empty", Inode(os.urandom(16), 0o100644, 0, 0, 1, 7, 0, 0, 5, 5, 5))]
+    )
+    time.sleep(2)  # the keeper has seen it whole
+    staging = os.open(where / ".seamark" / "staging", os.O_RDONLY)
+    with ThreadPoolExecutor() as threads:
+        fcntl.flock(staging, fcntl.LOCK_EX)
+        looking = threads.submit(served.client.observe, [listing], position=1, limbo_until=1)
+        served.wait_for(lambda: waits_for_lock(staging), "it to be about to make the file")
+        life = mounting.life(served.place)
+        for number in range(2):
+            node.kill_brick(served.name, number)
+        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
+        node.start_bricks(served.name, 0, 1)
+        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        other = served.another()
+        assert other.call("dirty").header["items"] == []
+        os.close(staging)
+        with pytest.raises(SeamarkError):
+            looking.result()
+    assert other.observe([listing], position=1, limbo_until=1).errors == []
+    assert (where / "empty").stat().st_nlink == 1
+    assert other.check() == []
+
+
+@pytest.mark.slow
+def test_a_worker_whose_locks_went_with_the_bricks_writes_no_file_to_its_end(served):
+    """Another one may be writing to it by then."""
+    client, node, gfid = served.client, served.node, os.urandom(16)
+    where, size = Path(os.fsdecode(served.place.mount)), 512 << 20
+    inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 3, 5, 5, 5)
+    client.observe([Listing(ROOT_GFID, [Entry(b"large", inode)])], position=1, limbo_until=1)
+    assert client.data([[gfid.hex(), 3, 0o100644, 0, 0, 5, 5, 5, 7, {}]], [b"old"]) == []
+    seen = Listing(ROOT_GFID, [Entry(b"large", inode._replace(size=size, ctime_ns=6))])
+    client.observe([seen], position=2, limbo_until=2)
+    with open(where / client.stage("u-1", [gfid])["path"] / gfid.hex(), "wb") as file:
+        file.writelines(b"x" * (1 << 20) for _ in range(size >> 20))
+    time.sleep(2)  # the keeper has seen it whole
+    with ThreadPoolExecutor() as threads:
+        committing = threads.submit(
+            client.commit, "u-1", [[gfid.hex(), size, 0o100644, 0, 0, 5, 5, 6, 7, {}]]
+        )
+        served.wait_for(lambda: has_open(client.pid, "large"), "it to be copied")
+        os.kill(client.pid, signal.SIGSTOP)
+        life = mounting.life(served.place)
+        for number in range(2):
+            node.kill_brick(served.name, number)
+        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
+        node.start_bricks(served.name, 0, 1)
+        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        assert (where / "large").stat().st_size < size
+        os.kill(client.pid, signal.SIGCONT)
+        with pytest.raises(SeamarkError):
+            committing.result()
+    assert (where / "large").stat().st_size < size
 
 
 @pytest.mark.slow
