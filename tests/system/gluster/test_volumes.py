@@ -396,6 +396,27 @@ def test_a_file_under_way_that_was_begun_anew_is_not_removed_for_the_one_before(
     assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
 
 
+def test_a_large_file_under_way_that_may_have_lost_pages_goes_on_as_the_object_that_it_is(hold):
+    """An agent of before may have it open still. But what was placed is only freed of its name aside."""
+    held = hold(2)
+    there, staging, gfids = held.opened("there"), held.opened("staging"), held.gfids
+    agent, gfid, placed = held.agent(staging), os.urandom(16), os.urandom(16)
+    name = gfid.hex().encode() + b".v1"
+    for each, of in ((name, gfid), (placed.hex().encode() + b".v1", placed)):
+        gfids.make(staging, each, of, 0o100600)
+        (held.where / "staging" / os.fsdecode(each)).write_bytes(b"content")
+    os.link(placed.hex() + ".v1", "file", src_dir_fd=staging, dst_dir_fd=there)
+    with open(held.where / "staging" / os.fsdecode(name), "rb") as before:
+        leftovers.drop_transfers(staging, keeps_inodes=True)
+        assert os.listdir(held.where / "staging") == [f"{gfid.hex()}.dropped"]
+        transfers._remove_other_versions(agent, gfid, name)
+        assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
+        assert gfids_of.gfid_at(staging, name) == gfid
+        (held.where / "staging" / os.fsdecode(name)).write_bytes(b"new")
+        assert os.pread(before.fileno(), 9, 0) == b"new"
+    assert (held.where / "there" / "file").read_bytes() == b"content"
+
+
 @pytest.fixture
 def served(place, monkeypatch):
     """Agents on a volume of its own, the first one's client, and the volume as they have it mounted."""
