@@ -219,7 +219,8 @@ class Held:
         """As much of an agent as makes files aside."""
         return SimpleNamespace(
             gfids=self.gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(),
-            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"", **more,
+            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"",
+            index=SimpleNamespace(inode=lambda gfid: SimpleNamespace(ino=0)), transaction=contextlib.nullcontext, **more,
         )  # fmt: skip
 
     def close(self):
