@@ -9,16 +9,18 @@ import shutil
 import signal
 import stat
 import time
+from contextlib import suppress
 
 from replication.secondary import layout
 from replication.secondary.agent import Agent
 from replication.secondary.basis import partials, salvage
-from replication.secondary.syscalls import list_directory
+from replication.secondary.syscalls import list_directory, rename_new
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFTOVER_AGE_S = 7 * 86400
 _YOUNG_S = 600  # a transfer may begin before the look that wants it is in the index
 _SWEEP_EVERY_S = 3600
+_DROPPED = b".dropped"  # in the place of a version
 _OF_A_FILE = re.compile(rb"([0-9a-f]{32})(\..*)?$")
 
 
@@ -175,13 +177,26 @@ def _remove_old(dir_fd: int, name: bytes, age_s: float) -> None:
         os.close(fd)
 
 
-def drop_transfers(staging_fd: int) -> None:
-    """Transfers that were under way are begun anew: how long such a file is says nothing of its pages any more."""
-    for name in os.listdir(staging_fd):
-        if name == "partial":
-            shutil.rmtree("/proc/self/fd/{}/{}".format(staging_fd, name), ignore_errors=True)
-        elif not name.startswith(("agent.", "unit.", "lock.")):
-            try:
-                os.unlink(name, dir_fd=staging_fd)
-            except OSError:
-                pass
+def drop_transfers(staging_fd: int, keeps_inodes: bool = False) -> None:
+    """Transfers that were under way are begun anew: how long such a file is says nothing of its pages any more.
+
+    ``keeps_inodes``: what may be open still goes on as the object that it is, of no version (transfers.py).
+    """
+    for name in map(os.fsencode, os.listdir(staging_fd)):
+        if name == b"partial":
+            shutil.rmtree(b"/proc/self/fd/%d/%s" % (staging_fd, name), ignore_errors=True)
+        elif not name.startswith((b"agent.", b"unit.", b"lock.")):
+            with suppress(OSError):
+                if not keeps_inodes or not _is_of_no_version(staging_fd, name):
+                    os.unlink(name, dir_fd=staging_fd)
+
+
+def _is_of_no_version(staging_fd: int, name: bytes) -> bool:
+    """By now. False: it has its place already, or there is another one of its file."""
+    if os.stat(name, dir_fd=staging_fd, follow_symlinks=False).st_nlink > 1:
+        return False
+    try:
+        rename_new(staging_fd, name, staging_fd, name[:32] + _DROPPED)
+    except FileExistsError:
+        return False
+    return True

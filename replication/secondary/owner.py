@@ -382,6 +382,6 @@ def _after_boot(agent: Agent) -> None:
     if before not in (None, now):
         index.db.execute(sql.AFTER_POWER_CUT, (index.meta["gen"],))
         index.db.execute(sql.DIGESTS_AFTER_POWER_CUT)
-        drop_transfers(agent.tree.staging_fd)
+        drop_transfers(agent.tree.staging_fd, keeps_inodes=agent.gfids is not None)
     if before != now:
         index.set_meta("boot", now)

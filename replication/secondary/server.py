@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Callable, Dict, Optional, Union
 
 from replication.secondary import (
     blocks,
+    comparing,
     held,
     inplace,
     limbo,
@@ -53,7 +54,7 @@ OPERATIONS: Dict[str, Operation] = {
     "file_blocks": _plain(blocks.file_blocks),
     "file_end": _plain(transfers.file_end),
     "file_leave": _plain(transfers.file_leave),
-    "compare": _plain(transfers.compare),
+    "compare": _plain(comparing.compare),
     "digests": _plain(whole.digests),
     "stage": _plain(inplace.stage),
     "commit": _plain(inplace.commit),

@@ -1,4 +1,4 @@
-"""Large files in pieces that resume, and comparing by digest."""
+"""Large files in pieces that resume."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import fcntl
 import os
 import time
 from hashlib import blake2b
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional
 
 from replication.secondary import through
 from replication.secondary.agent import Agent
 from replication.secondary.changes import Changes
-from replication.secondary.content_only import came, open_here, undress
+from replication.secondary.content_only import undress
 from replication.secondary.gfids import gfid_at
 from replication.secondary.index import Row
 from replication.secondary.leftovers import still_called, sweep_unwanted
 from replication.secondary.metadata import Item, dress_existing
-from replication.secondary.metadata_op import apply_items
 from replication.secondary.observed import gfid_of
 from replication.secondary.protocol import AgentError, code_of, unpacked
 from replication.secondary.receiver import place
 from replication.secondary.staged import Staged
-from replication.secondary.syscalls import list_directory, spare_bytes
+from replication.secondary.syscalls import list_directory, rename_new, spare_bytes
 from replication.secondary.tree import LostDirectory
 
 _READ = 1 << 20
@@ -30,8 +29,6 @@ _PLENTY, _PLENTY_S = 1 << 30, 1.0  # bytes of room
 BLOCK = 128 << 10  # bytes, of a delta
 _DELTA, _CHANGES = "delta", b"blocks"  # "changes" is what older versions have left, and goes
 _VERSION_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_")
-
-State = Tuple[int, int]  # of a file that was read: inode number, ctime (ns)
 
 
 class Transfer:
@@ -140,21 +137,22 @@ def _remove_other_versions(agent: Agent, gfid: bytes, keep: bytes) -> None:
     """Raises AgentError("busy") where one is on its way: of a file that changes all the time none would ever be whole."""
     prefix = gfid.hex().encode() + b"."
     if agent.busy_with.startswith(prefix) and agent.busy_with != keep:
-        _remove_version(agent, agent.busy_with)  # who asks again and again is told so by this alone
+        _remove_version(agent, agent.busy_with, keep)  # who asks again and again is told so by this alone
     for name in list_directory(agent.tree.staging_fd):
         if name.startswith(prefix) and name != keep:
-            _remove_version(agent, name)
+            _remove_version(agent, name, keep)
 
 
-def _remove_version(agent: Agent, name: bytes) -> None:
+def _remove_version(agent: Agent, name: bytes, keep: bytes) -> None:
+    staging_fd = agent.tree.staging_fd
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=agent.tree.staging_fd)
+        fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_fd)
     except OSError:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if still_called(fd, agent.tree.staging_fd, name):
-            os.unlink(name, dir_fd=agent.tree.staging_fd)
+        if still_called(fd, staging_fd, name) and not _is_begun_anew(agent, fd, name, keep):
+            os.unlink(name, dir_fd=staging_fd)
     except BlockingIOError:
         agent.busy_with = name
         raise AgentError("busy", "another connection is sending this file") from None
@@ -162,6 +160,25 @@ def _remove_version(agent: Agent, name: bytes) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def _is_begun_anew(agent: Agent, fd: int, name: bytes, keep: bytes) -> bool:
+    """What was made as the object that it is to be goes on as it, empty, for the version that comes. Raises OSError.
+
+    Were it removed while it is open somewhere, and made again on another brick, Gluster would take the one that was removed for its own
+    pointer to the other, and show it at names that belong to its brick (posix_create_link_if_gfid_exists of storage/posix).
+    """
+    staging_fd = agent.tree.staging_fd
+    if agent.gfids is None or keep.endswith(b"." + _CHANGES) or os.fstat(fd).st_nlink > 1:
+        return False
+    if gfid_at(staging_fd, name).hex().encode() != name[:32]:
+        return False
+    os.ftruncate(fd, 0)
+    try:
+        rename_new(staging_fd, name, staging_fd, keep)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _drop(agent: Agent, gfid: bytes) -> None:
@@ -310,78 +327,3 @@ def content_digest(fd: int) -> str:
             return digest.hexdigest()
         digest.update(piece)
         offset += len(piece)
-
-
-def compare(agent: Agent, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Which of these differ in content; the others get their metadata and are clean."""
-    differ: List[str] = []
-    equal: Dict[bytes, Tuple[Item, State]] = {}
-    errors: List[List[Any]] = []
-    agent.tree.begin()
-    for gfid, size, digest, fields in request["items"]:
-        try:
-            here = _digest_here(agent, gfid_of(gfid), int(size))
-        except OSError as error:
-            errors.append([gfid, code_of(error), "cannot read it: {}".format(error.strerror)])
-            continue
-        if here is None or here[1] != digest:
-            differ.append(gfid)
-        else:
-            item = Item(*fields)
-            equal[item.gfid] = (item, here[0])
-    if equal:
-        undress(agent, [item for item, _ in equal.values()])
-        errors += _make_clean(agent, equal, differ)
-    return {"differ": differ, "errors": errors}
-
-
-def _digest_here(agent: Agent, gfid: bytes, size: int) -> Optional[Tuple[State, str]]:
-    """What our copy was before it was read, and its digest; None when there is none, or one of another size."""
-    row = agent.index.inode(gfid)
-    fd = open_here(agent, row) if row is not None else None
-    if fd is None:
-        return None
-    try:
-        before = _state(agent, fd)
-        return (before, content_digest(fd)) if os.fstat(fd).st_size == size else None
-    finally:
-        os.close(fd)
-
-
-def _state(agent: Agent, fd: int) -> State:
-    """The inode number, and the ctime where an object goes on as what it is with new content: there it tells of that."""
-    found = os.fstat(fd)
-    return found.st_ino, found.st_ctime_ns if agent.gfids is not None else 0
-
-
-def _is_still(agent: Agent, row: Row, state: State) -> bool:
-    """Whether what is here is what was read. Within a transaction. Raises OSError."""
-    if agent.gfids is None:
-        return row.ino == state[0]
-    fd = open_here(agent, row)
-    if fd is None:
-        return False
-    try:
-        return _state(agent, fd) == state
-    finally:
-        os.close(fd)
-
-
-def _make_clean(agent: Agent, equal: Dict[bytes, Tuple[Item, State]], differ: List[str]) -> List[List[Any]]:
-    with agent.transaction():
-        rows = agent.index.inodes(equal)
-        still = []
-        for gfid, (item, state) in equal.items():
-            row = rows.get(gfid)
-            if row is None or not _is_still(agent, row, state):
-                differ.append(gfid.hex())
-                continue
-            if row.dirty and not row.takes(item.ticket):
-                continue
-            row.took(item.ticket)
-            row.size = item.size
-            row.gen = agent.index.meta["gen"]
-            row.changed = True
-            still.append(item)
-        agent.index.save(rows.values(), [], [])
-        return came(agent, still) if agent.content_only else apply_items(agent, still, content_too=True)

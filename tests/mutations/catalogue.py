@@ -438,7 +438,7 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "wanted_again"),
     ),
     Mutation(
-        "what a twin wrote into a file after it was read is believed", 4, "replication/secondary/transfers.py",
+        "what a twin wrote into a file after it was read is believed", 4, "replication/secondary/comparing.py",
         "        return _state(agent, fd) == state\n", "        return True\n",
         ("tests/system/gluster/test_volumes.py", "-k", "is_compared"),
     ),
@@ -466,6 +466,16 @@ MUTATIONS = (
         "a file is written to without its lock, which went with a brick", 4, "replication/secondary/through.py",
         "replace_content(source, target, agent.goes_on)", "replace_content(source, target, agent.says_alive)",
         ("tests/system/gluster/test_volumes.py", "--slow", "-k", "to_its_end"),
+    ),
+    Mutation(
+        "another version of a large file is made anew while the one before may be open", 4, "replication/secondary/transfers.py",
+        " and not _is_begun_anew(agent, fd, name, keep)", "",
+        ("tests/system/gluster/test_volumes.py", "-k", "another_version"),
+    ),
+    Mutation(
+        "a large file under way is removed while an agent of before may have it open", 4, "replication/secondary/leftovers.py",
+        "                if not keeps_inodes or not _is_of", "                if True or not _is_of",
+        ("tests/system/gluster/test_volumes.py", "-k", "lost_pages"),
     ),
     Mutation(
         "who reads files goes on with a client that was killed", 5, "replication/transfer/item.py",

@@ -220,7 +220,8 @@ class Held:
         """As much of an agent as makes files aside."""
         return SimpleNamespace(
             gfids=self.gfids, staging_fd=staging, next_staging_name=lambda: os.urandom(4).hex().encode(),
-            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"", **more,
+            tree=SimpleNamespace(staging_fd=staging), powers=Powers(), says_alive=lambda: None, busy_with=b"",
+            index=SimpleNamespace(inode=lambda gfid: SimpleNamespace(ino=0)), transaction=contextlib.nullcontext, **more,
         )  # fmt: skip
 
     def close(self):
@@ -359,7 +360,7 @@ def test_a_file_under_way_that_a_twin_takes_before_it_is_locked_is_begun_anew(ho
             if what == "fetched":
                 gfids.fetch(gfid, there, b"file")
             else:
-                transfers._remove_version(agent, name)
+                transfers._remove_version(agent, name, name)
                 through.make_under_way(agent, gfid, name)
         return lock(fd, how)
 
@@ -392,9 +393,30 @@ def test_a_file_under_way_that_was_begun_anew_is_not_removed_for_the_one_before(
     if sweep:
         leftovers._remove_old(staging, name, float("-inf"))
     else:
-        transfers._remove_version(agent, name)
+        transfers._remove_version(agent, name, name)
     assert locked
     assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
+
+
+def test_a_large_file_under_way_that_may_have_lost_pages_goes_on_as_the_object_that_it_is(hold):
+    """An agent of before may have it open still. But what was placed is only freed of its name aside."""
+    held = hold(2)
+    there, staging, gfids = held.opened("there"), held.opened("staging"), held.gfids
+    agent, gfid, placed = held.agent(staging), os.urandom(16), os.urandom(16)
+    name = gfid.hex().encode() + b".v1"
+    for each, of in ((name, gfid), (placed.hex().encode() + b".v1", placed)):
+        gfids.make(staging, each, of, 0o100600)
+        (held.where / "staging" / os.fsdecode(each)).write_bytes(b"content")
+    os.link(placed.hex() + ".v1", "file", src_dir_fd=staging, dst_dir_fd=there)
+    with open(held.where / "staging" / os.fsdecode(name), "rb") as before:
+        leftovers.drop_transfers(staging, keeps_inodes=True)
+        assert os.listdir(held.where / "staging") == [f"{gfid.hex()}.dropped"]
+        transfers._remove_other_versions(agent, gfid, name)
+        assert os.listdir(held.where / "staging") == [os.fsdecode(name)]
+        assert gfids_of.gfid_at(staging, name) == gfid
+        (held.where / "staging" / os.fsdecode(name)).write_bytes(b"new")
+        assert os.pread(before.fileno(), 9, 0) == b"new"
+    assert (held.where / "there" / "file").read_bytes() == b"content"
 
 
 @pytest.fixture
@@ -617,6 +639,29 @@ def test_what_a_killed_worker_has_left_of_a_unit_is_no_link_of_its_files(served)
     assert links() == [1, 2], "whoever is at it goes on with it"
     assert served.client.commit("u-1", []) == []
     assert links() == [1, 1]
+
+
+def test_another_version_of_a_large_file_under_way_is_the_object_that_there_is(served):
+    """While somebody has the one before open what is made anew of its gfid would be two objects, of which names show either."""
+    client, where = served.client, Path(os.fsdecode(served.place.mount))
+    inodes = [Inode(os.urandom(16), 0o100644, 0, 0, 1, 7 + n, 0, 7, 5, 5, 5) for n in range(16)]
+    listing = Listing(ROOT_GFID, [Entry(b"%d" % n, inode) for n, inode in enumerate(inodes)])
+    client.observe([listing], position=1, limbo_until=1)
+    with contextlib.ExitStack() as opened:
+        for inode in inodes:
+            gfid = inode.gfid.hex()
+            client.call("file_begin", gfid=gfid, size=7, version="v1")
+            client.call("file_data", b"old", gfid=gfid, offset=0)
+            opened.enter_context(open(where / ".seamark" / "staging" / f"{gfid}.v1", "rb"))
+            assert client.call("file_begin", gfid=gfid, size=7, version="v2").header["offset"] == 0
+            client.call("file_data", b"content", gfid=gfid, offset=0)
+            item = [gfid, 7, 0o100644, 0, 0, 5, 5, 5, inode.ino, {}]
+            assert client.call("file_end", gfid=gfid, item=item, digest=None).header["errors"] == []
+            assert sum(lies_on(brick, inode.gfid) for brick in served.bricks) == 1
+    for number in range(16):
+        assert (where / str(number)).read_bytes() == b"content"
+        assert (where / str(number)).stat().st_nlink == 1
+    assert client.check() == []
 
 
 def has_open(pid, name):
