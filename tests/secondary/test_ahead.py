@@ -77,10 +77,11 @@ def test_files_of_more_directories_than_stay_open_come_into_their_own(agent, tmp
     for chain in deep:
         listings += [(above, [entry("d", below, DIRECTORY)]) for above, below in pairwise(chain)]
     tell(agent, 1, listings)
-    # What a volume has, without one: each gfid seems to be taken, and files are made without.
+    # What a volume has, without one: files are made aside under a name.
     agent.gfids = SimpleNamespace(
-        making=lambda _fd: nullcontext(True), seen=lambda _gfid: os.stat("/"), refuse_if_away=lambda: None
-    )
+        making=lambda _fd: nullcontext(True), seen=lambda _gfid: None, refuse_if_away=lambda: None,
+        make=lambda fd, name, _gfid, mode: os.mknod(name, mode, dir_fd=fd),
+    )  # fmt: skip
     files = [(os.urandom(16), b"%d" % n) for n in range(len(deep))]
     seen = [
         (chain[-1], [entry("file", gfid, FILE, len(content))])

@@ -419,6 +419,16 @@ def test_a_large_file_under_way_that_may_have_lost_pages_goes_on_as_the_object_t
     assert (held.where / "there" / "file").read_bytes() == b"content"
 
 
+def be_away_for_a_while(served):
+    """Both bricks of it, and its client notices."""
+    life = mounting.life(served.place)
+    for number in range(2):
+        served.node.kill_brick(served.name, number)
+    served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
+    served.node.start_bricks(served.name, 0, 1)
+    served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+
+
 @pytest.fixture
 def served(place, monkeypatch):
     """Agents on a volume of its own, the first one's client, and the volume as they have it mounted."""
@@ -746,7 +756,7 @@ def test_what_came_stays_when_its_directory_was_taken_away(served):
 @pytest.mark.slow
 def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(served):
     """It is in the middle of a look when bricks are killed, and started again; then the lock of the root is another one's."""
-    where, node = Path(os.fsdecode(served.place.mount)), served.node
+    where = Path(os.fsdecode(served.place.mount))
     listing = Listing(
         ROOT_GFID, [Entry(b"empty", Inode(os.urandom(16), 0o100644, 0, 0, 1, 7, 0, 0, 5, 5, 5))]
     )
@@ -756,12 +766,7 @@ def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(serv
         fcntl.flock(staging, fcntl.LOCK_EX)
         looking = threads.submit(served.client.observe, [listing], position=1, limbo_until=1)
         served.wait_for(lambda: waits_for_lock(staging), "it to be about to make the file")
-        life = mounting.life(served.place)
-        for number in range(2):
-            node.kill_brick(served.name, number)
-        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
-        node.start_bricks(served.name, 0, 1)
-        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        be_away_for_a_while(served)
         other = served.another()
         assert other.call("dirty").header["items"] == []
         os.close(staging)
@@ -775,7 +780,7 @@ def test_a_worker_whose_locks_went_with_the_bricks_changes_nothing_any_more(serv
 @pytest.mark.slow
 def test_a_worker_whose_locks_went_with_the_bricks_writes_no_file_to_its_end(served):
     """Another one may be writing to it by then."""
-    client, node, gfid = served.client, served.node, os.urandom(16)
+    client, gfid = served.client, os.urandom(16)
     where, size = Path(os.fsdecode(served.place.mount)), 512 << 20
     inode = Inode(gfid, 0o100644, 0, 0, 1, 7, 0, 3, 5, 5, 5)
     client.observe([Listing(ROOT_GFID, [Entry(b"large", inode)])], position=1, limbo_until=1)
@@ -791,12 +796,7 @@ def test_a_worker_whose_locks_went_with_the_bricks_writes_no_file_to_its_end(ser
         )
         served.wait_for(lambda: has_open(client.pid, "large"), "it to be copied")
         os.kill(client.pid, signal.SIGSTOP)
-        life = mounting.life(served.place)
-        for number in range(2):
-            node.kill_brick(served.name, number)
-        served.wait_for(lambda: mounting.life(served.place) != life, "their end to be seen")
-        node.start_bricks(served.name, 0, 1)
-        served.wait_for(lambda: all(mounting.states(served.place)), "the bricks")
+        be_away_for_a_while(served)
         assert (where / "large").stat().st_size < size
         os.kill(client.pid, signal.SIGCONT)
         with pytest.raises(SeamarkError):
