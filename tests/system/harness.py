@@ -155,10 +155,11 @@ class SeamarkRun:
         return code
 
     def kill(self):
-        """kill -9 of everything, as a crash of the host would."""
-        for pid in [self.process.pid, *self.children()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """kill -9 of everything, as a crash of the host would: at once, so that nobody sees another one's end and closes in order."""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in [self.process.pid, *self.children()]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         self.wait(10)
 
     def query(self, statement):
