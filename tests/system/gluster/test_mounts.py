@@ -256,7 +256,7 @@ def test_what_it_is_mounted_on_is_not_the_volume(place, own):
     volume.close()
 
 
-@pytest.mark.parametrize("way", ["stream", "rsync", "look"])
+@pytest.mark.parametrize("way", ["stream", pytest.param("rsync", marks=pytest.mark.slow), "look"])
 def test_who_reads_files_of_a_client_that_was_killed_goes_on_with_the_next_one(place, own, way):
     """A process that does nothing else would fail with each file from then on."""
     (place.volume(2) / "file").write_text("x")
