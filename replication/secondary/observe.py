@@ -136,6 +136,9 @@ class _Work(Carrier):
                 row = self._new(e)
             elif (row.mode ^ e[MODE]) & 0o170000:
                 raise AgentError("protocol", "an inode changed its type", name.decode("utf-8", "replace"))
+            if g in observed and observed[g][0][CHANGE] == CHANGE_DATA:
+                # Who meets it in a listing, or by another name, knows nothing of that.
+                e[CHANGE] = CHANGE_DATA
             observed[g] = (e, row, key)
             present(key, known.get(name), row, e)
         if self.absent.holds:

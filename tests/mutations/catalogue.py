@@ -423,6 +423,11 @@ MUTATIONS = (
         ("tests/system/gluster/test_volumes.py", "-k", "twin_has"),
     ),
     Mutation(
+        "a change of content is forgotten for a look that comes after it", 1, "replication/secondary/observe.py",
+        "                e[CHANGE] = CHANGE_DATA", "                pass",
+        ("tests/secondary/test_agent.py", "-k", "knows_nothing_of_it"),
+    ),
+    Mutation(
         "a file that comes twice becomes two objects of one gfid", 4, "replication/secondary/receiver.py",
         "latest = list({item.gfid: (item, content) for item, content in files}.values())", "latest = list(files)",
         ("tests/system/gluster/test_volumes.py", "-k", "comes_twice"),

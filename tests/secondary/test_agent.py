@@ -329,6 +329,29 @@ def test_everything_survives(trees):
         assert (b / "symlink").lstat().st_mtime_ns == 999_999_999_123
 
 
+@pytest.mark.parametrize("later", [True, False])
+def test_a_change_of_content_is_not_forgotten_for_a_look_that_knows_nothing_of_it(trees, later):
+    """By a listing of its directory, or by another name: what shows no other ctime would never be compared."""
+    far, gfid = Far(trees[1]), os.urandom(16)
+    inode = Inode(gfid, 0o100644, os.getuid(), os.getgid(), 2, 7, 0, 1, 5, 5, 5)
+
+    def look(position, *changes):
+        listings = [
+            Listing(ROOT_GFID, [Entry(name, inode, None, change)])
+            for name, change in zip((b"name", b"link"), changes, strict=True)
+        ]
+        return far.client.observe(listings, position=position, limbo_until=1).need
+
+    assert [each[0] for each in look(1, Change.NONE, Change.NONE)] == [gfid.hex()]
+    assert (
+        far.client.data([[gfid.hex(), 1, 0o100644, os.getuid(), os.getgid(), 5, 5, 5, 7, {}]], [b"x"]) == []
+    )
+    assert look(2, Change.UNKNOWN, Change.UNKNOWN) == []
+    changes = (Change.DATA, Change.UNKNOWN) if later else (Change.UNKNOWN, Change.DATA)
+    assert [each[0] for each in look(3, *changes)] == [gfid.hex()]
+    far.close()
+
+
 def test_a_directory_of_thousands_renamed_moves_no_data(trees):
     a, b = trees
     (a / "old").mkdir()
