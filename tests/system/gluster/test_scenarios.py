@@ -169,7 +169,7 @@ def test_scenarios(place, crawl):
 def _settled(run, place, root):
     run.wait_same(_PATIENCE_S)
     run.wait_for(lambda: run.status.get("phase") == "idle", "rest", _PATIENCE_S)
-    assert run.status["failures"] == 0, run.report()
+    run.wait_for(lambda: run.status.get("failures") == 0, "failures to be mended", _PATIENCE_S)
     assert_same(root, place.secondary)
     assert run.stop() == 0
 
