@@ -28,7 +28,8 @@ def rsync_differences(primary, secondary, *options) -> list[str]:
         capture_output=True, check=False,
     )  # fmt: skip
     errors = done.stderr.decode(errors="replace").splitlines()
-    if done.returncode == _VANISHED:
+    gone = errors and all("No such file" in line or line.startswith("rsync error:") for line in errors)
+    if done.returncode == _VANISHED or gone:
         return [f"it changed while rsync looked: {errors[:1]}"]
     assert done.returncode == 0, f"rsync could not compare ({done.returncode}): {errors[:5]}"
     return done.stdout.decode(errors="backslashreplace").splitlines()
