@@ -56,10 +56,8 @@ def _is_unexplained(handle: str, ctime_ns: int) -> bool:
 
 def _seen_ctime_of(handle: str) -> int | None:
     """The ctime that clients see of an object; None where the volume keeps none of its own for it: then they see the inode's."""
-    for follow in (
-        False,
-        True,
-    ):  # the handle of a directory is a symlink to it; that of a symlink is the symlink
+    # The handle of a directory is a symlink to it; that of a symlink is the symlink.
+    for follow in (False, True):
         with contextlib.suppress(OSError, struct.error):
             kept = os.getxattr(handle, _TIMES, follow_symlinks=follow)
             seconds, nanoseconds = struct.unpack_from(">QQ", kept, _CTIME_AT)
